@@ -1,1 +1,24 @@
-//! Placeholder while the workspace is laid out.
+//! Adit's protocol, without I/O: frames, records, sessions, flows, fairness.
+//!
+//! Deliberately absent: sockets, clocks, threads, randomness. Bytes, time and random numbers come
+//! in as arguments, so that whole sessions can be simulated.
+//!
+//! The order of calls, for each end of a session:
+//!
+//! 1. [`session::Session::new`] once the carrier's TLS handshake is done.
+//! 2. For each record that arrives: [`record`] opens it in place,
+//!    [`session::Session::handle_record`] turns it into [`session::Event`]s.
+//! 3. For each socket of a flow: [`session::Session::room`] says how much may be read,
+//!    `handle_input`, `handle_end` and `handle_reset` take what came of it, and `handle_taken`
+//!    says how much of the other end's data the socket took.
+//! 4. Until [`session::Session::poll_records`] has no more: send what it sealed, in order.
+//! 5. At [`session::Session::poll_timeout`]: [`session::Session::handle_timeout`].
+#![forbid(unsafe_code)]
+
+pub mod flow;
+pub mod frame;
+pub mod id;
+pub mod limits;
+pub mod record;
+pub mod schedule;
+pub mod session;

@@ -1,0 +1,271 @@
+//! One flow's state at one end: what waits to be sent, credit both ways, and how each direction
+//! ends.
+//!
+//! ```text
+//! sending:    Open ──finish──▶ Finishing ──FIN sent──▶ Finished      RESET, from either
+//! receiving:  open ──FIN received──▶ finished                        end, drops the flow
+//! ```
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::Duration;
+
+use crate::id::{ContactId, Time};
+use crate::limits::{FLOW_QUEUED_MAX, FLOW_WINDOW, FLOW_WINDOW_MAX, PAYLOAD_MAX};
+
+/// Bytes read from a flow's socket, in the memory they were read into.
+#[derive(Debug)]
+pub struct Chunk<B> {
+    /// The memory. A payload of more than [`crate::limits::GATHERED_MAX`] bytes lies behind
+    /// [`crate::limits::SLOT_HEADROOM`] bytes of headroom, with tailroom for the tag after it.
+    pub memory: B,
+    /// Where in the memory the bytes are.
+    pub payload: Range<usize>,
+}
+
+/// How far the sending direction has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sending {
+    Open,
+    Finishing,
+    Finished,
+}
+
+/// One flow at one end.
+#[derive(Debug)]
+pub struct Flow<B> {
+    /// The contact point that it was opened through.
+    pub(crate) contact: ContactId,
+    queue: VecDeque<Chunk<B>>,
+    queued: usize,
+    sending: Sending,
+    /// Bytes that were ever queued, and how far the other end lets us go.
+    offset: u64,
+    credit: u64,
+    /// The socket was not read for want of credit or room, and wants to be told when there is.
+    pub(crate) is_starved: bool,
+    received: u64,
+    is_finished_by_peer: bool,
+    window: Window,
+    /// A `CREDIT` waits to be sent.
+    pub(crate) is_credit_due: bool,
+}
+
+impl<B> Flow<B> {
+    /// A new flow; `credit` is what the other end grants at the opening.
+    pub(crate) fn new(contact: ContactId, credit: u64, now: Time) -> Self {
+        Self {
+            contact,
+            queue: VecDeque::new(),
+            queued: 0,
+            sending: Sending::Open,
+            offset: 0,
+            credit,
+            is_starved: false,
+            received: 0,
+            is_finished_by_peer: false,
+            window: Window::new(now),
+            is_credit_due: false,
+        }
+    }
+
+    /// How many bytes may be read from the socket now.
+    pub(crate) fn room(&self) -> usize {
+        let credit = usize::try_from(self.credit - self.offset).unwrap_or(usize::MAX);
+        if self.sending == Sending::Open {
+            credit.min(FLOW_QUEUED_MAX.saturating_sub(self.queued))
+        } else {
+            0
+        }
+    }
+
+    /// Bytes that wait to be sent.
+    pub(crate) fn queued(&self) -> usize {
+        self.queued
+    }
+
+    pub(crate) fn push(&mut self, chunk: Chunk<B>) {
+        self.queued += chunk.payload.len();
+        self.offset += chunk.payload.len() as u64;
+        self.queue.push_back(chunk);
+    }
+
+    /// Length of the next chunk to send.
+    pub(crate) fn next_len(&self) -> Option<usize> {
+        self.queue.front().map(|chunk| chunk.payload.len())
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Chunk<B>> {
+        let chunk = self.queue.pop_front()?;
+        self.queued -= chunk.payload.len();
+        Some(chunk)
+    }
+
+    /// The socket has no more to send; `FIN` follows the queued bytes.
+    pub(crate) fn finish(&mut self) {
+        if self.sending == Sending::Open {
+            self.sending = Sending::Finishing;
+        }
+    }
+
+    /// Whether it is `FIN`'s turn; if so it counts as sent.
+    pub(crate) fn take_fin(&mut self) -> bool {
+        let is_due = self.sending == Sending::Finishing && self.queue.is_empty();
+        if is_due {
+            self.sending = Sending::Finished;
+        }
+        is_due
+    }
+
+    pub(crate) fn handle_credit(&mut self, limit: u64) {
+        self.credit = self.credit.max(limit);
+    }
+
+    /// Whether the other end may send `len` more bytes; if so they count as received.
+    pub(crate) fn handle_data(&mut self, len: usize) -> bool {
+        self.received += len as u64;
+        self.received <= self.window.granted && !self.is_finished_by_peer
+    }
+
+    /// Whether this `FIN` is the first.
+    pub(crate) fn handle_fin(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_finished_by_peer, true)
+    }
+
+    /// The socket took `len` bytes; true when a `CREDIT` should be sent.
+    pub(crate) fn handle_taken(&mut self, len: usize, now: Time, round_trip: Duration) -> bool {
+        self.window.handle_taken(len as u64, now, round_trip) && !self.is_finished_by_peer
+    }
+
+    /// How far the other end may send.
+    pub(crate) fn granted(&self) -> u64 {
+        self.window.granted
+    }
+
+    /// Both directions have ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.sending == Sending::Finished && self.is_finished_by_peer
+    }
+}
+
+/// The credit that this end grants: it follows what the socket takes, and grows while a whole
+/// window is taken within two round trips, since then the window is what holds the flow back.
+#[derive(Debug)]
+struct Window {
+    size: u64,
+    taken: u64,
+    granted: u64,
+    measured_from: (u64, Time),
+}
+
+impl Window {
+    fn new(now: Time) -> Self {
+        Self { size: FLOW_WINDOW, taken: 0, granted: FLOW_WINDOW, measured_from: (0, now) }
+    }
+
+    fn handle_taken(&mut self, len: u64, now: Time, round_trip: Duration) -> bool {
+        self.taken += len;
+        let (taken_then, then) = self.measured_from;
+        if self.taken - taken_then >= self.size {
+            if now.since(then) < 2 * round_trip {
+                self.size = (2 * self.size).min(FLOW_WINDOW_MAX);
+            }
+            self.measured_from = (self.taken, now);
+        }
+        let is_due = self.taken + self.size >= self.granted + self.size / 4;
+        if is_due {
+            self.granted = self.taken + self.size;
+        }
+        is_due
+    }
+}
+
+const _: () = assert!(FLOW_QUEUED_MAX >= 4 * PAYLOAD_MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn flow() -> Flow<Vec<u8>> {
+        Flow::new(ContactId(1), FLOW_WINDOW, Time(0))
+    }
+
+    /// What the other end grants is never less after an older grant arrives late.
+    #[test]
+    fn a_stale_credit_takes_nothing_back() {
+        let mut flow = flow();
+        flow.handle_credit(FLOW_WINDOW + 1000);
+        flow.handle_credit(10);
+        assert_eq!(flow.credit, FLOW_WINDOW + 1000);
+    }
+
+    /// A peer that sends past its credit is found out.
+    #[test]
+    fn data_beyond_the_grant_is_refused() {
+        let mut flow = flow();
+        assert!(flow.handle_data(usize::try_from(FLOW_WINDOW).unwrap()));
+        assert!(!flow.handle_data(1));
+    }
+
+    /// Data after FIN breaks the protocol.
+    #[test]
+    fn data_after_fin_is_refused() {
+        let mut flow = flow();
+        assert!(flow.handle_fin());
+        assert!(!flow.handle_fin());
+        assert!(!flow.handle_data(1));
+    }
+
+    /// FIN waits for the bytes before it, and goes once.
+    #[test]
+    fn fin_follows_the_queued_bytes_once() {
+        let mut flow = flow();
+        flow.push(Chunk { memory: vec![1, 2, 3], payload: 0..3 });
+        flow.finish();
+        assert!(!flow.take_fin());
+        flow.pop().unwrap();
+        assert!(flow.take_fin());
+        assert!(!flow.take_fin());
+        assert_eq!(flow.room(), 0);
+    }
+
+    /// A fast flow over a long line gets a window that fits it; a slow one keeps its first.
+    #[test]
+    fn the_window_grows_only_while_it_holds_the_flow_back() {
+        let round_trip = Duration::from_millis(40);
+        let grow = |gap: Duration| {
+            let mut window = Window::new(Time(0));
+            let mut now = Time(0);
+            for _ in 0..5000 {
+                now = now + gap;
+                window.handle_taken(16 * 1024, now, round_trip);
+            }
+            window.size
+        };
+        assert_eq!(grow(Duration::from_micros(10)), FLOW_WINDOW_MAX);
+        assert_eq!(grow(Duration::from_millis(10)), FLOW_WINDOW);
+    }
+
+    proptest! {
+        /// Whatever is taken in whatever portions, the grant never exceeds what was taken by more
+        /// than the largest window, never shrinks, and never lets the other end starve.
+        #[test]
+        fn grants_are_bounded_monotonic_and_live(
+            takes in proptest::collection::vec((1_usize..100_000, 0_u64..10_000_000), 1..200)
+        ) {
+            let mut window = Window::new(Time(0));
+            let mut now = Time(0);
+            for (len, gap) in takes {
+                now = now + Duration::from_nanos(gap);
+                // The other end has sent no more than it was granted.
+                let len = (len as u64).min(window.granted - window.taken);
+                let before = window.granted;
+                window.handle_taken(len, now, Duration::from_millis(1));
+                prop_assert!(window.granted >= before);
+                prop_assert!(window.granted - window.taken <= FLOW_WINDOW_MAX);
+                prop_assert!(window.granted - window.taken >= PAYLOAD_MAX as u64);
+            }
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The bodies of the frames that have one: what each field means, in the order of the wire.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use bytes::{Buf, BufMut};
+
+use crate::id::{ContactId, SessionId};
+use crate::limits::{NAME_MAX, TEXT_MAX};
+
+/// `HELLO` and `WELCOME`: who continues what, and how far it had come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The protocol's version, [`crate::limits::VERSION`].
+    pub version: u16,
+    /// The session to resume, or [`SessionId::NONE`] in a `HELLO` that starts one.
+    pub session: SessionId,
+    /// Counts the session's carriers; the newest wins.
+    pub epoch: u64,
+    /// Reliable records received in this session so far.
+    pub received: u64,
+    /// How many stream bytes the sender of this frame will take in all, as in `POLL`.
+    pub grant: u64,
+    /// A flow's credit at its opening, in bytes.
+    pub flow_window: u64,
+    /// Keys of the datagram path; empty where there is none.
+    pub datagram_keys: Vec<u8>,
+}
+
+impl Hello {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u16(self.version);
+        out.put_slice(&self.session.0);
+        out.put_u64(self.epoch);
+        out.put_u64(self.received);
+        out.put_u64(self.grant);
+        out.put_u64(self.flow_window);
+        put_bytes(out, &self.datagram_keys);
+    }
+
+    pub(super) fn parse(body: &mut &[u8]) -> Option<Self> {
+        Some(Self {
+            version: body.try_get_u16().ok()?,
+            session: SessionId(take_array(body)?),
+            epoch: body.try_get_u64().ok()?,
+            received: body.try_get_u64().ok()?,
+            grant: body.try_get_u64().ok()?,
+            flow_window: body.try_get_u64().ok()?,
+            datagram_keys: take_bytes(body, TEXT_MAX)?.to_vec(),
+        })
+    }
+}
+
+/// What a contact point carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Protocol {
+    /// TCP connections.
+    Tcp = 6,
+    /// UDP datagrams.
+    Udp = 17,
+}
+
+/// `REGISTER`: the contact point that an internal peer asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The public port; 0 asks for a private contact point, reached by name alone.
+    pub port: u16,
+    /// The internal peer's name.
+    pub name: String,
+}
+
+impl Registration {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u8(self.protocol as u8);
+        out.put_u16(self.port);
+        put_text(out, &self.name);
+    }
+
+    pub(super) fn parse(body: &mut &[u8]) -> Option<Self> {
+        let protocol = match body.try_get_u8().ok()? {
+            6 => Protocol::Tcp,
+            17 => Protocol::Udp,
+            _ => return None,
+        };
+        let port = body.try_get_u16().ok()?;
+        let name = take_text(body, NAME_MAX)?;
+        is_name(&name).then_some(Self { protocol, port, name })
+    }
+}
+
+/// Whether `name` may name an internal peer: 1 to 64 letters, digits, `-`, `_` and `.`.
+///
+/// Names end up in logs and terminals of the other side, so nothing else is let in.
+pub fn is_name(name: &str) -> bool {
+    (1..=NAME_MAX).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+
+/// `REGISTERED`: where the contact point stands, and for how long without renewal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// How long the relay keeps the contact point for the key after its session ended.
+    pub lease: Duration,
+    /// The contact address outside, as text, `203.0.113.20:8080`.
+    pub address: String,
+}
+
+impl Registered {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u32(u32::try_from(self.lease.as_secs()).unwrap_or(u32::MAX));
+        put_text(out, &self.address);
+    }
+
+    pub(super) fn parse(body: &mut &[u8]) -> Option<Self> {
+        let lease = Duration::from_secs(body.try_get_u32().ok()?.into());
+        Some(Self { lease, address: take_text(body, TEXT_MAX)? })
+    }
+}
+
+/// `REFUSED`: why there is no contact point, in words for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Whether asking again later can help: a taken port may become free, a forbidden one not.
+    pub may_retry: bool,
+    /// The reason.
+    pub text: String,
+}
+
+impl Refused {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u8(self.may_retry.into());
+        put_text(out, &self.text);
+    }
+
+    pub(super) fn parse(body: &mut &[u8]) -> Option<Self> {
+        let may_retry = body.try_get_u8().ok()? != 0;
+        Some(Self { may_retry, text: take_text(body, TEXT_MAX)? })
+    }
+}
+
+/// `OPEN`: a new flow, and who is at its far end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// The contact point that was called.
+    pub contact: ContactId,
+    /// The caller's address, as the opening side saw it.
+    pub source: SocketAddr,
+}
+
+impl Open {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u32(self.contact.0);
+        match self.source.ip() {
+            IpAddr::V4(ip) => {
+                out.put_u8(4);
+                out.put_slice(&ip.octets());
+            }
+            IpAddr::V6(ip) => {
+                out.put_u8(6);
+                out.put_slice(&ip.octets());
+            }
+        }
+        out.put_u16(self.source.port());
+    }
+
+    pub(super) fn parse(body: &mut &[u8]) -> Option<Self> {
+        let contact = ContactId(body.try_get_u32().ok()?);
+        let ip = match body.try_get_u8().ok()? {
+            4 => IpAddr::V4(Ipv4Addr::from(take_array::<4>(body)?)),
+            6 => IpAddr::V6(Ipv6Addr::from(take_array::<16>(body)?)),
+            _ => return None,
+        };
+        Some(Self { contact, source: SocketAddr::new(ip, body.try_get_u16().ok()?) })
+    }
+}
+
+/// `DATAGRAM`: one datagram, or a batch of equal ones, or a part of a long one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Datagram<'a> {
+    /// Size of each datagram in the payload but the last; 0 when there is only one.
+    pub segment: u16,
+    /// More parts of the same datagram follow; they are joined before delivery.
+    pub more: bool,
+    /// The datagrams' bytes.
+    pub payload: &'a [u8],
+}
+
+impl<'a> Datagram<'a> {
+    const MORE: u8 = 1;
+
+    pub(super) fn flags(self) -> u8 {
+        if self.more { Self::MORE } else { 0 }
+    }
+
+    pub(super) fn encode(self, out: &mut Vec<u8>) {
+        out.put_u16(self.segment);
+        out.put_slice(self.payload);
+    }
+
+    pub(super) fn parse(flags: u8, mut body: &'a [u8]) -> Option<Self> {
+        let segment = body.try_get_u16().ok()?;
+        (flags & !Self::MORE == 0).then_some(Self {
+            segment,
+            more: flags & Self::MORE != 0,
+            payload: body,
+        })
+    }
+}
+
+/// `POLL`: the collector's grant to the other end. Both counts are absolute, so that a lost or
+/// repeated one does no harm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Poll {
+    /// Reliable records received so far.
+    pub records: u64,
+    /// How many stream bytes the session may send in all.
+    pub bytes: u64,
+}
+
+impl Poll {
+    pub(super) fn encode(self, out: &mut Vec<u8>) {
+        out.put_u64(self.records);
+        out.put_u64(self.bytes);
+    }
+
+    pub(super) fn parse(body: &mut &[u8]) -> Option<Self> {
+        Some(Self { records: body.try_get_u64().ok()?, bytes: body.try_get_u64().ok()? })
+    }
+}
+
+/// `GOAWAY`: the sender drains.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Goaway {
+    /// Why, in words for the log.
+    pub text: String,
+    /// Where to go instead, `host:port`; empty when there is no such place.
+    pub place: String,
+}
+
+impl Goaway {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        put_text(out, &self.text);
+        put_text(out, &self.place);
+    }
+
+    pub(super) fn parse(body: &mut &[u8]) -> Option<Self> {
+        Some(Self { text: take_text(body, TEXT_MAX)?, place: take_text(body, TEXT_MAX)? })
+    }
+}
+
+/// A length of two bytes, then the bytes: at most [`TEXT_MAX`], which is all that `parse` takes.
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    let bytes = bytes.get(..TEXT_MAX).unwrap_or(bytes);
+    out.put_u16(u16::try_from(bytes.len()).unwrap_or(0));
+    out.put_slice(bytes);
+}
+
+/// Our own words, cut at a character's boundary where an error's text has grown too long.
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    put_bytes(out, text[..text.floor_char_boundary(TEXT_MAX)].as_bytes());
+}
+
+fn take_bytes<'a>(body: &mut &'a [u8], len_max: usize) -> Option<&'a [u8]> {
+    let len = usize::from(body.try_get_u16().ok()?);
+    if len > len_max {
+        return None;
+    }
+    let (bytes, rest) = body.split_at_checked(len)?;
+    *body = rest;
+    Some(bytes)
+}
+
+/// Text of the other side, which may reach a terminal: no control characters.
+fn take_text(body: &mut &[u8], len_max: usize) -> Option<String> {
+    let text = std::str::from_utf8(take_bytes(body, len_max)?).ok()?;
+    (!text.chars().any(char::is_control)).then(|| text.to_owned())
+}
+
+fn take_array<const N: usize>(body: &mut &[u8]) -> Option<[u8; N]> {
+    let mut array = [0; N];
+    body.try_copy_to_slice(&mut array).ok()?;
+    Some(array)
+}

@@ -1,0 +1,133 @@
+//! Every bound of the protocol and of the data plane, by name, and their sum.
+//!
+//! Sizes are bytes unless the name says otherwise.
+
+use std::time::Duration;
+
+/// The protocol's version; `HELLO` and `WELCOME` carry it and must agree.
+pub const VERSION: u16 = 1;
+
+/// The most content that a TLS 1.3 record holds (RFC 8446 §5.1).
+pub const CONTENT_MAX: usize = 16_384;
+/// A TLS record's header in front of the content (RFC 8446 §5.2).
+pub const RECORD_HEADER: usize = 5;
+/// The content type and the AEAD tag behind the content.
+pub const RECORD_TRAILER: usize = 1 + 16;
+/// The longest record on the wire that we send.
+pub const RECORD_MAX: usize = RECORD_HEADER + CONTENT_MAX + RECORD_TRAILER;
+/// The longest record that RFC 8446 §5.2 lets a peer send.
+pub const RECORD_ACCEPTED_MAX: usize = RECORD_HEADER + CONTENT_MAX + 256;
+
+/// A frame's header: kind, flags, length, flow.
+pub const FRAME_HEADER: usize = 8;
+/// The most payload that one `DATA` frame, alone in its record, carries.
+pub const PAYLOAD_MAX: usize = CONTENT_MAX - FRAME_HEADER;
+/// What a slot keeps free in front of a payload, so that it can be sealed where it landed.
+pub const SLOT_HEADROOM: usize = RECORD_HEADER + FRAME_HEADER;
+/// Payloads up to this size are gathered by copy into one record: a record costs more than that.
+pub const GATHERED_MAX: usize = 1_024;
+
+/// The longest name of an internal peer.
+pub const NAME_MAX: usize = 64;
+/// The longest text in `REFUSED`, `REGISTERED` and `GOAWAY`.
+pub const TEXT_MAX: usize = 256;
+
+/// Flows that one session may have at once, both sides' together.
+pub const FLOWS_MAX: usize = 65_536;
+/// Contact points that one session may have at once.
+pub const CONTACTS_MAX: usize = 4_096;
+/// Control frames that may wait for the carrier. Each flow may owe a `CREDIT`, an `ACCEPT` and a
+/// `RESET`; a peer that makes us owe more than this is not reading and loses its session.
+pub const CONTROL_QUEUED_MAX: usize = 4 * FLOWS_MAX;
+
+/// A flow's credit at its opening.
+pub const FLOW_WINDOW: u64 = 256 * 1024;
+/// How far a flow's credit may grow.
+pub const FLOW_WINDOW_MAX: u64 = 16 * 1024 * 1024;
+/// Stream bytes that a session may hold on the receiving side: the `POLL` grant.
+pub const SESSION_WINDOW: u64 = 64 * 1024 * 1024;
+/// Reliable records that may wait for the peer's `POLL`. With the grant it bounds the retention:
+/// full records reach the grant first, gathered ones this.
+pub const RETAINED_RECORDS_MAX: usize = 8_192;
+/// Bytes that one flow may have read ahead of the scheduler.
+pub const FLOW_QUEUED_MAX: usize = 512 * 1024;
+
+/// Bytes that a session's flows together may have read ahead; beyond it a flow that already waits
+/// is not read.
+pub const SESSION_QUEUED_MAX: usize = 16 * 1024 * 1024;
+
+/// A `POLL` is due after this many stream bytes …
+pub const POLL_BYTES: u64 = 256 * 1024;
+/// … or this many records …
+pub const POLL_RECORDS: u64 = 64;
+/// … or this long after a record that none has acknowledged.
+pub const POLL_DELAY: Duration = Duration::from_millis(25);
+
+/// Silence after which the other end is probed. Below a NAT's idle timeout of 30 s with room
+/// for two lost probes.
+pub const PING_IDLE: Duration = Duration::from_secs(5);
+/// How often the round trip is measured while flows move.
+pub const PING_BUSY: Duration = Duration::from_secs(1);
+/// How long a probe may stay unanswered before the next one.
+pub const PING_RETRY: Duration = Duration::from_secs(2);
+/// Unanswered probes after which the carrier is dead.
+pub const PING_MISSED_MAX: u32 = 3;
+/// How long `HELLO` or `WELCOME` may take to come.
+pub const OPENING_MAX: Duration = Duration::from_secs(10);
+
+/// How long an internal peer's connect may take.
+pub const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// How long a TLS handshake may take, from the first byte to the last.
+pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// Handshakes under way at once on a relay …
+pub const HANDSHAKES_MAX: usize = 1_024;
+/// … and from one source prefix (a /24 of IPv4, a /56 of IPv6).
+pub const HANDSHAKES_PER_PREFIX_MAX: usize = 64;
+/// How long the relay keeps a contact point for a key whose session ended.
+pub const CONTACT_LEASE: Duration = Duration::from_secs(60);
+
+/// Unsent bytes that the kernel may hold for a carrier (`TCP_NOTSENT_LOWAT`): a scheduler above
+/// a deep kernel queue decides nothing.
+pub const CARRIER_NOTSENT: u32 = 128 * 1024;
+/// The most that one vectored send on a carrier gathers.
+pub const CARRIER_SEND_MAX: usize = 512 * 1024;
+/// The least that it is cut down to on a slow line: one record.
+pub const CARRIER_SEND_MIN: usize = RECORD_MAX;
+/// A carrier's send that took longer than this halves the next one; a quicker one doubles it.
+pub const CARRIER_SEND_TIME: Duration = Duration::from_millis(2);
+/// How long sent bytes may stay unacknowledged by the kernel's peer (`TCP_USER_TIMEOUT`).
+pub const CARRIER_USER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Payload of a carrier's receive buffer.
+pub const CARRIER_BUFFER: usize = 256 * 1024;
+/// Receive buffers of the carriers of one pump.
+pub const CARRIER_BUFFERS: u16 = 64;
+/// Of those, how many the kernel may hold at once. Few, so that they stay in the L2 cache.
+pub const CARRIER_BUFFERS_PUBLISHED: u16 = 4;
+/// When fewer than this many are free, what waits for a slow socket is copied out of them.
+pub const CARRIER_BUFFERS_LOW: usize = 32;
+/// Slots for the flows of one pump: one session's retention and what its flows read ahead.
+pub const FLOW_SLOTS: u16 = 8_192;
+/// Of those, how many the kernel may hold at once: 512 KiB, within the L2 cache.
+pub const FLOW_SLOTS_PUBLISHED: u16 = 32;
+/// Slots that one receive of a busy flow may fill.
+pub const FLOW_RECEIVE_SLOTS: usize = 16;
+/// Pieces that one send to a flow's socket gathers (`UIO_MAXIOV` is 1,024).
+pub const FLOW_SEND_PIECES: usize = 64;
+
+/// Commands that may wait for a pump, and events for the control plane.
+pub const HANDOFF_MAX: usize = 16_384;
+
+/// The most memory that one pump's pools may take.
+pub const POOL_BYTES_MAX: usize = CARRIER_BUFFERS as usize
+    * (RECORD_ACCEPTED_MAX + CARRIER_BUFFER + 64)
+    + FLOW_SLOTS as usize * (SLOT_HEADROOM + PAYLOAD_MAX + RECORD_TRAILER + 64);
+
+// The pools together stay within what the documentation promises: 160 MiB a pump, of which only
+// what was touched at once is ever resident.
+const _: () = assert!(POOL_BYTES_MAX <= 160 * 1024 * 1024);
+// A session that is granted its whole window can be retained in slots.
+const _: () =
+    assert!(FLOW_SLOTS as u64 * PAYLOAD_MAX as u64 >= SESSION_WINDOW + FLOW_QUEUED_MAX as u64);
+// A flow that has all of its credit back can fill at least one slot, or it would never be read.
+const _: () = assert!(FLOW_WINDOW >= 4 * PAYLOAD_MAX as u64);

@@ -1,0 +1,393 @@
+//! A session: the tunnel as one end knows it. It counts, retains and acknowledges reliable
+//! records, keeps the flows, and says what to send next.
+//!
+//! ```text
+//!              HELLO sent / awaited          WELCOME received / sent
+//!   Opening ───────────────────────▶ (10 s) ───────────────────────▶ Up
+//! ```
+//!
+//! **Architecture Invariant:** a session never sends what it cannot retain, and never accepts what
+//! it did not grant: stream bytes are bounded by the `POLL` grant, records by
+//! [`limits::RETAINED_RECORDS_MAX`].
+
+mod liveness;
+mod receive;
+mod transmit;
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::rc::Rc;
+
+use crate::flow::{Chunk, Flow};
+use crate::frame::{ControlFrame, Frame, FrameError, Goaway, Hello, Kind, Open, ResetReason};
+use crate::id::{FlowId, SessionId, Side, Time};
+use crate::limits::{
+    self, CONTROL_QUEUED_MAX, FLOW_WINDOW, FLOWS_MAX, PAYLOAD_MAX, SESSION_QUEUED_MAX,
+    SESSION_WINDOW, VERSION,
+};
+use crate::schedule::Schedule;
+use liveness::Liveness;
+
+/// What the session asks its owner to do. Ranges are within the record's content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The session is up: frames may go both ways.
+    Up(SessionId),
+    /// The other end's registrar says something.
+    Control(ControlFrame),
+    /// The other end opened a flow: connect it, then [`Session::accept_flow`], or
+    /// [`Session::handle_reset`].
+    Opened(FlowId, Open),
+    /// The flow that we opened is connected at the far end.
+    Accepted(FlowId),
+    /// Bytes for the flow's socket. Once it took them: [`Session::handle_taken`].
+    Data(FlowId, Range<usize>),
+    /// No more data will come: shut the socket's sending direction down after what is queued.
+    Finished(FlowId),
+    /// The flow is gone: reset its socket.
+    Reset(FlowId, ResetReason),
+}
+
+/// What the other end did wrong; it ends the session and no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    /// Its bytes are not frames.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// It speaks another version of the protocol.
+    #[error("it speaks version {0} of the protocol, this end version {VERSION}")]
+    Version(u16),
+    /// A frame came where its kind may not.
+    #[error("a {0:?} frame came out of place")]
+    Unexpected(Kind),
+    /// Reliable and unreliable frames in one record could not be counted.
+    #[error("one record mixed reliable and unreliable frames")]
+    Mixed,
+    /// It sent more than a flow's credit.
+    #[error("flow {} went beyond its credit, or its end", .0.0)]
+    Credit(FlowId),
+    /// It sent more than the session's grant.
+    #[error("it went beyond the session's grant")]
+    Grant,
+    /// It acknowledged records that were never sent.
+    #[error("it acknowledged {acknowledged} records of {sent}")]
+    Acknowledged {
+        /// The count it claims.
+        acknowledged: u64,
+        /// The count that was sent.
+        sent: u64,
+    },
+    /// It opened a flow under an id that is not its to choose, or in use.
+    #[error("it opened flow {}, which is not free to it", .0.0)]
+    FlowTaken(FlowId),
+    /// It makes us owe more answers than it takes.
+    #[error("it asks more than it reads")]
+    Flooded,
+    /// It did not answer `HELLO`, or never said it.
+    #[error("no HELLO or WELCOME within {} s", limits::OPENING_MAX.as_secs())]
+    Opening,
+    /// It answers no probes.
+    #[error("it answered none of {} probes", limits::PING_MISSED_MAX)]
+    Silent,
+}
+
+/// Why a flow cannot be opened now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// `WELCOME` has not come yet.
+    #[error("the tunnel is not up yet")]
+    NotUp,
+    /// The session has [`limits::FLOWS_MAX`] flows.
+    #[error("the tunnel has {FLOWS_MAX} flows already")]
+    Limit,
+}
+
+/// A sealed record, to be sent as it is: the first `len` bytes of `memory`.
+#[derive(Debug)]
+pub struct Sealed<B> {
+    /// The record's memory, shared between the retention and the send in flight.
+    pub memory: Rc<B>,
+    /// The record's length on the wire.
+    pub len: usize,
+}
+
+impl<B> Clone for Sealed<B> {
+    fn clone(&self) -> Self {
+        Self { memory: Rc::clone(&self.memory), len: self.len }
+    }
+}
+
+/// Counters of a session, for reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Stream bytes sent and received.
+    pub bytes_sent: u64,
+    /// Stream bytes received.
+    pub bytes_received: u64,
+    /// Flows opened, by either side.
+    pub flows_opened: u64,
+    /// Flows that ended in a reset.
+    pub flows_reset: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The relay waits for `HELLO`.
+    AwaitsHello,
+    /// The forwarder is to say `HELLO`, and then waits for `WELCOME`.
+    SaysHello,
+    AwaitsWelcome,
+    /// The relay is to say `WELCOME`, before anything else.
+    SaysWelcome,
+    Up,
+}
+
+/// One end of a session. `B` is a record's memory: a slot of a pool, or a vector in simulations.
+#[derive(Debug)]
+pub struct Session<B> {
+    side: Side,
+    id: SessionId,
+    state: State,
+    flows: HashMap<FlowId, Flow<B>>,
+    next_flow: FlowId,
+    schedule: Schedule,
+    /// Bytes of all flows that wait to be sent.
+    queued: usize,
+    control: VecDeque<Frame<'static>>,
+    credits_due: VecDeque<FlowId>,
+    /// Flows whose sockets may be read again.
+    readable: VecDeque<FlowId>,
+    /// Flows that were not read because the session as a whole had read enough ahead.
+    held_back: VecDeque<FlowId>,
+    sent: Sent<B>,
+    received: Received,
+    liveness: Liveness,
+    counters: Counters,
+}
+
+/// What was sent, and how far more may be.
+#[derive(Debug)]
+struct Sent<B> {
+    records: u64,
+    retained: VecDeque<Sealed<B>>,
+    /// Stream bytes the other end takes in all.
+    grant: u64,
+    /// A flow's credit at its opening, as the other end grants it.
+    flow_window: u64,
+}
+
+/// What was received, and what the other end was told of it.
+#[derive(Debug, Default)]
+struct Received {
+    records: u64,
+    /// Stream bytes that sockets took, of those in [`Counters::bytes_received`].
+    taken: u64,
+    polled_records: u64,
+    grant: u64,
+    /// When the next `POLL` is due, if something is unacknowledged.
+    poll_due: Option<Time>,
+}
+
+impl<B> Session<B> {
+    /// A session on a new carrier. `id` is the relay's random choice; a forwarder passes
+    /// [`SessionId::NONE`] and learns it from `WELCOME`.
+    pub fn new(side: Side, id: SessionId, now: Time) -> Self {
+        let state = match side {
+            Side::Forwarder => State::SaysHello,
+            Side::Relay => State::AwaitsHello,
+        };
+        Self {
+            side,
+            id,
+            state,
+            flows: HashMap::new(),
+            next_flow: side.first_flow(),
+            schedule: Schedule::default(),
+            queued: 0,
+            control: VecDeque::new(),
+            credits_due: VecDeque::new(),
+            readable: VecDeque::new(),
+            held_back: VecDeque::new(),
+            sent: Sent { records: 0, retained: VecDeque::new(), grant: 0, flow_window: 0 },
+            received: Received { grant: SESSION_WINDOW, ..Received::default() },
+            liveness: Liveness::new(now),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Whether frames may go: `WELCOME` was sent or received.
+    pub fn is_up(&self) -> bool {
+        self.state == State::Up
+    }
+
+    /// Opens a flow to what is registered under the contact point.
+    ///
+    /// # Errors
+    /// When the session is not up or has as many flows as it may.
+    pub fn open_flow(&mut self, open: Open, now: Time) -> Result<FlowId, OpenError> {
+        if !self.is_up() {
+            return Err(OpenError::NotUp);
+        }
+        if self.flows.len() >= FLOWS_MAX {
+            return Err(OpenError::Limit);
+        }
+        while self.flows.contains_key(&self.next_flow) {
+            self.advance_flow_id();
+        }
+        let id = self.next_flow;
+        self.advance_flow_id();
+        self.flows.insert(id, Flow::new(open.contact, self.sent.flow_window, now));
+        self.counters.flows_opened += 1;
+        self.control.push_back(Frame::Open(id, open));
+        Ok(id)
+    }
+
+    fn advance_flow_id(&mut self) {
+        let next = FlowId(self.next_flow.0.wrapping_add(2));
+        self.next_flow = if next.0 < 2 { self.side.first_flow() } else { next };
+    }
+
+    /// The flow that the other end opened is connected.
+    pub fn accept_flow(&mut self, id: FlowId) {
+        if self.flows.contains_key(&id) {
+            self.control.push_back(Frame::Accept(id));
+        }
+    }
+
+    /// How many bytes may be read from the flow's socket now. When it is less than a slot's
+    /// payload, [`Session::poll_readable`] names the flow as soon as it is worth asking again.
+    pub fn room(&mut self, id: FlowId) -> usize {
+        let Some(flow) = self.flows.get_mut(&id) else { return 0 };
+        let room = flow.room();
+        if room < PAYLOAD_MAX {
+            flow.is_starved = true;
+            return 0;
+        }
+        if self.queued >= SESSION_QUEUED_MAX && flow.queued() > 0 {
+            self.held_back.push_back(id);
+            return 0;
+        }
+        room
+    }
+
+    /// A flow whose socket may be read again.
+    pub fn poll_readable(&mut self) -> Option<FlowId> {
+        if self.queued < SESSION_QUEUED_MAX && !self.held_back.is_empty() {
+            self.readable.extend(self.held_back.drain(..));
+        }
+        self.readable.pop_front()
+    }
+
+    /// Takes what was read from the flow's socket. It is dropped when the flow is gone.
+    pub fn handle_input(&mut self, id: FlowId, chunk: Chunk<B>) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        self.queued += chunk.payload.len();
+        flow.push(chunk);
+        self.schedule.activate(flow.contact, id);
+    }
+
+    /// The flow's socket has no more to send; the other direction goes on.
+    pub fn handle_end(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        flow.finish();
+        self.schedule.activate(flow.contact, id);
+    }
+
+    /// The flow is gone at this end: its socket was reset, or it could not be connected.
+    pub fn handle_reset(&mut self, id: FlowId, reason: ResetReason) {
+        if self.remove_flow(id) {
+            self.counters.flows_reset += 1;
+            self.control.push_back(Frame::Reset(id, reason));
+        }
+    }
+
+    /// The flow's socket took `len` bytes of the other end's data, or will never take them. Counts
+    /// for the session even when the flow is gone.
+    pub fn handle_taken(&mut self, id: FlowId, len: usize, now: Time) {
+        self.received.taken += len as u64;
+        let round_trip = self.liveness.round_trip_min();
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        if flow.handle_taken(len, now, round_trip) && !flow.is_credit_due {
+            flow.is_credit_due = true;
+            self.credits_due.push_back(id);
+        }
+    }
+
+    /// Sends a registrar's frame.
+    pub fn handle_control(&mut self, frame: ControlFrame) {
+        self.control.push_back(frame.into());
+    }
+
+    /// Tells the other end that this one drains or ends.
+    pub fn handle_goaway(&mut self, text: &str) {
+        let goaway = Goaway { text: text.to_owned(), place: String::new() };
+        self.handle_control(ControlFrame::Goaway(goaway));
+    }
+
+    /// Flows that are open.
+    pub fn flows(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Reliable records sent that the other end has not acknowledged.
+    pub fn records_retained(&self) -> usize {
+        self.sent.retained.len()
+    }
+
+    /// Stream bytes received that no socket has taken yet.
+    pub fn bytes_waiting(&self) -> u64 {
+        self.counters.bytes_received - self.received.taken
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The session's id; [`SessionId::NONE`] until a forwarder has learnt it.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// The smoothed round trip, zero while unknown.
+    pub fn round_trip(&self) -> std::time::Duration {
+        self.liveness.round_trip()
+    }
+
+    fn remove_flow(&mut self, id: FlowId) -> bool {
+        let Some(flow) = self.flows.remove(&id) else { return false };
+        self.queued -= flow.queued();
+        true
+    }
+
+    fn remove_if_over(&mut self, id: FlowId) {
+        if self.flows.get(&id).is_some_and(Flow::is_over) {
+            self.remove_flow(id);
+        }
+    }
+
+    fn check_control(&self) -> Result<(), SessionError> {
+        if self.control.len() > CONTROL_QUEUED_MAX { Err(SessionError::Flooded) } else { Ok(()) }
+    }
+
+    fn greeting(&self) -> Hello {
+        Hello {
+            version: VERSION,
+            session: self.id,
+            epoch: 0,
+            received: self.received.records,
+            grant: self.received.grant,
+            flow_window: FLOW_WINDOW,
+            datagram_keys: Vec::new(),
+        }
+    }
+
+    fn handle_greeting(&mut self, hello: &Hello) -> Result<(), SessionError> {
+        if hello.version != VERSION {
+            return Err(SessionError::Version(hello.version));
+        }
+        self.sent.grant = hello.grant;
+        self.sent.flow_window = hello.flow_window;
+        Ok(())
+    }
+}

@@ -1,0 +1,207 @@
+//! What arrives: a record's frames become events, or a typed error that ends the session.
+
+use std::ops::Range;
+
+use super::{Event, Session, SessionError, State};
+use crate::flow::Flow;
+use crate::frame::{ControlFrame, Frame, Frames, Kind, Open, Poll, ResetReason};
+use crate::id::{FlowId, Side, Time};
+use crate::limits::{FLOW_WINDOW, FLOWS_MAX, POLL_BYTES, POLL_DELAY, POLL_RECORDS, SESSION_WINDOW};
+
+impl<B> Session<B> {
+    /// Takes the content of one opened record and appends what it means to `events`.
+    ///
+    /// # Errors
+    /// When the other end breaks the protocol: the session must then be ended.
+    pub fn handle_record(
+        &mut self,
+        content: &[u8],
+        now: Time,
+        events: &mut Vec<Event>,
+    ) -> Result<(), SessionError> {
+        self.liveness.handle_record(now);
+        let mut frames = Frames::new(content);
+        let mut is_reliable = None;
+        while let Some(frame) = frames.next() {
+            let frame = frame?;
+            let kind = frame.kind();
+            if *is_reliable.get_or_insert(kind.is_reliable()) != kind.is_reliable() {
+                return Err(SessionError::Mixed);
+            }
+            self.handle_frame(frame, frames.offset(), now, events)?;
+        }
+        if is_reliable == Some(true) {
+            self.received.records += 1;
+            self.received.poll_due.get_or_insert(now + POLL_DELAY);
+        }
+        self.check_control()
+    }
+
+    /// `end` is where the frame ends in its record.
+    fn handle_frame(
+        &mut self,
+        frame: Frame<'_>,
+        end: usize,
+        now: Time,
+        events: &mut Vec<Event>,
+    ) -> Result<(), SessionError> {
+        let kind = frame.kind();
+        if !self.is_up() {
+            return self.handle_opening(&frame, events);
+        }
+        match frame {
+            Frame::Data(id, payload) => {
+                self.handle_data(id, end - payload.len()..end, events)?;
+            }
+            Frame::Open(id, open) => self.handle_open(id, open, now, events)?,
+            Frame::Accept(id) => {
+                if self.flows.contains_key(&id) {
+                    events.push(Event::Accepted(id));
+                }
+            }
+            Frame::Fin(id) => self.handle_fin(id, events)?,
+            Frame::Reset(id, reason) => {
+                if self.remove_flow(id) {
+                    self.counters.flows_reset += 1;
+                    events.push(Event::Reset(id, reason));
+                }
+            }
+            Frame::Credit(id, limit) => self.handle_credit(id, limit),
+            Frame::Poll(poll) => self.handle_poll(poll)?,
+            Frame::Ping(number) => self.liveness.handle_ping(number),
+            Frame::Pong(number) => self.liveness.handle_pong(number, now),
+            Frame::Register(..) if self.side == Side::Forwarder => {
+                return Err(SessionError::Unexpected(kind));
+            }
+            Frame::Register(id, body) => control(events, ControlFrame::Register(id, body)),
+            Frame::Registered(id, body) => control(events, ControlFrame::Registered(id, body)),
+            Frame::Refused(id, body) => control(events, ControlFrame::Refused(id, body)),
+            Frame::Unregister(id) => control(events, ControlFrame::Unregister(id)),
+            Frame::Goaway(body) => control(events, ControlFrame::Goaway(body)),
+            // Datagram flows are not offered by this version: nothing is granted for them.
+            Frame::Hello(_) | Frame::Welcome(_) | Frame::Datagram(..) => {
+                return Err(SessionError::Unexpected(kind));
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_opening(
+        &mut self,
+        frame: &Frame<'_>,
+        events: &mut Vec<Event>,
+    ) -> Result<(), SessionError> {
+        match (self.state, frame) {
+            (State::AwaitsHello, Frame::Hello(hello)) => {
+                self.handle_greeting(hello)?;
+                self.state = State::SaysWelcome;
+            }
+            (State::AwaitsWelcome, Frame::Welcome(welcome)) => {
+                self.handle_greeting(welcome)?;
+                self.id = welcome.session;
+                self.handle_up(events);
+            }
+            _ => return Err(SessionError::Unexpected(frame.kind())),
+        }
+        Ok(())
+    }
+
+    pub(super) fn handle_up(&mut self, events: &mut Vec<Event>) {
+        self.state = State::Up;
+        self.liveness.handle_up();
+        events.push(Event::Up(self.id));
+    }
+
+    fn handle_data(
+        &mut self,
+        id: FlowId,
+        payload: Range<usize>,
+        events: &mut Vec<Event>,
+    ) -> Result<(), SessionError> {
+        self.counters.bytes_received += payload.len() as u64;
+        if self.counters.bytes_received > self.received.grant {
+            return Err(SessionError::Grant);
+        }
+        let Some(flow) = self.flows.get_mut(&id) else {
+            // Our RESET and its data crossed on the way.
+            self.received.taken += payload.len() as u64;
+            return Ok(());
+        };
+        if !flow.handle_data(payload.len()) {
+            return Err(SessionError::Credit(id));
+        }
+        events.push(Event::Data(id, payload));
+        Ok(())
+    }
+
+    fn handle_open(
+        &mut self,
+        id: FlowId,
+        open: Open,
+        now: Time,
+        events: &mut Vec<Event>,
+    ) -> Result<(), SessionError> {
+        if !self.side.other().opens(id) || self.flows.contains_key(&id) {
+            return Err(SessionError::FlowTaken(id));
+        }
+        if self.flows.len() >= FLOWS_MAX {
+            self.control.push_back(Frame::Reset(id, ResetReason::Limit));
+            return Ok(());
+        }
+        self.flows.insert(id, Flow::new(open.contact, self.sent.flow_window, now));
+        self.counters.flows_opened += 1;
+        events.push(Event::Opened(id, open));
+        Ok(())
+    }
+
+    fn handle_fin(&mut self, id: FlowId, events: &mut Vec<Event>) -> Result<(), SessionError> {
+        let Some(flow) = self.flows.get_mut(&id) else { return Ok(()) };
+        if !flow.handle_fin() {
+            return Err(SessionError::Unexpected(Kind::Fin));
+        }
+        events.push(Event::Finished(id));
+        self.remove_if_over(id);
+        Ok(())
+    }
+
+    fn handle_credit(&mut self, id: FlowId, limit: u64) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        flow.handle_credit(limit);
+        if std::mem::take(&mut flow.is_starved) {
+            self.readable.push_back(id);
+        }
+    }
+
+    fn handle_poll(&mut self, poll: Poll) -> Result<(), SessionError> {
+        let sent = self.sent.records;
+        if poll.records > sent {
+            return Err(SessionError::Acknowledged { acknowledged: poll.records, sent });
+        }
+        let unacknowledged = usize::try_from(sent - poll.records).unwrap_or(usize::MAX);
+        let acknowledged = self.sent.retained.len().saturating_sub(unacknowledged);
+        self.sent.retained.drain(..acknowledged);
+        self.sent.grant = self.sent.grant.max(poll.bytes);
+        Ok(())
+    }
+
+    /// Whether a `POLL` is worth its record now.
+    pub(super) fn is_poll_due(&self, now: Time) -> bool {
+        self.received.records - self.received.polled_records >= POLL_RECORDS
+            || self.received.taken + SESSION_WINDOW >= self.received.grant + POLL_BYTES
+            || self.received.poll_due.is_some_and(|due| due <= now)
+    }
+
+    /// The `POLL` to send, counted as sent.
+    pub(super) fn take_poll(&mut self) -> Poll {
+        self.received.polled_records = self.received.records;
+        self.received.grant = self.received.taken + SESSION_WINDOW;
+        self.received.poll_due = None;
+        Poll { records: self.received.records, bytes: self.received.grant }
+    }
+}
+
+fn control(events: &mut Vec<Event>, frame: ControlFrame) {
+    events.push(Event::Control(frame));
+}
+
+const _: () = assert!(FLOW_WINDOW <= SESSION_WINDOW);

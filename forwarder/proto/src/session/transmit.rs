@@ -1,0 +1,280 @@
+//! What is sent: answers and probes first, control frames, then the flows by the schedule.
+//!
+//! A large payload is sealed where it lies and is a record of its own; small frames are gathered
+//! by copy into a shared one.
+
+use std::rc::Rc;
+
+use super::{Event, Sealed, Session, SessionError, State};
+use crate::flow::Chunk;
+use crate::frame::{Frame, Kind, header};
+use crate::id::{FlowId, Time};
+use crate::limits::{
+    CONTENT_MAX, FRAME_HEADER, GATHERED_MAX, RECORD_HEADER, RECORD_MAX, RECORD_TRAILER,
+    RETAINED_RECORDS_MAX, SLOT_HEADROOM,
+};
+use crate::record::{ContentType, SealError, Sealer};
+
+/// Records of one turn as they are sealed.
+#[derive(Debug)]
+struct Turn<'a, B> {
+    sealer: &'a mut Sealer,
+    records: &'a mut Vec<Sealed<B>>,
+    bytes_left: usize,
+    /// Small frames of the record being gathered, behind the record header's room.
+    gathered: Vec<u8>,
+}
+
+impl<B: AsMut<[u8]> + From<Box<[u8]>>> Turn<'_, B> {
+    fn has_room(&self) -> bool {
+        self.bytes_left >= self.gathered.len().max(RECORD_MAX)
+    }
+
+    fn gather(&mut self, frame: &Frame<'_>) {
+        frame.encode(&mut self.gathered);
+    }
+
+    fn gathers(&self) -> bool {
+        self.gathered.len() > RECORD_HEADER
+    }
+
+    fn fits(&self, frame_len: usize) -> bool {
+        self.gathered.len() - RECORD_HEADER + frame_len <= CONTENT_MAX
+    }
+
+    /// Seals what was gathered, if anything; true when there was.
+    fn flush(&mut self) -> Result<bool, SealError> {
+        if !self.gathers() {
+            return Ok(false);
+        }
+        let content_len = self.gathered.len() - RECORD_HEADER;
+        let mut record = self.gathered.clone();
+        record.resize(RECORD_HEADER + content_len + RECORD_TRAILER, 0);
+        self.gathered.truncate(RECORD_HEADER);
+        self.seal(B::from(record.into_boxed_slice()), content_len)?;
+        Ok(true)
+    }
+
+    fn seal(&mut self, mut memory: B, content_len: usize) -> Result<(), SealError> {
+        let len = self.sealer.seal(ContentType::ApplicationData, memory.as_mut(), content_len)?;
+        self.bytes_left = self.bytes_left.saturating_sub(len);
+        self.records.push(Sealed { memory: Rc::new(memory), len });
+        Ok(())
+    }
+}
+
+impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
+    /// Seals what is to be sent next, about `bytes` of it, and appends it to `records`. Events are
+    /// what saying `WELCOME` brings about.
+    ///
+    /// # Errors
+    /// When the key may seal no more: the record layer's owner updates it long before.
+    pub fn poll_records(
+        &mut self,
+        bytes: usize,
+        now: Time,
+        sealer: &mut Sealer,
+        records: &mut Vec<Sealed<B>>,
+        events: &mut Vec<Event>,
+    ) -> Result<(), SealError> {
+        let mut gathered = Vec::with_capacity(CONTENT_MAX + RECORD_HEADER);
+        gathered.resize(RECORD_HEADER, 0);
+        let mut turn = Turn { sealer, records, bytes_left: bytes, gathered };
+        self.transmit_greeting(&mut turn, events)?;
+        if !self.is_up() {
+            return Ok(());
+        }
+        self.transmit_unreliable(&mut turn, now)?;
+        self.transmit_control(&mut turn)?;
+        self.transmit_flows(&mut turn)?;
+        self.flush(&mut turn)
+    }
+
+    /// Whether [`Session::poll_records`] has something to do.
+    pub fn wants_to_send(&mut self, now: Time) -> bool {
+        matches!(self.state, State::SaysHello | State::SaysWelcome)
+            || self.is_up()
+                && (self.is_poll_due(now)
+                    || self.liveness.is_due()
+                    || !self.control.is_empty()
+                    || !self.credits_due.is_empty()
+                    || self.has_flow_to_send())
+    }
+
+    fn has_flow_to_send(&mut self) -> bool {
+        if self.sent.retained.len() >= RETAINED_RECORDS_MAX {
+            return false;
+        }
+        let Some((_, id)) = self.schedule.next_flow() else { return false };
+        let next = self.flows.get(&id).and_then(crate::flow::Flow::next_len);
+        next.is_none_or(|len| self.is_granted(len))
+    }
+
+    fn transmit_greeting(
+        &mut self,
+        turn: &mut Turn<'_, B>,
+        events: &mut Vec<Event>,
+    ) -> Result<(), SealError> {
+        match self.state {
+            State::SaysHello => {
+                turn.gather(&Frame::Hello(self.greeting()));
+                self.state = State::AwaitsWelcome;
+            }
+            State::SaysWelcome => {
+                turn.gather(&Frame::Welcome(self.greeting()));
+                self.handle_up(events);
+            }
+            _ => return Ok(()),
+        }
+        turn.flush().map(|_| ())
+    }
+
+    fn transmit_unreliable(&mut self, turn: &mut Turn<'_, B>, now: Time) -> Result<(), SealError> {
+        if let Some(number) = self.liveness.poll_pong() {
+            turn.gather(&Frame::Pong(number));
+        }
+        if let Some(number) = self.liveness.poll_ping(now) {
+            turn.gather(&Frame::Ping(number));
+        }
+        if self.is_poll_due(now) {
+            turn.gather(&Frame::Poll(self.take_poll()));
+        }
+        turn.flush().map(|_| ())
+    }
+
+    fn transmit_control(&mut self, turn: &mut Turn<'_, B>) -> Result<(), SealError> {
+        while self.may_retain() && turn.has_room() {
+            let Some(frame) = self.control.pop_front().or_else(|| self.next_credit()) else {
+                break;
+            };
+            if !turn.fits(CONTROL_FRAME_MAX) {
+                self.flush(turn)?;
+            }
+            turn.gather(&frame);
+        }
+        Ok(())
+    }
+
+    fn next_credit(&mut self) -> Option<Frame<'static>> {
+        loop {
+            let id = self.credits_due.pop_front()?;
+            if let Some(flow) = self.flows.get_mut(&id) {
+                flow.is_credit_due = false;
+                return Some(Frame::Credit(id, flow.granted()));
+            }
+        }
+    }
+
+    fn transmit_flows(&mut self, turn: &mut Turn<'_, B>) -> Result<(), SealError> {
+        while self.may_retain() && turn.has_room() {
+            let Some((contact, id)) = self.schedule.next_flow() else { break };
+            let Some(flow) = self.flows.get_mut(&id) else {
+                self.schedule.idle((contact, id));
+                continue;
+            };
+            let Some(len) = flow.next_len() else {
+                if flow.take_fin() {
+                    self.transmit_fin(turn, id)?;
+                }
+                self.schedule.idle((contact, id));
+                continue;
+            };
+            if !self.is_granted(len) {
+                break;
+            }
+            self.transmit_chunk(turn, id)?;
+            self.schedule.charge((contact, id), len + FRAME_HEADER);
+        }
+        Ok(())
+    }
+
+    fn transmit_chunk(&mut self, turn: &mut Turn<'_, B>, id: FlowId) -> Result<(), SealError> {
+        let Some(flow) = self.flows.get_mut(&id) else { return Ok(()) };
+        let Some(chunk) = flow.pop() else { return Ok(()) };
+        if std::mem::take(&mut flow.is_starved) {
+            self.readable.push_back(id);
+        }
+        let len = chunk.payload.len();
+        self.queued -= len;
+        self.counters.bytes_sent += len as u64;
+        if len > GATHERED_MAX {
+            self.flush(turn)?;
+            return self.transmit_slot(turn, id, chunk);
+        }
+        if !turn.fits(FRAME_HEADER + len) {
+            self.flush(turn)?;
+        }
+        let payload = chunk.memory.as_ref().get(chunk.payload).unwrap_or_default();
+        turn.gather(&Frame::Data(id, payload));
+        Ok(())
+    }
+
+    /// Seals a payload where it lies: the frame header goes into the slot's headroom.
+    fn transmit_slot(
+        &mut self,
+        turn: &mut Turn<'_, B>,
+        id: FlowId,
+        mut chunk: Chunk<B>,
+    ) -> Result<(), SealError> {
+        let len = chunk.payload.len();
+        let frame_len =
+            u16::try_from(len).expect("invariant: a slot's payload is at most PAYLOAD_MAX");
+        let headroom = chunk
+            .memory
+            .as_mut()
+            .get_mut(RECORD_HEADER..SLOT_HEADROOM)
+            .expect("invariant: a chunk above GATHERED_MAX has SLOT_HEADROOM");
+        headroom.copy_from_slice(&header(Kind::Data, 0, frame_len, id.0));
+        turn.seal(chunk.memory, FRAME_HEADER + len)?;
+        self.retain_last(turn);
+        Ok(())
+    }
+
+    fn transmit_fin(&mut self, turn: &mut Turn<'_, B>, id: FlowId) -> Result<(), SealError> {
+        if !turn.fits(FRAME_HEADER) {
+            self.flush(turn)?;
+        }
+        turn.gather(&Frame::Fin(id));
+        self.remove_if_over(id);
+        Ok(())
+    }
+
+    fn flush(&mut self, turn: &mut Turn<'_, B>) -> Result<(), SealError> {
+        if turn.flush()? {
+            self.retain_last(turn);
+        }
+        Ok(())
+    }
+
+    fn retain_last(&mut self, turn: &Turn<'_, B>) {
+        if let Some(record) = turn.records.last() {
+            self.sent.records += 1;
+            self.sent.retained.push_back(record.clone());
+        }
+    }
+
+    fn may_retain(&self) -> bool {
+        self.sent.retained.len() < RETAINED_RECORDS_MAX
+    }
+
+    fn is_granted(&self, len: usize) -> bool {
+        self.counters.bytes_sent + len as u64 <= self.sent.grant
+    }
+
+    /// When [`Session::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Time {
+        let liveness = self.liveness.poll_timeout(self.is_up());
+        self.received.poll_due.map_or(liveness, |due| due.min(liveness))
+    }
+
+    /// Lets time pass: a probe or a `POLL` may have become due.
+    ///
+    /// # Errors
+    /// When the other end is silent: the carrier is dead.
+    pub fn handle_timeout(&mut self, now: Time) -> Result<(), SessionError> {
+        self.liveness.handle_timeout(self.is_up(), now)
+    }
+}
+
+/// Room for any control frame: two texts and their lengths are the most that one carries.
+const CONTROL_FRAME_MAX: usize = FRAME_HEADER + 2 * (2 + crate::limits::TEXT_MAX) + 16;

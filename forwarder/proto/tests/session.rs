@@ -1,0 +1,438 @@
+//! Two sessions, a carrier that loses nothing, and a clock that the test moves.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use adit_proto::flow::Chunk;
+use adit_proto::frame::{Frame, Kind, Open, Poll, ResetReason};
+use adit_proto::id::{ContactId, FlowId, SessionId, Side, Time};
+use adit_proto::limits::{
+    CARRIER_SEND_MAX, FLOW_WINDOW, GATHERED_MAX, PAYLOAD_MAX, POLL_DELAY, RECORD_TRAILER,
+    SLOT_HEADROOM, VERSION,
+};
+use adit_proto::record::{KeySchedule, Opened, RecordLayer};
+use adit_proto::session::{Event, Sealed, Session, SessionError};
+use proptest::prelude::*;
+use rustls::crypto::cipher::{AeadKey, Iv};
+use rustls::{ConnectionTrafficSecrets, ExtractedSecrets};
+
+/// The tests never come near a key's limit.
+struct NoUpdate;
+
+impl KeySchedule for NoUpdate {
+    fn update_tx(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
+        Err(rustls::Error::HandshakeNotComplete)
+    }
+    fn update_rx(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
+        Err(rustls::Error::HandshakeNotComplete)
+    }
+}
+
+fn records(tx: u8, rx: u8) -> RecordLayer {
+    let secrets = |byte| ConnectionTrafficSecrets::Aes256Gcm {
+        key: AeadKey::from([byte; 32]),
+        iv: Iv::from([byte; 12]),
+    };
+    let secrets = ExtractedSecrets { tx: (0, secrets(tx)), rx: (0, secrets(rx)) };
+    RecordLayer::new(secrets, 1 << 24, Box::new(NoUpdate)).unwrap()
+}
+
+/// One end: the session, what each flow's socket got, and what else happened.
+struct End {
+    session: Session<Box<[u8]>>,
+    records: RecordLayer,
+    delivered: BTreeMap<FlowId, Vec<u8>>,
+    /// Bytes that a stalled socket has not taken.
+    untaken: BTreeMap<FlowId, usize>,
+    stalled: bool,
+    events: Vec<Event>,
+}
+
+impl End {
+    fn new(side: Side) -> Self {
+        let (tx, rx) = if side == Side::Relay { (1, 2) } else { (2, 1) };
+        Self {
+            session: Session::new(side, SessionId([7; 16]), Time(0)),
+            records: records(tx, rx),
+            delivered: BTreeMap::new(),
+            untaken: BTreeMap::new(),
+            stalled: false,
+            events: Vec::new(),
+        }
+    }
+
+    fn transmit(&mut self, now: Time) -> Vec<Vec<u8>> {
+        let mut sealed: Vec<Sealed<Box<[u8]>>> = Vec::new();
+        self.session
+            .poll_records(
+                CARRIER_SEND_MAX,
+                now,
+                &mut self.records.sealer,
+                &mut sealed,
+                &mut self.events,
+            )
+            .unwrap();
+        sealed.iter().map(|record| record.memory[..record.len].to_vec()).collect()
+    }
+
+    fn receive(&mut self, mut record: Vec<u8>, now: Time) -> Result<(), SessionError> {
+        let Opened::Data(content) = self.records.open(&mut record).unwrap() else {
+            panic!("not data")
+        };
+        self.receive_content(&record[content], now)
+    }
+
+    fn receive_content(&mut self, content: &[u8], now: Time) -> Result<(), SessionError> {
+        let mut events = Vec::new();
+        self.session.handle_record(content, now, &mut events)?;
+        for event in events {
+            if let Event::Data(flow, range) = &event {
+                let bytes = &content[range.clone()];
+                self.delivered.entry(*flow).or_default().extend_from_slice(bytes);
+                if self.stalled {
+                    *self.untaken.entry(*flow).or_default() += bytes.len();
+                } else {
+                    self.session.handle_taken(*flow, bytes.len(), now);
+                }
+            }
+            self.events.push(event);
+        }
+        Ok(())
+    }
+
+    fn take_what_waits(&mut self, now: Time) {
+        self.stalled = false;
+        for (flow, len) in std::mem::take(&mut self.untaken) {
+            self.session.handle_taken(flow, len, now);
+        }
+    }
+
+    /// Reads as much of `bytes` as the session has room for; returns how much.
+    fn write(&mut self, flow: FlowId, bytes: &[u8]) -> usize {
+        let mut written = 0;
+        while written < bytes.len() && self.session.room(flow) > 0 {
+            let part = &bytes[written..bytes.len().min(written + PAYLOAD_MAX)];
+            self.session.handle_input(flow, chunk(part));
+            written += part.len();
+        }
+        written
+    }
+}
+
+fn chunk(bytes: &[u8]) -> Chunk<Box<[u8]>> {
+    if bytes.len() <= GATHERED_MAX {
+        return Chunk { memory: bytes.into(), payload: 0..bytes.len() };
+    }
+    let mut memory = vec![0; SLOT_HEADROOM + bytes.len() + RECORD_TRAILER];
+    let payload = SLOT_HEADROOM..SLOT_HEADROOM + bytes.len();
+    memory[payload.clone()].copy_from_slice(bytes);
+    Chunk { memory: memory.into(), payload }
+}
+
+struct Pair {
+    forwarder: End,
+    relay: End,
+    now: Time,
+}
+
+impl Pair {
+    /// A pair that is up.
+    fn new() -> Self {
+        let mut pair = Self {
+            forwarder: End::new(Side::Forwarder),
+            relay: End::new(Side::Relay),
+            now: Time(0),
+        };
+        pair.exchange();
+        assert!(pair.forwarder.session.is_up() && pair.relay.session.is_up());
+        pair
+    }
+
+    /// Carries records both ways until neither end has more; a millisecond each way.
+    fn exchange(&mut self) {
+        loop {
+            let down = self.relay.transmit(self.now);
+            let up = self.forwarder.transmit(self.now);
+            if down.is_empty() && up.is_empty() {
+                return;
+            }
+            self.now = self.now + Duration::from_millis(1);
+            down.into_iter().for_each(|r| self.forwarder.receive(r, self.now).unwrap());
+            up.into_iter().for_each(|r| self.relay.receive(r, self.now).unwrap());
+        }
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.now = self.now + time;
+        self.forwarder.session.handle_timeout(self.now).unwrap();
+        self.relay.session.handle_timeout(self.now).unwrap();
+        self.exchange();
+    }
+
+    /// A flow that the relay opened and the forwarder connected.
+    fn open(&mut self) -> FlowId {
+        let flow = self.relay.session.open_flow(open(), self.now).unwrap();
+        self.exchange();
+        assert!(self.forwarder.events.contains(&Event::Opened(flow, open())));
+        self.forwarder.session.accept_flow(flow);
+        self.exchange();
+        flow
+    }
+}
+
+fn open() -> Open {
+    Open { contact: ContactId(3), source: SocketAddr::from(([203, 0, 113, 10], 40_000)) }
+}
+
+fn encode(frames: &[Frame<'_>]) -> Vec<u8> {
+    let mut content = Vec::new();
+    frames.iter().for_each(|frame| frame.encode(&mut content));
+    content
+}
+
+/// A fresh forwarder hears what `frames` say.
+fn forwarder_hears(frames: &[Frame<'_>]) -> Result<(), SessionError> {
+    let mut pair = Pair::new();
+    pair.forwarder.receive_content(&encode(frames), pair.now)
+}
+
+/// An unknown version ends the session before it is up.
+#[test]
+fn another_version_is_refused() {
+    let mut relay = End::new(Side::Relay);
+    let mut forwarder = End::new(Side::Forwarder);
+    let mut hello = forwarder.transmit(Time(0)).remove(0);
+    let Opened::Data(content) = relay.records.open(&mut hello).unwrap() else { panic!() };
+    let mut content = hello[content].to_vec();
+    content[8..10].copy_from_slice(&(VERSION + 1).to_be_bytes());
+    let refused = relay.receive_content(&content, Time(1));
+    assert_eq!(refused, Err(SessionError::Version(VERSION + 1)));
+}
+
+/// Nothing but the greeting may come before the session is up.
+#[test]
+fn data_before_hello_is_refused() {
+    let mut relay = End::new(Side::Relay);
+    let early = encode(&[Frame::Data(FlowId(1), b"x")]);
+    assert_eq!(relay.receive_content(&early, Time(0)), Err(SessionError::Unexpected(Kind::Data)));
+}
+
+/// Each way of breaking the protocol has its own typed end.
+#[test]
+fn each_breach_is_typed() {
+    let flow = FlowId(2);
+    let opened = || Frame::Open(flow, open());
+    let mixed = [Frame::Ping(1), Frame::Accept(flow)];
+    assert_eq!(forwarder_hears(&mixed), Err(SessionError::Mixed));
+    let ahead = [Frame::Poll(Poll { records: 1_000, bytes: 0 })];
+    assert!(matches!(forwarder_hears(&ahead), Err(SessionError::Acknowledged { .. })));
+    assert_eq!(forwarder_hears(&[opened(), opened()]), Err(SessionError::FlowTaken(flow)));
+    let ours = Frame::Open(FlowId(1), open());
+    assert_eq!(forwarder_hears(&[ours]), Err(SessionError::FlowTaken(FlowId(1))));
+    let late = [opened(), Frame::Fin(flow), Frame::Data(flow, b"x")];
+    assert_eq!(forwarder_hears(&late), Err(SessionError::Credit(flow)));
+    let twice = [opened(), Frame::Fin(flow), Frame::Fin(flow)];
+    assert_eq!(forwarder_hears(&twice), Err(SessionError::Unexpected(Kind::Fin)));
+    let unknown = [Frame::Data(FlowId(40), b"x"), Frame::Reset(FlowId(40), ResetReason::Peer)];
+    assert_eq!(forwarder_hears(&unknown), Ok(()));
+}
+
+/// A flow that goes past its credit ends the session, whatever its records look like.
+#[test]
+fn a_flow_beyond_its_credit_is_found_out() {
+    let mut pair = Pair::new();
+    let flow = pair.open();
+    pair.forwarder.stalled = true;
+    let payload = vec![0; 16_000];
+    let content = encode(&[Frame::Data(flow, &payload)]);
+    let records = usize::try_from(FLOW_WINDOW).unwrap() / payload.len();
+    for _ in 0..records {
+        pair.forwarder.receive_content(&content, pair.now).unwrap();
+    }
+    let beyond = pair.forwarder.receive_content(&content, pair.now);
+    assert_eq!(beyond, Err(SessionError::Credit(flow)));
+}
+
+/// Records are kept until acknowledged, and let go of soon after the line goes quiet.
+#[test]
+fn retention_ends_with_the_acknowledgement() {
+    let mut pair = Pair::new();
+    let flow = pair.open();
+    assert_eq!(pair.relay.write(flow, &[1; 100]), 100);
+    pair.exchange();
+    assert!(pair.relay.session.records_retained() > 0);
+    pair.wait(2 * POLL_DELAY);
+    assert_eq!(pair.relay.session.records_retained(), 0);
+    assert_eq!(pair.forwarder.session.records_retained(), 0);
+}
+
+/// Each direction ends by itself, and with both the flow is forgotten.
+#[test]
+fn half_close_works_both_ways() {
+    let mut pair = Pair::new();
+    let flow = pair.open();
+    pair.relay.write(flow, b"request");
+    pair.relay.session.handle_end(flow);
+    pair.exchange();
+    assert!(pair.forwarder.events.contains(&Event::Finished(flow)));
+    pair.forwarder.write(flow, b"answer");
+    pair.forwarder.session.handle_end(flow);
+    pair.exchange();
+    assert_eq!(pair.relay.delivered[&flow], b"answer");
+    assert!(pair.relay.events.contains(&Event::Finished(flow)));
+    assert_eq!((pair.relay.session.flows(), pair.forwarder.session.flows()), (0, 0));
+}
+
+/// A reset at one end is one at the other, at once, whatever waits.
+#[test]
+fn a_reset_crosses_and_drops_what_waits() {
+    let mut pair = Pair::new();
+    let flow = pair.open();
+    pair.relay.write(flow, &[9; 100_000]);
+    pair.relay.session.handle_reset(flow, ResetReason::Peer);
+    pair.exchange();
+    assert!(pair.forwarder.events.contains(&Event::Reset(flow, ResetReason::Peer)));
+    assert_eq!((pair.relay.session.flows(), pair.forwarder.session.flows()), (0, 0));
+}
+
+/// A socket that takes nothing stops its own sender at the credit, and no other flow.
+#[test]
+fn a_stalled_flow_stops_only_its_own_sender() {
+    let mut pair = Pair::new();
+    let (stalled, other) = (pair.open(), pair.open());
+    pair.forwarder.stalled = true;
+    let mut written = 0;
+    for _ in 0..100 {
+        written += pair.relay.write(stalled, &[0; 100_000]);
+        pair.exchange();
+    }
+    assert!(written as u64 <= FLOW_WINDOW);
+    assert_eq!(pair.relay.session.room(stalled), 0);
+    assert_eq!(pair.relay.write(other, &[1; 1000]), 1000);
+    pair.exchange();
+    assert_eq!(pair.forwarder.delivered[&other], [1; 1000]);
+    pair.forwarder.take_what_waits(pair.now);
+    pair.exchange();
+    assert_eq!(pair.relay.session.poll_readable(), Some(stalled));
+    assert!(pair.relay.session.room(stalled) > 0);
+}
+
+/// An idle session keeps itself alive and knows its round trip.
+#[test]
+fn an_idle_session_lives_on() {
+    let mut pair = Pair::new();
+    for _ in 0..1000 {
+        pair.wait(Duration::from_secs(1));
+    }
+    assert_eq!(pair.relay.session.round_trip(), Duration::from_millis(2));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Open,
+    Write { flow: usize, len: usize, from_relay: bool },
+    End { flow: usize, at_relay: bool },
+    Stall(bool),
+    Take,
+    Exchange,
+    Wait(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        Just(Step::Open),
+        (any::<usize>(), 1_usize..60_000, any::<bool>())
+            .prop_map(|(flow, len, from_relay)| Step::Write { flow, len, from_relay }),
+        (any::<usize>(), any::<bool>()).prop_map(|(flow, at_relay)| Step::End { flow, at_relay }),
+        any::<bool>().prop_map(Step::Stall),
+        Just(Step::Take),
+        Just(Step::Exchange),
+        (1_u64..2_000).prop_map(Step::Wait),
+    ]
+}
+
+/// What a model of the flows expects.
+#[derive(Default)]
+struct Expected {
+    flows: Vec<FlowId>,
+    sent: BTreeMap<(FlowId, bool), Vec<u8>>,
+    ended: BTreeMap<(FlowId, bool), bool>,
+}
+
+fn run(pair: &mut Pair, expected: &mut Expected, step: Step, filler: u8) {
+    match step {
+        Step::Open => {
+            let flow = pair.open();
+            expected.flows.push(flow);
+        }
+        Step::Write { flow, len, from_relay } => {
+            let Some(&flow) = expected.flows.get(flow % expected.flows.len().max(1)) else {
+                return;
+            };
+            if expected.ended.contains_key(&(flow, from_relay)) {
+                return;
+            }
+            let end = if from_relay { &mut pair.relay } else { &mut pair.forwarder };
+            let bytes: Vec<u8> = (0..len).map(|n| filler.wrapping_add(n as u8)).collect();
+            let written = end.write(flow, &bytes);
+            expected.sent.entry((flow, from_relay)).or_default().extend(&bytes[..written]);
+        }
+        Step::End { flow, at_relay } => {
+            let Some(&flow) = expected.flows.get(flow % expected.flows.len().max(1)) else {
+                return;
+            };
+            let end = if at_relay { &mut pair.relay } else { &mut pair.forwarder };
+            end.session.handle_end(flow);
+            expected.ended.insert((flow, at_relay), true);
+        }
+        Step::Stall(at_relay) => {
+            let end = if at_relay { &mut pair.relay } else { &mut pair.forwarder };
+            end.stalled = true;
+        }
+        Step::Take => {
+            pair.relay.take_what_waits(pair.now);
+            pair.forwarder.take_what_waits(pair.now);
+        }
+        Step::Exchange => pair.exchange(),
+        Step::Wait(ms) => pair.wait(Duration::from_millis(ms)),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is written in whatever order, each flow delivers exactly that, in order, and
+    /// nothing is left over once everybody has ended.
+    #[test]
+    fn every_flow_delivers_what_was_sent(steps in proptest::collection::vec(step(), 1..120)) {
+        let mut pair = Pair::new();
+        let mut expected = Expected::default();
+        for (n, step) in steps.into_iter().enumerate() {
+            run(&mut pair, &mut expected, step, n as u8);
+        }
+        run(&mut pair, &mut expected, Step::Take, 0);
+        for flow in expected.flows.clone() {
+            pair.relay.session.handle_end(flow);
+            pair.forwarder.session.handle_end(flow);
+        }
+        pair.exchange();
+        pair.wait(2 * POLL_DELAY);
+        for ((flow, from_relay), sent) in expected.sent {
+            let end = if from_relay { &pair.forwarder } else { &pair.relay };
+            prop_assert_eq!(end.delivered.get(&flow).map_or(&[][..], |d| d), &sent[..]);
+        }
+        for end in [&pair.relay, &pair.forwarder] {
+            prop_assert_eq!(end.session.flows(), 0);
+            prop_assert_eq!(end.session.records_retained(), 0);
+            prop_assert_eq!(end.session.bytes_waiting(), 0);
+        }
+    }
+
+    /// Content from a hostile peer is an error or events, never a panic.
+    #[test]
+    fn hostile_content_never_panics(content in proptest::collection::vec(any::<u8>(), 0..2_000)) {
+        let mut pair = Pair::new();
+        pair.forwarder.receive_content(&content, pair.now).ok();
+    }
+}
