@@ -58,7 +58,7 @@ fn records_cross_byte_for_byte() {
     });
 }
 
-/// Our records are the very bytes that rustls would have sent: TLS 1.3 leaves no choice.
+/// Several records in one delivery open in their order, at both ends.
 #[test]
 fn sequence_numbers_advance_with_every_record() {
     for_each_pair(|mut pair| {
