@@ -39,7 +39,8 @@ pub struct Flow<B> {
     queue: VecDeque<Chunk<B>>,
     queued: usize,
     sending: Sending,
-    /// Bytes that were ever queued, and how far the other end lets us go.
+    /// Bytes sent, and how far the other end lets us go. What was read beyond the credit (a
+    /// kernel may fill more buffers than it was asked to) waits for it in the queue.
     offset: u64,
     credit: u64,
     /// The socket was not read for want of credit or room, and wants to be told when there is.
@@ -71,12 +72,11 @@ impl<B> Flow<B> {
 
     /// How many bytes may be read from the socket now.
     pub(crate) fn room(&self) -> usize {
-        let credit = usize::try_from(self.credit - self.offset).unwrap_or(usize::MAX);
-        if self.sending == Sending::Open {
-            credit.min(FLOW_QUEUED_MAX.saturating_sub(self.queued))
-        } else {
-            0
+        if self.sending != Sending::Open {
+            return 0;
         }
+        let credit = usize::try_from(self.credit - self.offset).unwrap_or(usize::MAX);
+        credit.min(FLOW_QUEUED_MAX).saturating_sub(self.queued)
     }
 
     /// Bytes that wait to be sent.
@@ -86,18 +86,19 @@ impl<B> Flow<B> {
 
     pub(crate) fn push(&mut self, chunk: Chunk<B>) {
         self.queued += chunk.payload.len();
-        self.offset += chunk.payload.len() as u64;
         self.queue.push_back(chunk);
     }
 
-    /// Length of the next chunk to send.
+    /// Length of the next chunk, if there is one and the credit covers it.
     pub(crate) fn next_len(&self) -> Option<usize> {
-        self.queue.front().map(|chunk| chunk.payload.len())
+        let len = self.queue.front()?.payload.len();
+        (self.offset + len as u64 <= self.credit).then_some(len)
     }
 
     pub(crate) fn pop(&mut self) -> Option<Chunk<B>> {
         let chunk = self.queue.pop_front()?;
         self.queued -= chunk.payload.len();
+        self.offset += chunk.payload.len() as u64;
         Some(chunk)
     }
 

@@ -157,8 +157,6 @@ pub struct Session<B> {
     credits_due: VecDeque<FlowId>,
     /// Flows whose sockets may be read again.
     readable: VecDeque<FlowId>,
-    /// Flows that were not read because the session as a whole had read enough ahead.
-    held_back: VecDeque<FlowId>,
     sent: Sent<B>,
     received: Received,
     liveness: Liveness,
@@ -207,7 +205,6 @@ impl<B> Session<B> {
             control: VecDeque::new(),
             credits_due: VecDeque::new(),
             readable: VecDeque::new(),
-            held_back: VecDeque::new(),
             sent: Sent { records: 0, retained: VecDeque::new(), grant: 0, flow_window: 0 },
             received: Received { grant: SESSION_WINDOW, ..Received::default() },
             liveness: Liveness::new(now),
@@ -264,7 +261,7 @@ impl<B> Session<B> {
             return 0;
         }
         if self.queued >= SESSION_QUEUED_MAX && flow.queued() > 0 {
-            self.held_back.push_back(id);
+            flow.is_starved = true;
             return 0;
         }
         room
@@ -272,9 +269,6 @@ impl<B> Session<B> {
 
     /// A flow whose socket may be read again.
     pub fn poll_readable(&mut self) -> Option<FlowId> {
-        if self.queued < SESSION_QUEUED_MAX && !self.held_back.is_empty() {
-            self.readable.extend(self.held_back.drain(..));
-        }
         self.readable.pop_front()
     }
 

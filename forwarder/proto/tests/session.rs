@@ -436,3 +436,18 @@ proptest! {
         pair.forwarder.receive_content(&content, pair.now).ok();
     }
 }
+
+/// What was read beyond the credit is not sent before the credit comes, and then is.
+#[test]
+fn what_was_read_beyond_the_credit_waits_for_it() {
+    let mut pair = Pair::new();
+    let flow = pair.open();
+    pair.forwarder.stalled = true;
+    let parts = usize::try_from(FLOW_WINDOW).unwrap() / PAYLOAD_MAX + 8;
+    (0..parts).for_each(|_| pair.relay.session.handle_input(flow, chunk(&[5; PAYLOAD_MAX])));
+    pair.exchange();
+    assert!(pair.forwarder.delivered[&flow].len() as u64 <= FLOW_WINDOW);
+    pair.forwarder.take_what_waits(pair.now);
+    pair.exchange();
+    assert_eq!(pair.forwarder.delivered[&flow].len(), parts * PAYLOAD_MAX);
+}

@@ -106,11 +106,6 @@ impl Liveness {
         Ok(())
     }
 
-    /// Whether a `PING` or a `PONG` waits to be sent.
-    pub(super) fn is_due(&self) -> bool {
-        self.is_probe_due || self.pong_due.is_some()
-    }
-
     /// The number of the `PING` to send now, if one is due.
     pub(super) fn poll_ping(&mut self, now: Time) -> Option<u64> {
         if !std::mem::take(&mut self.is_probe_due) {

@@ -167,6 +167,9 @@ impl<B> Session<B> {
     fn handle_credit(&mut self, id: FlowId, limit: u64) {
         let Some(flow) = self.flows.get_mut(&id) else { return };
         flow.handle_credit(limit);
+        if flow.queued() > 0 {
+            self.schedule.activate(flow.contact, id);
+        }
         if std::mem::take(&mut flow.is_starved) {
             self.readable.push_back(id);
         }

@@ -90,26 +90,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
         self.flush(&mut turn)
     }
 
-    /// Whether [`Session::poll_records`] has something to do.
-    pub fn wants_to_send(&mut self, now: Time) -> bool {
-        matches!(self.state, State::SaysHello | State::SaysWelcome)
-            || self.is_up()
-                && (self.is_poll_due(now)
-                    || self.liveness.is_due()
-                    || !self.control.is_empty()
-                    || !self.credits_due.is_empty()
-                    || self.has_flow_to_send())
-    }
-
-    fn has_flow_to_send(&mut self) -> bool {
-        if self.sent.retained.len() >= RETAINED_RECORDS_MAX {
-            return false;
-        }
-        let Some((_, id)) = self.schedule.next_flow() else { return false };
-        let next = self.flows.get(&id).and_then(crate::flow::Flow::next_len);
-        next.is_none_or(|len| self.is_granted(len))
-    }
-
     fn transmit_greeting(
         &mut self,
         turn: &mut Turn<'_, B>,

@@ -1,0 +1,134 @@
+//! A socket that stays open until its last operation has completed.
+
+#![expect(unsafe_code, reason = "takes over descriptors whose runtime gives none up")]
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Type};
+
+/// A socket. Clones share the descriptor, the operations in flight hold one each, and the last to
+/// go closes it.
+#[derive(Clone, Debug)]
+pub struct Socket(Rc<OwnedFd>);
+
+impl From<OwnedFd> for Socket {
+    fn from(descriptor: OwnedFd) -> Self {
+        Self(Rc::new(descriptor))
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Socket {
+    /// A TCP socket of the address's family.
+    ///
+    /// # Errors
+    /// When the process or the system has no descriptor left (`socket(2)`).
+    pub fn tcp_for(address: &SocketAddr) -> io::Result<Self> {
+        let domain = Domain::for_address(*address);
+        let socket = socket2::Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+        Ok(OwnedFd::from(socket).into())
+    }
+
+    fn reference(&self) -> SockRef<'_> {
+        SockRef::from(&*self.0)
+    }
+
+    /// Small segments go at once (`TCP_NODELAY`, tcp(7)).
+    ///
+    /// # Errors
+    /// When it is no TCP socket.
+    pub fn set_nodelay(&self) -> io::Result<()> {
+        self.reference().set_tcp_nodelay(true)
+    }
+
+    /// How many unsent bytes the kernel may hold (`TCP_NOTSENT_LOWAT`, tcp(7)).
+    ///
+    /// # Errors
+    /// When it is no TCP socket.
+    pub fn set_notsent_lowat(&self, bytes: u32) -> io::Result<()> {
+        self.reference().set_tcp_notsent_lowat(bytes)
+    }
+
+    /// How long sent bytes may stay unacknowledged (`TCP_USER_TIMEOUT`, tcp(7)).
+    ///
+    /// # Errors
+    /// When it is no TCP socket.
+    pub fn set_user_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.reference().set_tcp_user_timeout(Some(timeout))
+    }
+
+    /// Sends FIN. Called directly: as an operation it always goes through a worker thread.
+    ///
+    /// # Errors
+    /// When it is not connected any more.
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        self.reference().shutdown(Shutdown::Write)
+    }
+
+    /// Ends both directions; operations that wait complete.
+    ///
+    /// # Errors
+    /// When it is not connected any more.
+    pub fn shutdown_both(&self) -> io::Result<()> {
+        self.reference().shutdown(Shutdown::Both)
+    }
+
+    /// Closing it sends RST instead of FIN (`SO_LINGER` of 0, socket(7)).
+    ///
+    /// # Errors
+    /// When it is no socket.
+    pub fn set_reset_on_close(&self) -> io::Result<()> {
+        self.reference().set_linger(Some(Duration::ZERO))
+    }
+
+    /// The other end's address.
+    ///
+    /// # Errors
+    /// When it is not connected any more.
+    pub fn peer_address(&self) -> io::Result<SocketAddr> {
+        self.reference().peer_addr()?.as_socket().ok_or_else(not_internet)
+    }
+
+    /// This end's address.
+    ///
+    /// # Errors
+    /// When it is no internet socket.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.reference().local_addr()?.as_socket().ok_or_else(not_internet)
+    }
+
+    pub(crate) fn raw(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+fn not_internet() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not an internet socket")
+}
+
+/// Takes over a descriptor that the kernel returned in a completion.
+pub(crate) fn adopt(descriptor: RawFd) -> Socket {
+    // SAFETY: accept made this descriptor for the one completion that names it, and each
+    // completion is turned into a socket once.
+    Socket::from(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// A second descriptor of the same file (fcntl(2), `F_DUPFD_CLOEXEC`), for a runtime that lends its
+/// descriptors but gives none up.
+///
+/// # Errors
+/// When the process has no descriptor left.
+pub fn duplicate(descriptor: &impl AsRawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the reference keeps the descriptor open for the call, which only reads it.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor.as_raw_fd()) };
+    borrowed.try_clone_to_owned()
+}

@@ -1,0 +1,104 @@
+//! The command line of `adit`, and what it shares with that of `adit-relay`.
+
+mod shared;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{FORWARDER_FILE, FORWARDER_SOCKET, ForwarderConfig};
+use crate::exit::{self, Failed};
+use crate::key::PrivateKey;
+use crate::status::{ForwarderStatus, forwarder_table, peers_table};
+use crate::{forwarder, logging};
+
+pub use shared::{
+    KeygenArgs, LogArgs, SocketArgs, StatusArgs, answer, bad_level, check_io_uring, check_key,
+    keygen, ok, parsed, say,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  adit keygen --out /etc/adit/adit.key   make a key; give its public half to the relay's operator
+  adit check                             is the configuration right, and the kernel willing?
+  adit run                               keep the tunnel, register the peers
+  adit peers                             which peers are registered, and where they are reached";
+
+/// Makes services behind a NAT or a firewall reachable through a relay: the inside end.
+///
+/// `adit run` keeps one encrypted connection to the relay, from the inside to the outside, and
+/// passes what arrives at each peer's contact point there on to the peer.
+#[derive(Debug, Parser)]
+#[command(name = "adit", version, after_help = format!("{EXAMPLES}\n\n{}", exit::HELP))]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a key pair, and print the public half.
+    Keygen(KeygenArgs),
+    /// Check the configuration, the key and the kernel, and say what is wrong.
+    Check {
+        /// The configuration.
+        #[arg(short, long, value_name = "FILE", default_value = FORWARDER_FILE)]
+        config: PathBuf,
+    },
+    /// Keep the tunnel and register the peers, in the foreground.
+    ///
+    /// TERM or INT lets the open connections finish, for 10 seconds at most; a second one ends at
+    /// once. HUP reads the peers from the configuration again.
+    Run {
+        /// The configuration.
+        #[arg(short, long, value_name = "FILE", default_value = FORWARDER_FILE)]
+        config: PathBuf,
+    },
+    /// Show the peers of the running forwarder.
+    Peers(SocketArgs),
+    /// Show the running forwarder.
+    Status(StatusArgs),
+}
+
+/// The program `adit`.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    exit::finish("adit", run(cli))
+}
+
+fn run(cli: Cli) -> Result<(), Failed> {
+    match cli.command {
+        Command::Keygen(args) => keygen(&args.out.unwrap_or_else(|| "adit.key".into())),
+        Command::Check { config } => check(&config),
+        Command::Run { config } => {
+            logging::start(cli.log.log_level.as_deref()).map_err(bad_level)?;
+            forwarder::run(&config)
+        }
+        Command::Peers(args) => {
+            let status: ForwarderStatus = parsed(&answer(&socket(&args)?)?)?;
+            say(&peers_table(&status.peers).to_string());
+            Ok(())
+        }
+        Command::Status(args) => {
+            let json = answer(&socket(&args.socket)?)?;
+            let shown = if args.json { json } else { forwarder_table(&parsed(&json)?) };
+            say(&shown);
+            Ok(())
+        }
+    }
+}
+
+fn socket(args: &SocketArgs) -> Result<PathBuf, Failed> {
+    args.find(FORWARDER_FILE, FORWARDER_SOCKET, |file| Ok(ForwarderConfig::load(file)?.socket))
+}
+
+fn check(file: &Path) -> Result<(), Failed> {
+    let config = ForwarderConfig::load(file)?;
+    ok("configuration", &format!("{}, {} peer(s)", file.display(), config.peers.len()));
+    let key = PrivateKey::load(&config.key)?;
+    check_key(&config.key, &key);
+    check_io_uring()
+}

@@ -1,0 +1,142 @@
+//! What both programs' command lines have in common.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::de::DeserializeOwned;
+
+use crate::config::ConfigError;
+use crate::exit::{Exit, Failed};
+use crate::key::PrivateKey;
+use crate::{pump, status};
+
+/// How much is logged.
+#[derive(Clone, Debug, Args)]
+pub struct LogArgs {
+    /// How much `run` logs on stderr: error, warn, info, debug or trace [env: ADIT_LOG] [default: info].
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+/// Where a new key goes.
+#[derive(Clone, Debug, Args)]
+pub struct KeygenArgs {
+    /// The file for the private key, which must not exist yet [default: a file in this directory].
+    #[arg(short, long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// Where the daemon is asked.
+#[derive(Clone, Debug, Args)]
+pub struct SocketArgs {
+    /// The daemon's status socket [default: the one of the configuration].
+    #[arg(short, long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// The daemon's configuration, which names its socket.
+    #[arg(short, long, value_name = "FILE", conflicts_with = "socket")]
+    pub config: Option<PathBuf>,
+}
+
+/// How the daemon's status is shown.
+#[derive(Clone, Debug, Args)]
+pub struct StatusArgs {
+    /// Where the daemon is asked.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+    /// Print the JSON object that the daemon answers with.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl SocketArgs {
+    /// The socket that is named; or that of the configuration that is named; or that of the
+    /// configuration in its usual place; or the usual one.
+    ///
+    /// # Errors
+    /// When a configuration is there but wrong.
+    pub fn find(
+        &self,
+        usual_file: &str,
+        usual_socket: &str,
+        load: impl Fn(&Path) -> Result<PathBuf, ConfigError>,
+    ) -> Result<PathBuf, Failed> {
+        if let Some(socket) = &self.socket {
+            return Ok(socket.clone());
+        }
+        let usual_file = Path::new(usual_file);
+        match &self.config {
+            Some(file) => Ok(load(file)?),
+            None if usual_file.exists() => Ok(load(usual_file)?),
+            None => Ok(usual_socket.into()),
+        }
+    }
+}
+
+/// Prints `text` on stdout. A reader that has gone, as in `| head`, is no failure of ours.
+pub fn say(text: &str) {
+    let mut out = io::stdout().lock();
+    let written = out.write_all(text.trim_end().as_bytes()).and_then(|()| out.write_all(b"\n"));
+    written.and_then(|()| out.flush()).ok();
+}
+
+/// Prints a line of `check`.
+pub fn ok(what: &str, detail: &str) {
+    say(&format!("OK  {what:<14} {detail}"));
+}
+
+/// Makes a key in `file`: the public half on stdout, for scripts, and the path on stderr.
+///
+/// # Errors
+/// When the file exists or cannot be written.
+pub fn keygen(file: &Path) -> Result<(), Failed> {
+    let key = PrivateKey::generate()?;
+    key.save(file)?;
+    eprintln!("private key: {}", file.display());
+    say(&key.public().to_string());
+    Ok(())
+}
+
+/// Says that the key is fit for use, and who it makes us.
+pub fn check_key(file: &Path, key: &PrivateKey) {
+    ok("key", &format!("{} is {}", file.display(), key.public()));
+}
+
+/// Says what the kernel offers.
+///
+/// # Errors
+/// When io_uring cannot be used.
+pub fn check_io_uring() -> Result<(), Failed> {
+    let features = pump::probe()?;
+    let bundles = if features.bundles { "with" } else { "without" };
+    ok("io_uring", &format!("usable, {bundles} receive bundles"));
+    Ok(())
+}
+
+/// Asks the daemon for its status.
+///
+/// # Errors
+/// When none answers.
+pub fn answer(socket: &Path) -> Result<String, Failed> {
+    status::ask(socket).map_err(|error| Failed::new(Exit::Unreachable, error))
+}
+
+/// A daemon's answer as what it means.
+///
+/// # Errors
+/// When the daemon is of a version that says something else.
+pub fn parsed<T: DeserializeOwned>(json: &str) -> Result<T, Failed> {
+    serde_json::from_str(json).map_err(|error| {
+        let message = format!(
+            "the daemon's answer is not what this version ({}) expects: {error}; \
+             restart the daemon after an upgrade, or use --json",
+            status::VERSION
+        );
+        Failed::new(Exit::Failure, message)
+    })
+}
+
+/// A wrong log level is a wrong command line, wherever it came from.
+pub fn bad_level(message: String) -> Failed {
+    Failed::new(Exit::Usage, message)
+}

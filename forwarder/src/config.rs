@@ -1,0 +1,104 @@
+//! The configuration files of both daemons: TOML, read whole, checked whole, and refused with the
+//! file and the line where something is wrong.
+//!
+//! Deliberately absent: defaults for what only the owner can know (keys, addresses), environment
+//! variables, includes. Paths are relative to the file that names them.
+
+mod file;
+mod forwarder;
+mod place;
+mod ports;
+mod relay;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+pub use forwarder::{ForwarderConfig, Peer};
+pub use place::{BadPlace, Contact, Place};
+pub use ports::{BadPorts, PortRange, Ports};
+pub use relay::{Admitted, RelayConfig};
+
+/// Where `adit` looks for its configuration.
+pub const FORWARDER_FILE: &str = "/etc/adit/adit.toml";
+/// Where `adit-relay` looks for its configuration.
+pub const RELAY_FILE: &str = "/etc/adit/relay.toml";
+/// The forwarder's status socket unless its file says otherwise.
+pub const FORWARDER_SOCKET: &str = "/run/adit/adit.sock";
+/// The relay's status socket unless its file says otherwise.
+pub const RELAY_SOCKET: &str = "/run/adit/relay.sock";
+
+/// Why a configuration is refused: `adit.toml:7: what is wrong`.
+#[derive(Debug)]
+pub struct ConfigError {
+    /// The file, as it was named.
+    pub file: PathBuf,
+    /// The line, where there is one.
+    pub line: Option<usize>,
+    /// What is wrong there.
+    pub problem: Problem,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, "{line}:")?;
+        }
+        write!(f, " {}", self.problem)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// What can be wrong in a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// The file cannot be read.
+    #[error("cannot be read: {0}")]
+    Unreadable(std::io::Error),
+    /// Not TOML, or a value of the wrong type, or one that is missing.
+    #[error("{0}")]
+    Syntax(String),
+    /// A key that nobody reads: most likely a slip of the pen, never to be ignored.
+    #[error("unknown key {key:?}: {}", hint(.nearest.as_deref(), .valid))]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// The valid key that resembles it.
+        nearest: Option<String>,
+        /// All keys that are valid in that place.
+        valid: &'static [&'static str],
+    },
+    /// What must be unique is there twice.
+    #[error("{what} {value:?} is used already in line {first}: {cure}")]
+    Duplicate {
+        /// What it is.
+        what: &'static str,
+        /// Its value.
+        value: String,
+        /// The line of its first use.
+        first: usize,
+        /// What to do.
+        cure: &'static str,
+    },
+    /// A value that is not what it should be.
+    #[error("{key}: {reason}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What is wrong with its value, and what it should be.
+        reason: String,
+    },
+}
+
+fn hint(nearest: Option<&str>, valid: &[&str]) -> String {
+    match nearest {
+        Some(nearest) => format!("did you mean {nearest:?}?"),
+        None => format!("valid here: {}", valid.join(", ")),
+    }
+}
+
+/// `path` as seen from the directory of `file`.
+fn beside(file: &Path, path: &str) -> PathBuf {
+    file.parent().unwrap_or(Path::new("")).join(path)
+}

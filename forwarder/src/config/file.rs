@@ -1,0 +1,208 @@
+//! One file of TOML with its lines: what is said about a value is said with its line.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, SeqAccess, Visitor};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{ConfigError, Problem};
+
+/// How alike two keys must be for one to be offered in place of the other (Jaro-Winkler): `adress`
+/// and `address` are 0.96 alike, `tcp` and `udp` 0.56.
+const LIKENESS_MIN: f64 = 0.75;
+
+/// The keys that a file may have.
+pub(super) struct Schema {
+    /// At the top.
+    pub(super) top: &'static [&'static str],
+    /// In each `[[table]]` of this name.
+    pub(super) tables: (&'static str, &'static [&'static str]),
+}
+
+/// A file's text, under the name it was asked for.
+pub(super) struct File {
+    pub(super) path: PathBuf,
+    text: String,
+}
+
+impl File {
+    pub(super) fn read(path: &Path) -> Result<Self, ConfigError> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(Self { path: path.into(), text }),
+            Err(error) => Err(ConfigError {
+                file: path.into(),
+                line: None,
+                problem: Problem::Unreadable(error),
+            }),
+        }
+    }
+
+    /// The file's values, once all of its keys are known ones.
+    pub(super) fn parse<T: DeserializeOwned>(&self, schema: &Schema) -> Result<T, ConfigError> {
+        let table = DeTable::parse(&self.text).map_err(|e| self.syntax(&e))?;
+        let (name, keys) = schema.tables;
+        self.check_keys(table.get_ref(), schema.top)?;
+        let entries = table.get_ref().get(name).and_then(|value| value.get_ref().as_array());
+        for entry in entries.into_iter().flatten() {
+            if let DeValue::Table(entry) = entry.get_ref() {
+                self.check_keys(entry, keys)?;
+            }
+        }
+        toml::from_str(&self.text).map_err(|e| self.syntax(&e))
+    }
+
+    fn check_keys(
+        &self,
+        table: &DeTable<'_>,
+        valid: &'static [&'static str],
+    ) -> Result<(), ConfigError> {
+        let unknown = |key: &&Spanned<_>| !valid.contains(&AsRef::<str>::as_ref(key.get_ref()));
+        // The first in the file, not in the alphabet: that is where the reader begins.
+        let Some(key) = table.keys().filter(unknown).min_by_key(|key| key.span().start) else {
+            return Ok(());
+        };
+        let text = key.get_ref().to_string();
+        let problem = Problem::UnknownKey { nearest: nearest(&text, valid), key: text, valid };
+        Err(self.error(key.span(), problem))
+    }
+
+    fn syntax(&self, error: &toml::de::Error) -> ConfigError {
+        let problem = Problem::Syntax(error.message().trim().replace('\n', ", "));
+        self.error(error.span().unwrap_or(0..0), problem)
+    }
+
+    pub(super) fn line(&self, span: &Range<usize>) -> usize {
+        let before = self.text.as_bytes().get(..span.start).unwrap_or_default();
+        1 + before.iter().filter(|byte| **byte == b'\n').count()
+    }
+
+    pub(super) fn error(&self, span: Range<usize>, problem: Problem) -> ConfigError {
+        ConfigError { file: self.path.clone(), line: Some(self.line(&span)), problem }
+    }
+
+    /// The value of `key` as what it means.
+    pub(super) fn value<T: FromStr<Err: Display>>(
+        &self,
+        key: &'static str,
+        text: &Spanned<String>,
+    ) -> Result<T, ConfigError> {
+        text.get_ref().parse().map_err(|error: T::Err| {
+            self.error(text.span(), Problem::Value { key, reason: error.to_string() })
+        })
+    }
+
+    /// Refuses what `seen` has already, with both lines.
+    pub(super) fn unique<K: Ord + Display + Clone>(
+        &self,
+        seen: &mut BTreeMap<K, usize>,
+        (what, cure): (&'static str, &'static str),
+        value: &K,
+        span: Range<usize>,
+    ) -> Result<(), ConfigError> {
+        let Some(first) = seen.insert(value.clone(), self.line(&span)) else {
+            return Ok(());
+        };
+        Err(self.error(span, Problem::Duplicate { what, value: value.to_string(), first, cure }))
+    }
+}
+
+fn nearest(key: &str, valid: &[&str]) -> Option<String> {
+    let alike = |known: &&str| strsim::jaro_winkler(key, known);
+    let best = valid.iter().copied().max_by(|a, b| alike(a).total_cmp(&alike(b)))?;
+    (alike(&best) >= LIKENESS_MIN).then(|| best.to_owned())
+}
+
+/// One value or a list of them; a number counts as its text, since `ports = [22]` is plain.
+pub(super) struct OneOrMany(Vec<Item>);
+
+impl OneOrMany {
+    /// The items as what they mean; what is wrong is said with the item's line, or with `whole`.
+    pub(super) fn values<T: FromStr<Err: Display>>(
+        &self,
+        file: &File,
+        key: &'static str,
+        whole: Range<usize>,
+    ) -> Result<Vec<Spanned<T>>, ConfigError> {
+        let parse = |item: &Item| {
+            let span = item.span.clone().unwrap_or_else(|| whole.clone());
+            match item.text.parse() {
+                Ok(value) => Ok(Spanned::new(span, value)),
+                Err(error) => {
+                    Err(file.error(span, Problem::Value { key, reason: T::Err::to_string(&error) }))
+                }
+            }
+        };
+        self.0.iter().map(parse).collect()
+    }
+}
+
+struct Item {
+    text: String,
+    /// Only items of a list have their own.
+    span: Option<Range<usize>>,
+}
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ItemsVisitor)
+    }
+}
+
+struct ItemsVisitor;
+
+impl<'de> Visitor<'de> for ItemsVisitor {
+    type Value = OneOrMany;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or a list of strings")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<OneOrMany, E> {
+        Ok(OneOrMany(vec![Item { text: text.to_owned(), span: None }]))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<OneOrMany, E> {
+        Ok(OneOrMany(vec![Item { text: number.to_string(), span: None }]))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMany, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element::<Spanned<Text>>()? {
+            let span = Some(item.span());
+            items.push(Item { text: item.into_inner().0, span });
+        }
+        Ok(OneOrMany(items))
+    }
+}
+
+/// A string, or a number as it is written.
+struct Text(String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextVisitor)
+    }
+}
+
+struct TextVisitor;
+
+impl Visitor<'_> for TextVisitor {
+    type Value = Text;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or a number")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Text, E> {
+        Ok(Text(text.to_owned()))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Text, E> {
+        Ok(Text(number.to_string()))
+    }
+}

@@ -1,0 +1,112 @@
+//! The forwarder's file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use adit_proto::frame::is_name;
+use adit_proto::limits::{CONTACTS_MAX, NAME_MAX};
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::file::{File, Schema};
+use super::{ConfigError, Contact, FORWARDER_SOCKET, Place, Problem, beside};
+use crate::key::PublicKey;
+
+const SCHEMA: Schema = Schema {
+    top: &["key", "relay", "relay_key", "socket", "peer"],
+    tables: ("peer", &["name", "tcp", "contact"]),
+};
+
+/// What the forwarder is told by its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwarderConfig {
+    /// Where its private key lies.
+    pub key: PathBuf,
+    /// Where the relay listens.
+    pub relay: Place,
+    /// The one key that the relay may have.
+    pub relay_key: PublicKey,
+    /// Where `adit status` asks.
+    pub socket: PathBuf,
+    /// The internal peers to register.
+    pub peers: Vec<Peer>,
+}
+
+/// An internal peer, and the contact point that it is to have.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Peer {
+    /// Its name, unique in the file.
+    pub name: String,
+    /// Where it listens.
+    pub address: Place,
+    /// Where it is to be reached.
+    pub contact: Contact,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    key: Spanned<String>,
+    relay: Spanned<String>,
+    relay_key: Spanned<String>,
+    socket: Option<String>,
+    #[serde(default)]
+    peer: Vec<RawPeer>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPeer {
+    name: Spanned<String>,
+    tcp: Spanned<String>,
+    contact: Spanned<String>,
+}
+
+impl ForwarderConfig {
+    /// Reads and checks `path`.
+    ///
+    /// # Errors
+    /// With the file, the line, and what is wrong there.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let file = File::read(path)?;
+        let raw: Raw = file.parse(&SCHEMA)?;
+        Ok(Self {
+            key: beside(path, raw.key.get_ref()),
+            relay: file.value("relay", &raw.relay)?,
+            relay_key: file.value("relay_key", &raw.relay_key)?,
+            socket: beside(path, raw.socket.as_deref().unwrap_or(FORWARDER_SOCKET)),
+            peers: peers(&file, &raw.peer)?,
+        })
+    }
+}
+
+fn peers(file: &File, raw: &[RawPeer]) -> Result<Vec<Peer>, ConfigError> {
+    let (mut names, mut contacts) = (BTreeMap::new(), BTreeMap::new());
+    let mut peers = Vec::with_capacity(raw.len());
+    for (index, peer) in raw.iter().enumerate() {
+        let name = checked_name(file, &peer.name)?;
+        file.unique(&mut names, ("peer", "give each its own name"), &name, peer.name.span())?;
+        let contact: Contact = file.value("contact", &peer.contact)?;
+        let unique = ("contact point", "one contact point leads to one peer");
+        file.unique(&mut contacts, unique, &contact, peer.contact.span())?;
+        if index >= CONTACTS_MAX {
+            let reason =
+                format!("more than {CONTACTS_MAX} peers: start another forwarder for the rest");
+            return Err(file.error(peer.name.span(), Problem::Value { key: "peer", reason }));
+        }
+        peers.push(Peer { name, address: file.value("tcp", &peer.tcp)?, contact });
+    }
+    Ok(peers)
+}
+
+/// The value of a `name`, which must be fit for the wire and for logs.
+pub(super) fn checked_name(file: &File, name: &Spanned<String>) -> Result<String, ConfigError> {
+    if is_name(name.get_ref()) {
+        return Ok(name.get_ref().clone());
+    }
+    let reason = format!(
+        "{:?} is no name: use 1 to {NAME_MAX} letters, digits, '-', '_' and '.'",
+        name.get_ref()
+    );
+    Err(file.error(name.span(), Problem::Value { key: "name", reason }))
+}

@@ -1,0 +1,206 @@
+//! Hands messages out: to flows' sockets, as slices of the buffers that the records landed in,
+//! and to the carrier, as the records that the session sealed.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use adit_proto::id::Time;
+use adit_proto::limits::{
+    CARRIER_SEND_MAX, CARRIER_SEND_MIN, CARRIER_SEND_TIME, FLOW_SEND_PIECES, GATHERED_MAX,
+};
+use adit_ring::{Slice, SliceList};
+
+/// What waits for one flow's socket.
+///
+/// No more than one send is under way, and it takes only what the socket takes at once: memory
+/// that waits for a slow socket is ours to copy out, never the kernel's.
+#[derive(Debug, Default)]
+pub(crate) struct Outlet {
+    waiting: VecDeque<Slice>,
+    /// Slices that are lent to the send under way.
+    is_sending: bool,
+    /// The socket took less than it was given: wait until it is writable.
+    pub(crate) is_blocked: bool,
+    /// The other end has finished; shut down after what waits.
+    is_finishing: bool,
+    is_shut: bool,
+    bytes: usize,
+}
+
+impl Outlet {
+    /// Queues `slice`; a small one that has to wait is copied, so that a stalled flow never pins
+    /// a large receive buffer by a few bytes.
+    pub(crate) fn push(&mut self, slice: Slice) {
+        self.bytes += slice.len();
+        let has_to_wait = self.is_blocked && slice.len() <= GATHERED_MAX;
+        self.waiting.push_back(if has_to_wait { slice.to_owned_copy() } else { slice });
+    }
+
+    /// No more will be pushed.
+    pub(crate) fn finish(&mut self) {
+        self.is_finishing = true;
+    }
+
+    /// Bytes that the socket has not taken.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What to send now, put into `slices`; false when there is nothing or it must wait.
+    pub(crate) fn poll_send(&mut self, slices: &mut SliceList) -> bool {
+        if self.is_sending || self.is_blocked || self.waiting.is_empty() {
+            return false;
+        }
+        let pieces = self.waiting.len().min(FLOW_SEND_PIECES);
+        slices.extend(self.waiting.drain(..pieces));
+        self.is_sending = true;
+        true
+    }
+
+    /// The socket took `taken` bytes of `slices`; the rest waits for it, first in the queue.
+    pub(crate) fn handle_sent(&mut self, taken: usize, slices: &mut SliceList) {
+        self.is_sending = false;
+        self.bytes -= taken;
+        let mut left = taken;
+        let mut rest = Vec::new();
+        for mut slice in slices.drain(..) {
+            let gone = left.min(slice.len());
+            left -= gone;
+            slice.advance(gone);
+            if slice.len() > 0 {
+                rest.push(slice);
+            }
+        }
+        self.is_blocked = !rest.is_empty();
+        rest.into_iter().rev().for_each(|slice| self.waiting.push_front(slice));
+    }
+
+    /// Copies what waits out of the receive buffers, which are getting scarce.
+    pub(crate) fn copy_out(&mut self) {
+        for slice in &mut self.waiting {
+            if slice.is_leased() {
+                *slice = slice.to_owned_copy();
+            }
+        }
+    }
+
+    /// Whether the socket's sending direction is to be shut down now; true once.
+    pub(crate) fn poll_shutdown(&mut self) -> bool {
+        let is_due = self.is_finishing && !self.is_shut && !self.is_sending && self.bytes == 0;
+        self.is_shut |= is_due;
+        is_due
+    }
+
+    /// Everything was sent and the direction shut down.
+    pub(crate) fn is_shut(&self) -> bool {
+        self.is_shut
+    }
+}
+
+/// How much one send on a carrier gathers: what the line takes in [`CARRIER_SEND_TIME`], so that
+/// a sparse flow does not wait behind a long send on a slow line.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    bytes_max: usize,
+    started: Time,
+    bytes: usize,
+}
+
+impl Batch {
+    pub(crate) fn new() -> Self {
+        Self { bytes_max: CARRIER_SEND_MAX, started: Time::default(), bytes: 0 }
+    }
+
+    /// The most that the next send may gather.
+    pub(crate) fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    pub(crate) fn handle_started(&mut self, bytes: usize, now: Time) {
+        self.bytes = bytes;
+        self.started = now;
+    }
+
+    /// The kernel took all of the send.
+    pub(crate) fn handle_sent(&mut self, now: Time) {
+        let taken: Duration = now.since(self.started);
+        if taken > CARRIER_SEND_TIME {
+            self.bytes_max = (self.bytes_max / 2).max(CARRIER_SEND_MIN);
+        } else if self.bytes >= self.bytes_max / 2 {
+            self.bytes_max = (self.bytes_max * 2).min(CARRIER_SEND_MAX);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice(bytes: &[u8]) -> Slice {
+        Slice::from(bytes.to_vec())
+    }
+
+    fn sent(outlet: &mut Outlet, taken: usize) -> Vec<u8> {
+        let mut slices = SliceList::new();
+        assert!(outlet.poll_send(&mut slices));
+        let bytes = slices.iter().flat_map(|s| s.to_vec()).take(taken).collect();
+        outlet.handle_sent(taken, &mut slices);
+        bytes
+    }
+
+    /// What a socket did not take is sent again, from where it stopped, before what came later.
+    #[test]
+    fn a_short_send_continues_where_it_stopped() {
+        let mut outlet = Outlet::default();
+        outlet.push(slice(b"hello "));
+        outlet.push(slice(b"world"));
+        assert_eq!(sent(&mut outlet, 8), b"hello wo");
+        assert!(outlet.is_blocked);
+        outlet.push(slice(b"!"));
+        outlet.copy_out();
+        outlet.is_blocked = false;
+        assert_eq!(sent(&mut outlet, 4), b"rld!");
+        assert_eq!(outlet.bytes(), 0);
+    }
+
+    /// Nothing is given to the kernel while a send is under way or the socket is full.
+    #[test]
+    fn one_send_at_a_time() {
+        let mut outlet = Outlet::default();
+        outlet.push(slice(b"a"));
+        let mut slices = SliceList::new();
+        assert!(outlet.poll_send(&mut slices));
+        outlet.push(slice(b"b"));
+        assert!(!outlet.poll_send(&mut SliceList::new()));
+        outlet.handle_sent(0, &mut slices);
+        assert!(!outlet.poll_send(&mut SliceList::new()));
+    }
+
+    /// The shutdown comes after the last byte, once.
+    #[test]
+    fn shutdown_follows_the_last_byte() {
+        let mut outlet = Outlet::default();
+        outlet.push(slice(b"abc"));
+        outlet.finish();
+        assert!(!outlet.poll_shutdown());
+        sent(&mut outlet, 3);
+        assert!(outlet.poll_shutdown());
+        assert!(!outlet.poll_shutdown());
+    }
+
+    /// A slow line's sends shrink to one record, a fast line's grow back.
+    #[test]
+    fn the_batch_follows_the_line() {
+        let mut batch = Batch::new();
+        for _ in 0..10 {
+            batch.handle_started(batch.bytes_max(), Time(0));
+            batch.handle_sent(Time(0) + Duration::from_millis(20));
+        }
+        assert_eq!(batch.bytes_max(), CARRIER_SEND_MIN);
+        for _ in 0..10 {
+            batch.handle_started(batch.bytes_max(), Time(0));
+            batch.handle_sent(Time(0) + Duration::from_micros(100));
+        }
+        assert_eq!(batch.bytes_max(), CARRIER_SEND_MAX);
+    }
+}

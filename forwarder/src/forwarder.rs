@@ -1,0 +1,60 @@
+//! The daemon `adit run`: the internal contact point. One loop takes every input in turn; what
+//! takes time runs beside it and reports through the same inbox.
+//!
+//! ```text
+//!            the wait is over             a carrier                     HELLO, WELCOME
+//!  Waiting ──────────────────▶ Dialling ───────────▶ Carried (opening) ───────────────▶ Carried (up)
+//!     ▲                            │ no carrier             │                               │
+//!     └────────────────────────────┴────────────────────────┴────────────── down ───────────┘
+//! ```
+
+mod daemon;
+
+use std::path::Path;
+
+use adit_ring::Features;
+use tokio::sync::mpsc;
+
+use crate::config::ForwarderConfig;
+use crate::exit::{Exit, Failed};
+use crate::gateway::Gateway;
+use crate::handoff::{self, EventReceiver, PumpHandle};
+use crate::key::PrivateKey;
+use crate::net;
+use crate::pump;
+use crate::status;
+use daemon::{Daemon, Input};
+
+/// Runs a forwarder with the configuration of `file` until it is told to end.
+///
+/// # Errors
+/// When the configuration, the key, the kernel or the status socket does not allow it.
+pub fn run(file: &Path) -> Result<(), Failed> {
+    let config = ForwarderConfig::load(file)?;
+    let key = PrivateKey::load(&config.key)?;
+    let features = pump::probe()?;
+    net::raise_descriptor_limit();
+    let gateway = Gateway::new(config.relay.clone(), &key, config.relay_key)
+        .map_err(|error| Failed::new(Exit::Failure, error))?;
+    let (pump, events) = spawn_pump(features)?;
+    let (inbox, inputs) = mpsc::channel(net::INBOX_MAX);
+    let _socket = status::serve(&config.socket, inbox.clone())
+        .map_err(|error| Failed::new(Exit::Failure, error))?;
+    tracing::info!(key = %key.public(), relay = %config.relay, peers = config.peers.len(), "adit {} starts", status::VERSION);
+    net::run(async move {
+        listen_to(events, &inbox).map_err(|error| Failed::new(Exit::Failure, error))?;
+        let daemon = Daemon::new(file, config, key.public(), gateway, pump, inbox);
+        daemon.run(inputs).await
+    })
+}
+
+fn spawn_pump(features: Features) -> Result<(PumpHandle, EventReceiver), Failed> {
+    let (sender, receiver) =
+        handoff::events().map_err(|error| Failed::new(Exit::Failure, error))?;
+    Ok((pump::spawn(features, sender)?, receiver))
+}
+
+fn listen_to(events: EventReceiver, inbox: &mpsc::Sender<Input>) -> std::io::Result<()> {
+    net::forward_events(events, inbox.clone())?;
+    net::forward_signals(inbox)
+}

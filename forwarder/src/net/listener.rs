@@ -1,0 +1,103 @@
+//! Listening sockets: those on which a relay is dialled, and those of contact points.
+
+use std::fmt;
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener};
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::Stream;
+
+/// Connections that may wait to be accepted at a contact point; the kernel lowers it to
+/// `net.core.somaxconn`. Callers wait here while a forwarder dials again.
+pub const CONTACT_BACKLOG: i32 = 4_096;
+const BACKLOG: i32 = 1_024;
+
+/// Listens on `address`. An unspecified IPv6 address takes IPv4 too, unless `is_only_v6`.
+///
+/// # Errors
+/// When the address is taken, not of this host, or a port below 1,024 needs a privilege. Its text
+/// says which, and the cure.
+pub fn bind(address: SocketAddr, backlog: i32, is_only_v6: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A restart must not wait for connections in TIME_WAIT. It never lets two listen at once.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(is_only_v6)?;
+    }
+    socket.bind(&address.into()).and_then(|()| socket.listen(backlog)).map_err(explained)?;
+    Ok(socket.into())
+}
+
+fn explained(error: io::Error) -> io::Error {
+    let cure = match error.kind() {
+        io::ErrorKind::AddrInUse => "another program on this host has the port",
+        io::ErrorKind::AddrNotAvailable => "this host does not have that address",
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need CAP_NET_BIND_SERVICE, as in AmbientCapabilities= of a unit file"
+        }
+        _ => return error,
+    };
+    io::Error::new(error.kind(), cure)
+}
+
+/// Accepts connections; dropping it stops listening.
+pub struct Listener {
+    inner: tokio_uring::net::TcpListener,
+    /// The same socket: the runtime's handle can be neither asked nor shut down.
+    socket: TcpListener,
+}
+
+impl Listener {
+    /// Listens on `address`, as [`bind`] does.
+    ///
+    /// # Errors
+    /// As of [`bind`].
+    pub fn bind(address: SocketAddr, is_only_v6: bool) -> io::Result<Self> {
+        let socket = bind(address, BACKLOG, is_only_v6)?;
+        let inner = tokio_uring::net::TcpListener::from_std(socket.try_clone()?);
+        Ok(Self { inner, socket })
+    }
+
+    /// A second handle, with which another task can stop the listening.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn stopper(&self) -> io::Result<Stopper> {
+        Ok(Stopper(self.socket.try_clone()?))
+    }
+
+    /// The next connection.
+    ///
+    /// # Errors
+    /// When the process or the system has no descriptor left, or the listening was stopped.
+    pub async fn accept(&self) -> io::Result<Stream> {
+        let (stream, remote) = self.inner.accept().await?;
+        Ok(Stream::new(stream, remote))
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // An accept that was given up would go on listening. Stopped twice does no harm.
+        SockRef::from(&self.socket).shutdown(Shutdown::Both).ok();
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+/// Ends a [`Listener`]: its `accept` fails from then on.
+#[derive(Debug)]
+pub struct Stopper(TcpListener);
+
+impl Stopper {
+    /// Stops the listening.
+    pub fn stop(self) {
+        // It fails only when the listener was stopped before.
+        SockRef::from(&self.0).shutdown(Shutdown::Both).ok();
+    }
+}

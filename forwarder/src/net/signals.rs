@@ -1,0 +1,42 @@
+//! Signals on their way into a daemon's inbox.
+
+use std::io;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// What the daemon is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// `SIGTERM` or `SIGINT`: finish what runs, then end; the second time, end at once.
+    Terminate,
+    /// `SIGHUP`: read the configuration again.
+    Reload,
+}
+
+/// Puts signals into `inbox` from now on, instead of letting them kill the process.
+///
+/// # Errors
+/// When the handlers cannot be installed.
+pub fn forward_signals<I>(inbox: &mpsc::Sender<I>) -> io::Result<()>
+where
+    I: From<Signal> + 'static,
+{
+    let kinds = [
+        (SignalKind::terminate(), Signal::Terminate),
+        (SignalKind::interrupt(), Signal::Terminate),
+        (SignalKind::hangup(), Signal::Reload),
+    ];
+    for (kind, meaning) in kinds {
+        let mut arrivals = signal(kind)?;
+        let inbox = inbox.clone();
+        super::spawn(async move {
+            while arrivals.recv().await.is_some() {
+                if inbox.send(I::from(meaning)).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,316 @@
+//! The pump: one thread, one ring, one loop. It owns sessions and everything that belongs to
+//! them: carriers, listeners, flows.
+//!
+//! A turn:
+//!
+//! 1. take commands from the control plane;
+//! 2. reap completions: the collector takes in, the session decides, the distributor hands out;
+//! 3. run the timers that are due;
+//! 4. send: each flow's socket what waits for it, each carrier one batch;
+//! 5. submit everything at once and wait.
+//!
+//! **Architecture Invariant:** a pump never blocks but in step 5, takes no lock, and never waits
+//! for the control plane.
+
+mod contacts;
+mod flows;
+mod sessions;
+mod slots;
+mod timers;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use adit_proto::id::Time;
+use adit_proto::limits::{
+    CARRIER_BUFFER, CARRIER_BUFFERS, CARRIER_BUFFERS_PUBLISHED, FLOW_SLOTS, FLOW_SLOTS_PUBLISHED,
+    PAYLOAD_MAX, RECORD_TRAILER, SLOT_HEADROOM,
+};
+use adit_ring::{Completion, Features, Group, Layout, Refusal, Ring, SliceList, Token};
+use crossbeam::channel::bounded;
+
+use crate::collector::CARRIER_HEADROOM;
+use crate::handoff::{
+    Command, Event, EventSender, PumpEnd, PumpHandle, Report, SessionKey, crossing,
+};
+use contacts::Listener;
+use flows::FlowSocket;
+use sessions::Tunnel;
+use slots::{Purpose, Slot, Slots};
+use timers::{Timer, Timers};
+
+pub use adit_ring::probe;
+
+/// The longest that a pump sleeps when nothing is due: a floor under lost wake-ups.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// A pump's state. It never leaves its thread.
+#[derive(Debug)]
+struct Pump {
+    ring: Ring,
+    groups: Groups,
+    end: PumpEnd,
+    /// Events that did not fit into the channel, oldest first.
+    unsent: VecDeque<Event>,
+    origin: Instant,
+    now: Time,
+    timers: Timers,
+    tunnels: Slots<Tunnel>,
+    tunnels_by_key: BTreeMap<SessionKey, Slot>,
+    flows: Slots<FlowSocket>,
+    listeners: Slots<Listener>,
+    /// Whose turn to send it is.
+    tunnels_to_send: Vec<Slot>,
+    flows_to_send: Vec<Slot>,
+    /// What could not be armed because a group was dry.
+    carriers_dry: Vec<Slot>,
+    flows_dry: VecDeque<Slot>,
+    /// Flows whose sockets are full while they hold slices of receive buffers.
+    flows_blocked: Vec<Slot>,
+    slice_lists: Vec<SliceList>,
+    is_stopping: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Groups {
+    carriers: Group,
+    flows: Group,
+}
+
+/// Starts a pump in a thread of its own; its events go to `events`.
+///
+/// # Errors
+/// When the kernel refuses the ring or its buffers, with the cure.
+pub fn spawn(features: Features, events: EventSender) -> Result<PumpHandle, Refusal> {
+    let (sender, receiver) = bounded(1);
+    // The ring belongs to the thread that creates it.
+    let body = move || match Pump::new(features, events) {
+        Ok((mut pump, handle)) => {
+            sender.send(Ok(handle)).ok();
+            pump.run();
+        }
+        Err(refusal) => {
+            sender.send(Err(refusal)).ok();
+        }
+    };
+    thread::Builder::new().name("pump".into()).spawn(body).map_err(Refusal::Other)?;
+    receiver.recv().unwrap_or_else(|_| Err(Refusal::Other(std::io::ErrorKind::Other.into())))
+}
+
+impl Pump {
+    fn new(features: Features, events: EventSender) -> Result<(Self, PumpHandle), Refusal> {
+        let mut ring = Ring::new(features)?;
+        let carriers = ring.add_group(Layout {
+            headroom: CARRIER_HEADROOM,
+            payload: CARRIER_BUFFER,
+            tailroom: 0,
+            buffers: CARRIER_BUFFERS,
+            published: CARRIER_BUFFERS_PUBLISHED,
+        })?;
+        let flows = ring.add_group(Layout {
+            headroom: SLOT_HEADROOM,
+            payload: PAYLOAD_MAX,
+            tailroom: RECORD_TRAILER,
+            buffers: FLOW_SLOTS,
+            published: FLOW_SLOTS_PUBLISHED,
+        })?;
+        let (handle, end) = crossing(ring.waker(), events);
+        let pump = Self {
+            ring,
+            groups: Groups { carriers, flows },
+            end,
+            unsent: VecDeque::new(),
+            origin: Instant::now(),
+            now: Time::default(),
+            timers: Timers::default(),
+            tunnels: Slots::default(),
+            tunnels_by_key: BTreeMap::new(),
+            flows: Slots::default(),
+            listeners: Slots::default(),
+            tunnels_to_send: Vec::new(),
+            flows_to_send: Vec::new(),
+            carriers_dry: Vec::new(),
+            flows_dry: VecDeque::new(),
+            flows_blocked: Vec::new(),
+            slice_lists: Vec::new(),
+            is_stopping: false,
+        };
+        Ok((pump, handle))
+    }
+
+    fn run(&mut self) {
+        while !self.is_stopping || !self.tunnels.is_empty() {
+            self.now = self.clock();
+            self.take_commands();
+            while let Some((token, completion)) = self.ring.next_completion() {
+                self.handle_completion(token, completion);
+            }
+            self.run_timers();
+            self.send();
+            self.arm_dry();
+            self.send_events();
+            if let Err(error) = self.ring.submit_and_wait(Some(self.wait())) {
+                // The kernel takes no work any more: nothing here could go on.
+                tracing::error!(%error, "the ring failed; the pump ends");
+                return;
+            }
+        }
+    }
+
+    fn clock(&self) -> Time {
+        Time::default() + self.origin.elapsed()
+    }
+
+    fn wait(&self) -> Duration {
+        if !self.unsent.is_empty() {
+            return Duration::from_millis(1);
+        }
+        let due = self.timers.next_due().map(|due| due.since(self.clock()));
+        // Completions are never left unreaped here, so it is safe to sleep.
+        due.unwrap_or(WAIT_MAX).min(WAIT_MAX)
+    }
+
+    fn take_commands(&mut self) {
+        loop {
+            match self.end.poll_command() {
+                Ok(Some(command)) => self.handle_command(command),
+                Ok(None) => return,
+                Err(_gone) => return self.stop(),
+            }
+        }
+    }
+
+    fn handle_command(&mut self, command: Command) {
+        match command {
+            Command::Start { session, side, name, carrier } => {
+                self.start(session, side, name, *carrier);
+            }
+            Command::Send { session, frame } => self.send_control(session, frame),
+            Command::Serve { session, contact, peer, target } => {
+                self.serve(session, contact, peer, target);
+            }
+            Command::Listen { session, contact, peer, listener } => {
+                self.listen(session, contact, peer, listener);
+            }
+            Command::Withdraw { session, contact } => self.withdraw(session, contact),
+            Command::Drain { session } => self.drain(session),
+            Command::Close { session, why } => self.close(session, &why),
+            Command::Report => {
+                let report = self.report();
+                self.emit(Event::Report(report));
+            }
+            Command::Stop => self.stop(),
+        }
+    }
+
+    fn handle_completion(&mut self, token: Token, completion: Completion) {
+        let Some((purpose, slot)) = Slot::from_token(token) else { return };
+        match (purpose, completion) {
+            (Purpose::CarrierReceive, Completion::Received(result)) => {
+                self.handle_carrier_received(slot, result);
+            }
+            (Purpose::CarrierSend, Completion::Sent { result, slices }) => {
+                self.handle_carrier_sent(slot, result, slices);
+            }
+            (Purpose::FlowConnect, Completion::Connected(result)) => {
+                self.handle_connected(slot, result);
+            }
+            (Purpose::FlowReceive, Completion::Received(result)) => {
+                self.handle_flow_received(slot, result);
+            }
+            (Purpose::FlowSend, Completion::Sent { result, slices }) => {
+                self.handle_flow_sent(slot, result, slices);
+            }
+            (Purpose::FlowWritable, Completion::Writable(_)) => self.handle_flow_writable(slot),
+            (Purpose::Accept, Completion::Accepted(result, more)) => {
+                self.handle_accepted(slot, result, more);
+            }
+            (_, Completion::Woken) => {}
+            (purpose, completion) => {
+                unreachable!("invariant: {completion:?} answers no {purpose:?}")
+            }
+        }
+    }
+
+    fn run_timers(&mut self) {
+        while let Some(timer) = self.timers.pop_due(self.now) {
+            match timer {
+                Timer::Session(slot) => self.handle_session_timeout(slot),
+                Timer::Connect(slot) => self.handle_connect_timeout(slot),
+                Timer::Accept(slot) => self.arm_accept(slot),
+            }
+        }
+    }
+
+    /// Flows first: what their sockets take becomes credit that the carriers then carry.
+    fn send(&mut self) {
+        self.relieve_receive_buffers();
+        for slot in std::mem::take(&mut self.flows_to_send) {
+            self.send_flow(slot);
+        }
+        for slot in std::mem::take(&mut self.tunnels_to_send) {
+            self.send_carrier(slot);
+        }
+    }
+
+    /// Arms again what found its group dry, as far as buffers have come back.
+    fn arm_dry(&mut self) {
+        let free = self.ring.pool(self.groups.carriers).free();
+        let count = free.min(self.carriers_dry.len());
+        for slot in self.carriers_dry.drain(..count).collect::<Vec<_>>() {
+            self.arm_carrier(slot);
+        }
+        let free = self.ring.pool(self.groups.flows).free();
+        if free >= usize::from(FLOW_SLOTS_PUBLISHED) / 2 {
+            let count = free.min(self.flows_dry.len());
+            for slot in self.flows_dry.drain(..count).collect::<Vec<_>>() {
+                self.arm_flow(slot);
+            }
+        }
+    }
+
+    fn emit(&mut self, event: Event) {
+        self.unsent.push_back(event);
+    }
+
+    fn send_events(&mut self) {
+        while let Some(event) = self.unsent.pop_front() {
+            if let Some(event) = self.end.send(event) {
+                self.unsent.push_front(event);
+                return;
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        if std::mem::replace(&mut self.is_stopping, true) {
+            return;
+        }
+        let keys: Vec<SessionKey> = self.tunnels_by_key.keys().copied().collect();
+        for key in keys {
+            self.close(key, "the daemon ends");
+        }
+    }
+
+    fn report(&self) -> Report {
+        let groups = [self.groups.carriers, self.groups.flows];
+        let pools = groups.map(|group| self.ring.pool(group));
+        Report {
+            memory_held: pools.iter().map(|pool| pool.held() * pool.stride()).sum(),
+            memory_max: pools.iter().map(|pool| pool.buffers() * pool.stride()).sum(),
+            sessions: self.tunnels.iter().map(|(_, tunnel)| tunnel.report()).collect(),
+        }
+    }
+
+    fn take_slices(&mut self) -> SliceList {
+        self.slice_lists.pop().unwrap_or_default()
+    }
+
+    fn keep_slices(&mut self, mut slices: SliceList) {
+        slices.clear();
+        if self.slice_lists.len() < 64 {
+            self.slice_lists.push(slices);
+        }
+    }
+}

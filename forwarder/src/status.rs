@@ -1,0 +1,173 @@
+//! What a daemon says about itself: one JSON object for each connection to its unix socket.
+//!
+//! Deliberately absent: commands. Whoever reads the socket changes nothing.
+
+mod gathering;
+mod socket;
+mod table;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::handoff::Report;
+
+pub use gathering::Gathering;
+pub use socket::{Ask, SocketError, SocketFile, ask, serve};
+pub use table::{Table, bytes, forwarder_table, peers_table, relay_table};
+
+/// This program's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// A forwarder, as `adit status` shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForwarderStatus {
+    /// The daemon's version.
+    pub version: String,
+    /// Its public key.
+    pub key: String,
+    /// Where it dials.
+    pub relay: String,
+    /// The tunnel's carrier.
+    pub carrier: CarrierStatus,
+    /// The session's name, while there is one.
+    pub session: Option<String>,
+    /// The internal peers of the configuration.
+    pub peers: Vec<PeerStatus>,
+    /// Open flows.
+    pub flows: usize,
+    /// Flows and bytes since the session began.
+    pub traffic: Traffic,
+    /// Buffers.
+    pub memory: Memory,
+}
+
+/// A carrier, or the lack of one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CarrierStatus {
+    /// `up`, `opening`, `dialling` or `waiting`.
+    pub state: String,
+    /// The relay's address.
+    pub remote: Option<String>,
+    /// Smoothed round trip in microseconds; 0 while unknown.
+    pub round_trip_us: u64,
+    /// Why there is none, or why the last one was lost.
+    pub last_error: Option<String>,
+}
+
+/// An internal peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub address: String,
+    /// Its contact address; what the configuration asks for until it is registered.
+    pub contact: String,
+    /// `registered`, `asked`, `refused`, or `waiting` for the tunnel.
+    pub state: String,
+    /// Whether the contact point stands.
+    pub registered: bool,
+    /// Why it does not.
+    pub reason: Option<String>,
+}
+
+/// What has moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Flows opened.
+    pub flows_opened: u64,
+    /// Flows refused or not connected.
+    pub flows_failed: u64,
+    /// Stream bytes sent into the tunnel.
+    pub bytes_sent: u64,
+    /// Stream bytes received from it.
+    pub bytes_received: u64,
+    /// Records that the other end has not acknowledged.
+    pub records_retained: usize,
+    /// Received bytes that no socket has taken.
+    pub bytes_waiting: u64,
+}
+
+/// Bytes in buffers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Held at the moment.
+    pub held: usize,
+    /// The most there can be.
+    pub max: usize,
+}
+
+/// A relay, as `adit-relay status` shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayStatus {
+    /// The daemon's version.
+    pub version: String,
+    /// Its public key.
+    pub key: String,
+    /// Where forwarders dial.
+    pub listen: Vec<String>,
+    /// The forwarders of the configuration.
+    pub forwarders: Vec<AdmittedStatus>,
+    /// Open flows of all of them.
+    pub flows: usize,
+    /// Handshakes under way.
+    pub handshakes: usize,
+    /// Who or what was refused, by cause.
+    pub refused: BTreeMap<String, u64>,
+    /// Buffers of all pumps.
+    pub memory: Memory,
+}
+
+/// A forwarder that the relay lets in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdmittedStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether it has a session.
+    pub connected: bool,
+    /// Its address as seen from the relay.
+    pub remote: Option<String>,
+    /// The session's name, while there is one.
+    pub session: Option<String>,
+    /// Smoothed round trip in microseconds; 0 while unknown.
+    pub round_trip_us: u64,
+    /// Its contact points.
+    pub contacts: Vec<ContactStatus>,
+    /// Open flows.
+    pub flows: usize,
+    /// Flows and bytes since the session began.
+    pub traffic: Traffic,
+}
+
+/// A contact point.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContactStatus {
+    /// The internal peer's name.
+    pub peer: String,
+    /// Its port.
+    pub port: u16,
+    /// How long it is kept without a session, in seconds; nothing while there is one.
+    pub lease_s: Option<u64>,
+}
+
+impl Memory {
+    /// The sum over pumps.
+    pub fn of(reports: &[Report]) -> Self {
+        let held = reports.iter().map(|report| report.memory_held).sum();
+        Self { held, max: reports.iter().map(|report| report.memory_max).sum() }
+    }
+}
+
+impl From<&crate::handoff::SessionReport> for Traffic {
+    fn from(report: &crate::handoff::SessionReport) -> Self {
+        Self {
+            flows_opened: report.flows_opened,
+            flows_failed: report.flows_failed,
+            bytes_sent: report.bytes_sent,
+            bytes_received: report.bytes_received,
+            records_retained: report.records_retained,
+            bytes_waiting: report.bytes_waiting,
+        }
+    }
+}
