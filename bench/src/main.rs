@@ -1,2 +1,33 @@
-//! Placeholder while the workspace is laid out.
-fn main() {}
+//! Measures Adit beside a plain double hop of socat and the kernel's own DNAT, in the lab.
+//!
+//! ```text
+//!   kernel   ext ──────────────▶ gw (DNAT) ─────────────▶ peer3
+//!   socat    ext ──▶ relay:socat ──▶ gw (DNAT) ──▶ icp:socat ──▶ peer3
+//!   adit     ext ──▶ relay:adit-relay ══ one sealed tunnel ══ icp:adit ──▶ peer3
+//! ```
+//!
+//! All three stand in one lab at the same time, and rounds are interleaved: a noisy machine then
+//! disturbs each of them alike. Deliberately absent: figures without the conditions they were taken
+//! under (every report begins with them), and averages (medians, and the range).
+#![forbid(unsafe_code)]
+
+mod adit;
+mod bed;
+mod cli;
+mod error;
+mod idle;
+mod latency;
+mod load;
+mod machine;
+mod process_tree;
+mod report;
+mod socat;
+mod statistics;
+mod throughput;
+mod way;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

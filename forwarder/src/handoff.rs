@@ -172,6 +172,8 @@ pub struct Report {
 pub struct SessionReport {
     /// The control plane's name for it.
     pub key: u64,
+    /// Whom it is with.
+    pub name: String,
     /// Its name on the wire, shortened.
     pub id: String,
     /// The carrier's other end.

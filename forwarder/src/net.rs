@@ -23,7 +23,7 @@ use socket2::{SockRef, TcpKeepalive};
 
 pub use events::forward_events;
 pub use handshake::{ShakeError, Shaken, shake_hands};
-pub use listener::{CONTACT_BACKLOG, Listener, bind};
+pub use listener::{CONTACT_BACKLOG, Listener, bind, stop_listening};
 pub use resolve::resolve;
 pub use signals::{Signal, forward_signals};
 pub use stream::Stream;

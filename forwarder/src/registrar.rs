@@ -77,9 +77,9 @@ impl Entry {
     fn refuse(&mut self, reason: String, retry_from: Option<Instant>) {
         let wait = self.retries.next().unwrap_or(RETRY_MAX);
         self.retry_at = retry_from.map(|now| now + wait);
-        let retry = if self.retry_at.is_some() { "will be tried again" } else { "final" };
-        let name = &self.peer.name;
-        tracing::warn!(peer = %name, contact = %self.peer.contact, retry, "refused: {reason}");
+        let again_in = self.retry_at.map(|_| tracing::field::debug(rounded(wait)));
+        let (name, contact) = (&self.peer.name, self.peer.contact);
+        tracing::warn!(peer = %name, %contact, again_in, "refused: {reason}");
         self.stage = Stage::Refused { reason };
     }
 
@@ -100,6 +100,11 @@ impl Entry {
             reason,
         }
     }
+}
+
+/// Milliseconds are enough for a log.
+fn rounded(wait: Duration) -> Duration {
+    wait.saturating_sub(Duration::from_nanos((wait.subsec_nanos() % 1_000_000).into()))
 }
 
 fn retries() -> ExponentialBackoff {
@@ -221,7 +226,8 @@ impl Registrar {
                 entry.refuse(text, may_retry.then_some(now));
             }
             ControlFrame::Goaway(goaway) => {
-                tracing::warn!(place = %goaway.place, "the relay is going away: {}", goaway.text);
+                let place = Some(goaway.place).filter(|place| !place.is_empty());
+                tracing::warn!(place, "the relay is going away: {}", goaway.text);
             }
             // Only forwarders register; a relay that does is ignored, not believed.
             ControlFrame::Register(..) | ControlFrame::Unregister(_) => {}

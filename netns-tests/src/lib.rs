@@ -1,1 +1,44 @@
-//! Placeholder while the workspace is laid out.
+//! A lab of network namespaces: hosts, bridges, NATs and firewalls, built in a fraction of a second,
+//! without touching the machine's own namespace.
+//!
+//! ```text
+//!   ext .10 ──┐                                          ┌── icp .2
+//!             ├─ wan 203.0.113.0/24 ── gw ── lan 192.168.50.0/24 ┼── peer3 .3
+//!   relay .20 ┘                    .1      .1            └── peer4 .4 …
+//! ```
+//!
+//! Order of calls: [`preflight::ensure`] once, then [`Lab::new`] with its builder (or a preset of
+//! [`Topology`]), [`Lab::verify_nat`] before anything is concluded from a NAT, then programs by
+//! [`Host::spawn`] and [`Host::run`], or the whole of Adit by [`Tunnel::start`].
+//!
+//! Deliberately absent: named namespaces (these are private to one holder and vanish with it, even
+//! when the test is killed), fixed sleeps (see [`wait_until`]), skipping (what cannot run fails and
+//! says why), and in-process daemons (every daemon is the built binary, executed in its namespace).
+#![forbid(unsafe_code)]
+
+mod binaries;
+mod error;
+mod lab;
+mod nat;
+mod paths;
+pub mod preflight;
+mod probe;
+mod process;
+mod sandbox;
+mod services;
+mod slot;
+mod topology;
+pub mod traffic;
+mod tunnel;
+mod wait;
+
+pub use binaries::{Binaries, binaries, helper};
+pub use error::LabError;
+pub use lab::{Congestion, Gateway, Host, Lab, LabBuilder};
+pub use nat::{Behaviour, Filtering, Firewall, Mapping, Nat};
+pub use probe::udp_console;
+pub use process::{Output, Process};
+pub use services::{nginx, sshd, iperf3_server, Spinners};
+pub use topology::Topology;
+pub use tunnel::{Daemon, Peer, Tunnel, TunnelBuilder};
+pub use wait::{LONG, SHORT, wait_until};

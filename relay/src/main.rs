@@ -1,2 +1,17 @@
-//! Placeholder while the workspace is laid out.
-fn main() {}
+//! The program `adit-relay`: the outside end. It accepts, authenticates, and hands out contact
+//! points; everything that moves bytes is the library of `adit`.
+//!
+//! Deliberately absent: a data path, and any state that outlives the process.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod daemon;
+mod door;
+mod policy;
+mod reception;
+mod refused;
+mod registrar;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,5 +1,12 @@
 //! Frames survive the wire; what is not a frame is a typed error.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    missing_docs,
+    reason = "a test may panic, and is no interface"
+)]
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 

@@ -1,5 +1,12 @@
 //! Two sessions, a carrier that loses nothing, and a clock that the test moves.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    missing_docs,
+    reason = "a test may panic, and is no interface"
+)]
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -5,6 +5,7 @@
 
 #![expect(unsafe_code, reason = "shares a ring of entries with the kernel")]
 
+use std::io;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -35,7 +36,8 @@ pub(crate) struct Provided {
     /// Which buffer was published at a position, for four rounds: completions may be read in
     /// another order than the buffers were taken, but never by more than a round.
     shadow: Vec<u16>,
-    positions: Vec<u16>,
+    /// Where a buffer stands, while the kernel has it.
+    positions: Vec<Option<u16>>,
 }
 
 impl Provided {
@@ -57,7 +59,7 @@ impl Provided {
             tail: 0,
             outstanding: 0,
             shadow: vec![0; 4 * usize::from(capacity)],
-            positions: vec![0; usize::from(layout.buffers)],
+            positions: vec![None; usize::from(layout.buffers)],
         })
     }
 
@@ -92,7 +94,7 @@ impl Provided {
         let at = usize::from(self.tail & (self.capacity - 1));
         let rounds = self.shadow.len();
         self.shadow[usize::from(self.tail) % rounds] = index;
-        self.positions[usize::from(index)] = self.tail;
+        self.positions[usize::from(index)] = Some(self.tail);
         // SAFETY: `at` is below the capacity, for which the mapping has room.
         let entry = unsafe { self.entries.add(at) };
         // SAFETY: the entry is initialised (zeroed memory is a valid entry), and the kernel does
@@ -113,28 +115,54 @@ impl Provided {
     }
 
     /// The buffers of a completion that begins with buffer `first` and brought `len` bytes.
-    pub(crate) fn take(&mut self, first: u16, len: usize) -> Vec<Buffer> {
+    ///
+    /// # Errors
+    /// When the kernel names buffers that it was not lent, or not in ring order, as some 6.13 and
+    /// 6.14 kernels do: the bytes cannot be told apart then. The start-up probe finds those out.
+    pub(crate) fn take(&mut self, first: u16, len: usize) -> io::Result<Vec<Buffer>> {
         let payload = self.layout().payload;
         let count = len.div_ceil(payload).max(1);
-        let start = self.positions[usize::from(first)];
+        let start = self.positions.get(usize::from(first)).copied().flatten();
+        let start = start.ok_or_else(disordered)?;
         let mut buffers = Vec::with_capacity(count);
         let mut left = len;
         for nth in 0..count {
-            let nth = u16::try_from(nth).expect("invariant: a bundle is within its ring");
-            let at = usize::from(start.wrapping_add(nth)) % self.shadow.len();
-            let index = self.shadow[at];
             let filled = left.min(payload);
             left -= filled;
-            self.outstanding -= 1;
-            self.pool.0.unpublish();
+            let index = self.vacate(start, nth).ok_or_else(disordered)?;
             buffers.push(Buffer::new(Rc::clone(&self.pool.0), index, filled));
         }
-        buffers
+        Ok(buffers)
     }
+
+    /// Takes back the buffer at the `nth` position from `start`, if the kernel was lent it.
+    fn vacate(&mut self, start: u16, nth: usize) -> Option<u16> {
+        let position = start.wrapping_add(u16::try_from(nth).ok()?);
+        let at = usize::from(position) % self.shadow.len();
+        let index = self.shadow[at];
+        let lent = &mut self.positions[usize::from(index)];
+        if *lent != Some(position) {
+            return None;
+        }
+        *lent = None;
+        self.outstanding -= 1;
+        self.pool.0.unpublish();
+        Some(index)
+    }
+}
+
+fn disordered() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the kernel mixed up provided buffers")
 }
 
 impl Drop for Provided {
     fn drop(&mut self) {
+        for index in 0..self.pool.0.layout().buffers {
+            if self.positions[usize::from(index)].is_some() {
+                self.pool.0.unpublish();
+                self.pool.0.give_back(index);
+            }
+        }
         // SAFETY: the mapping is ours; `Ring::drop` has made the kernel forget it.
         let unmapped = unsafe { munmap(self.entries.cast(), self.bytes.get()) };
         debug_assert!(unmapped.is_ok(), "invariant: the mapping is ours");

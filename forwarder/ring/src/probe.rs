@@ -35,8 +35,12 @@ pub fn probe() -> Result<Features, Refusal> {
     // A ring belongs to its thread; this one is gone with it.
     let probing = thread::Builder::new().name("probe".into()).spawn(|| {
         check_operations()?;
-        let bundles = Features { bundles: true };
-        Ok(Features { bundles: offers_bundles() && carries_in_order(bundles)? })
+        // Without bundles it must work in any case: that is the floor.
+        if !carries_in_order(Features { bundles: false })? {
+            return Err(Refusal::kernel("provided buffers that work"));
+        }
+        let with_bundles = Features { bundles: true };
+        Ok(Features { bundles: offers_bundles() && carries_in_order(with_bundles)? })
     });
     let probing = probing.map_err(Refusal::Other)?;
     probing.join().unwrap_or_else(|_| Err(Refusal::Other(io::ErrorKind::Other.into())))
@@ -77,8 +81,8 @@ fn carries_in_order(features: Features) -> Result<bool, Refusal> {
     while received.len() < TEST_BYTES && Instant::now() < deadline {
         ring.submit_and_wait(Some(Duration::from_millis(100)))?;
         while let Some((_, completion)) = ring.next_completion() {
-            let Completion::Received(Ok(buffers)) = completion else { continue };
-            for buffer in &buffers {
+            let Completion::Received(result) = completion else { continue };
+            for buffer in result.iter().flatten() {
                 received.extend_from_slice(&buffer.bytes()[buffer.payload()]);
             }
             ring.recv(&reader, group, 8, Token(0));

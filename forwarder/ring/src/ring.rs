@@ -2,10 +2,11 @@
 
 #![expect(unsafe_code, reason = "hands memory to the kernel; `InFlight` and pools keep it")]
 
+use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
@@ -20,13 +21,12 @@ use crate::pool::{Layout, Pool};
 use crate::probe::Features;
 use crate::refusal::Refusal;
 use crate::slice::SliceList;
-use crate::socket::{Socket, adopt};
+use crate::socket::Socket;
 use crate::waker::Waker;
 
-/// Operations that one submission may carry; more are submitted on the way.
-const SUBMISSIONS: u32 = 256;
-/// Completions that may wait unread. The kernel keeps what overflows, at a cost.
-const COMPLETIONS: u32 = 4096;
+/// Operations that one submission may carry, and completions that may wait unread (the kernel
+/// keeps what overflows, at a cost). The smaller ones are for hosts with little locked memory.
+const SIZES: [(u32, u32); 4] = [(256, 4096), (256, 1024), (64, 256), (64, 128)];
 /// `IORING_RECVSEND_BUNDLE`: one receive may fill several buffers.
 const RECEIVE_BUNDLE: u16 = 1 << 4;
 /// How long a ring that is dropped waits for the kernel to let go of everything.
@@ -48,6 +48,8 @@ pub struct Ring {
     parts: ManuallyDrop<Parts>,
     features: Features,
     waker: Waker,
+    /// Entries that found the submission queue full.
+    backlog: VecDeque<squeue::Entry>,
 }
 
 /// In the order in which they are dropped: the ring first, then what the kernel was lent.
@@ -69,12 +71,11 @@ impl Ring {
     /// # Errors
     /// When the kernel refuses, with the cure.
     pub fn new(features: Features) -> Result<Self, Refusal> {
-        let io = build(COMPLETIONS)
-            // With little locked memory a smaller completion queue may still fit.
-            .or_else(|_| build(SUBMISSIONS * 2))
-            .map_err(Refusal::from_setup)?;
+        let io = build().map_err(Refusal::from_setup)?;
         let parts = Parts { io, groups: Vec::new(), in_flight: InFlight::default() };
-        let mut ring = Self { parts: ManuallyDrop::new(parts), features, waker: Waker::new()? };
+        let parts = ManuallyDrop::new(parts);
+        let (waker, backlog) = (Waker::new()?, VecDeque::new());
+        let mut ring = Self { parts, features, waker, backlog };
         ring.arm_wake();
         Ok(ring)
     }
@@ -143,9 +144,9 @@ impl Ring {
     pub fn recv(&mut self, socket: &Socket, group: Group, buffers_max: usize, token: Token) {
         let is_bundle = self.features.bundles && buffers_max > 1;
         let payload = self.pool(group).0.layout().payload;
-        // A whole number of buffers: the kernel cuts the last entry's length down to what was
-        // asked for, and would leave it so for the next receive.
-        let len = if is_bundle { buffers_max * payload } else { payload };
+        // One byte more than whole buffers: a kernel that would otherwise append whatever else has
+        // come (since 6.15) stops at the buffer that it would have to cut.
+        let len = if is_bundle { buffers_max * payload + 1 } else { payload };
         let len = u32::try_from(len).expect("invariant: a receive is < 4 GiB");
         let entry = opcode::Recv::new(Fd(socket.raw()), std::ptr::null_mut(), len)
             .buf_group(group.0)
@@ -203,14 +204,35 @@ impl Ring {
 
     fn push(&mut self, entry: squeue::Entry, user_data: UserData) {
         let entry = entry.user_data(user_data.0);
-        loop {
-            // SAFETY: whatever the entry points to is kept by the in-flight table or a group
-            // until the operation's last completion.
-            let pushed = unsafe { self.parts.io.submission().push(&entry) };
-            if pushed.is_ok() {
+        if !self.backlog.is_empty() || !self.push_now(&entry) {
+            // The queue is full: make room. Should the kernel take nothing just now, the entry
+            // waits for the next turn.
+            self.flush_backlog();
+            if !self.backlog.is_empty() || !self.push_now(&entry) {
+                self.backlog.push_back(entry);
+            }
+        }
+    }
+
+    fn push_now(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: whatever the entry points to is kept by the in-flight table or a group until
+        // the operation's last completion, and an entry that is not pushed is not seen at all.
+        unsafe { self.parts.io.submission().push(entry) }.is_ok()
+    }
+
+    /// Submits what is queued, and queues what did not fit.
+    fn flush_backlog(&mut self) {
+        self.parts.groups.iter_mut().for_each(Provided::refill);
+        while self.parts.io.submit().is_ok_and(|submitted| submitted > 0) {
+            while let Some(entry) = self.backlog.pop_front() {
+                if !self.push_now(&entry) {
+                    self.backlog.push_front(entry);
+                    break;
+                }
+            }
+            if self.backlog.is_empty() {
                 return;
             }
-            self.parts.io.submit().expect("invariant: a full queue can be submitted");
         }
     }
 
@@ -220,7 +242,11 @@ impl Ring {
     /// # Errors
     /// When the ring has failed for good.
     pub fn submit_and_wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.parts.groups.iter_mut().for_each(Provided::refill);
+        if self.backlog.is_empty() {
+            self.parts.groups.iter_mut().for_each(Provided::refill);
+        } else {
+            self.flush_backlog();
+        }
         let timespec = timeout.map(Timespec::from);
         let mut arguments = SubmitArgs::new();
         if let Some(timespec) = &timespec {
@@ -263,15 +289,21 @@ impl Ring {
     ) -> Option<Completion> {
         let result = outcome(entry.result());
         Some(match landed.operation {
-            Operation::Accept => Completion::Accepted(result.map(|_| adopt(entry.result())), more),
+            Operation::Accept => Completion::Accepted(result.map(|_| accepted(entry)), more),
             Operation::Connect => Completion::Connected(result.map(drop)),
             Operation::Receive(group) => {
                 let first = cqueue::buffer_select(entry.flags());
                 let groups = &mut self.parts.groups;
-                Completion::Received(result.map(|len| match first {
-                    Some(first) => groups[usize::from(group.0)].take(first, len),
-                    None => Vec::new(),
-                }))
+                let provided = &mut groups[usize::from(group.0)];
+                Completion::Received(match (result, first) {
+                    (Ok(len), Some(first)) => provided.take(first, len),
+                    (Ok(_), None) => Ok(Vec::new()),
+                    (Err(error), first) => {
+                        // A buffer that came with an error holds nothing; it goes straight back.
+                        first.map(|first| provided.take(first, 0).map(drop));
+                        Err(error)
+                    }
+                })
             }
             Operation::Send => Completion::Sent { result, slices: landed.slices },
             Operation::Writable => Completion::Writable(result.map(drop)),
@@ -301,7 +333,7 @@ impl Ring {
                     && landed.operation == Operation::Accept
                     && entry.result() >= 0
                 {
-                    drop(adopt(entry.result()));
+                    drop(accepted(&entry));
                 }
             }
             if self.in_flight() > 0 {
@@ -323,7 +355,20 @@ impl Drop for Ring {
     }
 }
 
-fn build(completions: u32) -> io::Result<IoUring> {
+/// The largest ring that the limit on locked memory allows.
+fn build() -> io::Result<IoUring> {
+    let mut result = Err(io::Error::from(Errno::ENOMEM));
+    for (submissions, completions) in SIZES {
+        result = build_sized(submissions, completions);
+        let is_short = |error: &io::Error| error.raw_os_error() == Some(Errno::ENOMEM as i32);
+        if !result.as_ref().is_err_and(is_short) {
+            break;
+        }
+    }
+    result
+}
+
+fn build_sized(submissions: u32, completions: u32) -> io::Result<IoUring> {
     IoUring::builder()
         // One thread submits and reaps, and the kernel's deferred work runs when it asks for
         // completions: no interrupts in the middle of a turn, and better batches.
@@ -335,10 +380,17 @@ fn build(completions: u32) -> io::Result<IoUring> {
         .setup_submit_all()
         .setup_clamp()
         .setup_cqsize(completions)
-        .build(SUBMISSIONS)
+        .build(submissions)
 }
 
 /// The kernel's convention: a negative result is an error number.
 fn outcome(result: i32) -> io::Result<usize> {
     usize::try_from(result).map_err(|_negative| io::Error::from_raw_os_error(-result))
+}
+
+/// The socket of a successful accept. Call once per completion.
+fn accepted(entry: &cqueue::Entry) -> Socket {
+    // SAFETY: accept made this descriptor for the one completion that names it; the callers turn
+    // each completion into a socket once.
+    Socket::from(unsafe { OwnedFd::from_raw_fd(entry.result()) })
 }

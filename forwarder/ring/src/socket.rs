@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
+use nix::libc;
 use socket2::{Domain, Protocol, SockRef, Type};
 
 /// A socket. Clones share the descriptor, the operations in flight hold one each, and the last to
@@ -115,20 +116,17 @@ fn not_internet() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "not an internet socket")
 }
 
-/// Takes over a descriptor that the kernel returned in a completion.
-pub(crate) fn adopt(descriptor: RawFd) -> Socket {
-    // SAFETY: accept made this descriptor for the one completion that names it, and each
-    // completion is turned into a socket once.
-    Socket::from(unsafe { OwnedFd::from_raw_fd(descriptor) })
-}
-
 /// A second descriptor of the same file (fcntl(2), `F_DUPFD_CLOEXEC`), for a runtime that lends its
 /// descriptors but gives none up.
 ///
 /// # Errors
-/// When the process has no descriptor left.
+/// When the process has no descriptor left, or it is no descriptor.
 pub fn duplicate(descriptor: &impl AsRawFd) -> io::Result<OwnedFd> {
-    // SAFETY: the reference keeps the descriptor open for the call, which only reads it.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor.as_raw_fd()) };
-    borrowed.try_clone_to_owned()
+    // SAFETY: fcntl reads the number alone, whatever it is.
+    let copy = unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }

@@ -1,5 +1,12 @@
 //! The ring on the real kernel.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    missing_docs,
+    reason = "a test may panic, and is no interface"
+)]
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -125,6 +132,21 @@ fn sockets_that_share_a_group_keep_their_bytes_apart() {
         received.iter().all(|len| *len == LEN)
     });
     writers.into_iter().for_each(|writer| writer.join().unwrap());
+}
+
+/// A receive fills no more buffers than it was asked to, however much has come: the rest stays in
+/// the kernel, where it holds the sender back.
+#[test]
+fn a_bundle_fills_no_more_than_it_may() {
+    let (mut ring, group) = ring(probe().unwrap().bundles);
+    let (mut stream, socket) = pair();
+    stream.write_all(&pattern(40 * LAYOUT.payload)).unwrap();
+    ring.recv(&socket, group, 4, Token(1));
+    run(&mut ring, |_, _, completion| {
+        let Completion::Received(Ok(buffers)) = completion else { panic!("{completion:?}") };
+        assert!((1..=4).contains(&buffers.len()), "{}", buffers.len());
+        true
+    });
 }
 
 /// With every buffer held, a receive says so; with one back, it goes on.

@@ -141,7 +141,7 @@ impl FromStr for Ip {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.parse().map(Self).map_err(|_: std::net::AddrParseError| {
+        text.parse().map(Self).map_err(|_no_ip: std::net::AddrParseError| {
             format!("{text:?} is no address: write it without a port, such as 203.0.113.20 or ::")
         })
     }

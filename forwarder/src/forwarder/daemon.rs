@@ -253,7 +253,8 @@ impl Daemon {
                  key = \"{key}\", then reload the relay (kill -HUP)"
             ),
             (_, Some(_)) => {
-                tracing::warn!(%relay, remote = ?remote, again_in = ?wait, "tunnel lost: {why}");
+                let remote = remote.map(tracing::field::display);
+                tracing::warn!(%relay, remote, again_in = ?wait, "tunnel lost: {why}");
             }
             (_, None) => tracing::warn!(%relay, again_in = ?wait, "no tunnel: {why}"),
         }
@@ -349,8 +350,8 @@ impl Daemon {
                 ("up", Some(session), Some(remote), Some(up))
             }
         };
-        let sessions = reports.iter().flat_map(|report| &report.sessions);
-        let report = sessions.filter(|report| Some(SessionKey(report.key)) == session).next_back();
+        let mut sessions = reports.iter().flat_map(|report| &report.sessions);
+        let report = sessions.find(|report| Some(SessionKey(report.key)) == session);
         ForwarderStatus {
             version: VERSION.to_owned(),
             key: self.key.to_string(),

@@ -1,10 +1,12 @@
 //! A TLS handshake over a stream, within its time.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use adit_proto::limits::HANDSHAKE_MAX;
+use socket2::SockRef;
 
 use super::{Stream, prepare_carrier};
 use crate::handoff::Carrier;
@@ -24,6 +26,8 @@ pub struct Shaken {
     pub carrier: Carrier,
     /// Who is at the other end.
     pub peer: PublicKey,
+    /// The address of ours that the connection leads to.
+    pub local: IpAddr,
 }
 
 /// Why there is no carrier.
@@ -54,13 +58,15 @@ pub async fn shake_hands(stream: Stream, handshake: Handshake) -> Result<Shaken,
     let handshaken = handshake.finish()?;
     let descriptor: OwnedFd = stream.into_fd()?;
     prepare_carrier(&descriptor)?;
+    let local = SockRef::from(&descriptor).local_addr()?.as_socket();
+    let local = local.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |local| local.ip().to_canonical());
     let carrier = Carrier {
         stream: descriptor,
         records: handshaken.records,
         leftover: handshaken.leftover,
         remote,
     };
-    Ok(Shaken { carrier, peer: handshaken.peer })
+    Ok(Shaken { carrier, peer: handshaken.peer, local })
 }
 
 async fn exchange(stream: &Stream, mut handshake: Handshake) -> Result<Handshake, ShakeError> {

@@ -29,6 +29,13 @@ pub fn bind(address: SocketAddr, backlog: i32, is_only_v6: bool) -> io::Result<T
     Ok(socket.into())
 }
 
+/// Stops listening at once, whoever else has handles of the same socket: the port is free for the
+/// next one, and a pending accept fails with [`io::ErrorKind::InvalidInput`].
+pub fn stop_listening(listener: &TcpListener) {
+    // It fails only when that was done before.
+    SockRef::from(listener).shutdown(Shutdown::Both).ok();
+}
+
 fn explained(error: io::Error) -> io::Error {
     let cure = match error.kind() {
         io::ErrorKind::AddrInUse => "another program on this host has the port",
@@ -59,12 +66,12 @@ impl Listener {
         Ok(Self { inner, socket })
     }
 
-    /// A second handle, with which another task can stop the listening.
+    /// A second handle, for [`stop_listening`] by another task.
     ///
     /// # Errors
     /// When the process has no descriptor left.
-    pub fn stopper(&self) -> io::Result<Stopper> {
-        Ok(Stopper(self.socket.try_clone()?))
+    pub fn handle(&self) -> io::Result<TcpListener> {
+        self.socket.try_clone()
     }
 
     /// The next connection.
@@ -73,31 +80,21 @@ impl Listener {
     /// When the process or the system has no descriptor left, or the listening was stopped.
     pub async fn accept(&self) -> io::Result<Stream> {
         let (stream, remote) = self.inner.accept().await?;
+        // An IPv4 caller of an IPv6 socket is shown, counted and limited as an IPv4 caller.
+        let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
         Ok(Stream::new(stream, remote))
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // An accept that was given up would go on listening. Stopped twice does no harm.
-        SockRef::from(&self.socket).shutdown(Shutdown::Both).ok();
+        // An accept that was given up would go on listening.
+        stop_listening(&self.socket);
     }
 }
 
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listener").field("socket", &self.socket).finish_non_exhaustive()
-    }
-}
-
-/// Ends a [`Listener`]: its `accept` fails from then on.
-#[derive(Debug)]
-pub struct Stopper(TcpListener);
-
-impl Stopper {
-    /// Stops the listening.
-    pub fn stop(self) {
-        // It fails only when the listener was stopped before.
-        SockRef::from(&self.0).shutdown(Shutdown::Both).ok();
     }
 }

@@ -28,8 +28,8 @@ const TIMER_STEP: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(super) struct Tunnel {
     pub(super) key: SessionKey,
-    /// Whom the session is with, for logs.
-    pub(super) name: Arc<str>,
+    /// Whom the session is with, for reports.
+    name: Arc<str>,
     pub(super) session: session::Session<Memory>,
     pub(super) contacts: BTreeMap<ContactId, Contact>,
     pub(super) flows: BTreeMap<FlowId, Slot>,
@@ -55,6 +55,7 @@ impl Tunnel {
         let counters = self.session.counters();
         SessionReport {
             key: self.key.0,
+            name: self.name.to_string(),
             id: self.session.id().to_string(),
             carrier: self.remote.clone(),
             round_trip_us: u64::try_from(self.session.round_trip().as_micros()).unwrap_or(0),

@@ -260,7 +260,7 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 
 /// Our own words, cut at a character's boundary where an error's text has grown too long.
 fn put_text(out: &mut Vec<u8>, text: &str) {
-    put_bytes(out, text[..text.floor_char_boundary(TEXT_MAX)].as_bytes());
+    put_bytes(out, &text.as_bytes()[..text.floor_char_boundary(TEXT_MAX)]);
 }
 
 fn take_bytes<'a>(body: &mut &'a [u8], len_max: usize) -> Option<&'a [u8]> {
