@@ -67,7 +67,7 @@ impl Outlet {
             let gone = left.min(slice.len());
             left -= gone;
             slice.advance(gone);
-            if slice.len() > 0 {
+            if !slice.is_empty() {
                 rest.push(slice);
             }
         }

@@ -40,7 +40,8 @@ pub fn run(file: &Path) -> Result<(), Failed> {
     let (inbox, inputs) = mpsc::channel(net::INBOX_MAX);
     let _socket = status::serve(&config.socket, inbox.clone())
         .map_err(|error| Failed::new(Exit::Failure, error))?;
-    tracing::info!(key = %key.public(), relay = %config.relay, peers = config.peers.len(), "adit {} starts", status::VERSION);
+    let (version, peers) = (status::VERSION, config.peers.len());
+    tracing::info!(key = %key.public(), relay = %config.relay, peers, "adit {version} starts");
     net::run(async move {
         listen_to(events, &inbox).map_err(|error| Failed::new(Exit::Failure, error))?;
         let daemon = Daemon::new(file, config, key.public(), gateway, pump, inbox);

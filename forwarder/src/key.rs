@@ -78,7 +78,7 @@ pub enum KeyError {
     },
     /// Not a PEM file with an Ed25519 key.
     #[error(
-        "{path} holds no Ed25519 private key in PEM ({reason}): `adit key generate` or \
+        "{path} holds no Ed25519 private key in PEM ({reason}): `adit keygen` or \
          `openssl genpkey -algorithm ed25519` makes one"
     )]
     NotAKey {

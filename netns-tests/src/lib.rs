@@ -38,7 +38,7 @@ pub use lab::{Congestion, Gateway, Host, Lab, LabBuilder};
 pub use nat::{Behaviour, Filtering, Firewall, Mapping, Nat};
 pub use probe::udp_console;
 pub use process::{Output, Process};
-pub use services::{nginx, sshd, iperf3_server, Spinners};
+pub use services::{Spinners, iperf3_server, nginx, sshd};
 pub use topology::Topology;
 pub use tunnel::{Daemon, Peer, Tunnel, TunnelBuilder};
 pub use wait::{LONG, SHORT, wait_until};

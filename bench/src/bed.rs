@@ -1,0 +1,142 @@
+//! The test bed: one lab in which all the ways that are compared stand at once.
+
+use std::collections::BTreeMap;
+
+use netns_tests::{Host, Lab, Process, SHORT, Topology, wait_until};
+
+use crate::error::BenchError;
+use crate::load::Load;
+use crate::way::{ECHO, SERVICES, Service, Way};
+use crate::{adit, process_tree, socat};
+
+/// The internal peer.
+pub(crate) const PEER: &str = "peer3";
+/// The external peer.
+pub(crate) const EXTERNAL: &str = "ext";
+
+/// The lab with its ways, and the internal peer's echo service.
+#[derive(Debug)]
+pub(crate) struct Bed {
+    ways: BTreeMap<Way, Vec<Process>>,
+    _echo: Process,
+    // Last, so that the lab outlives what runs in it.
+    lab: Lab,
+}
+
+impl Bed {
+    /// Builds the lab and starts what `ways` need.
+    pub(crate) fn new(name: &str, ways: &[Way]) -> Result<Self, BenchError> {
+        let lab = Topology::STANDARD.build(name)?;
+        // Connections between two hosts outside that the gateway forwards do not arise, but what it
+        // lets in by DNAT must get past its policy, which drops.
+        lab.gateway().run_ok([
+            "iptables",
+            "-I",
+            "FORWARD",
+            "-i",
+            "wan0",
+            "-o",
+            "lan0",
+            "-m",
+            "conntrack",
+            "--ctstate",
+            "DNAT",
+            "-j",
+            "ACCEPT",
+        ])?;
+        let echo = Load::Echo { port: ECHO.port }.spawn(&lab.host(PEER))?;
+        listening(&lab.host(PEER), ECHO.port)?;
+        let mut started = BTreeMap::new();
+        for &way in ways {
+            let processes = match way {
+                Way::Kernel => {
+                    for service in SERVICES {
+                        let peer = lab.host(PEER).address();
+                        lead_in(&lab.gateway(), service.port, peer, service.port)?;
+                    }
+                    Vec::new()
+                }
+                Way::Socat => socat::start(&lab)?,
+                Way::Adit => adit::start(&lab)?,
+            };
+            started.insert(way, processes);
+        }
+        Ok(Self { ways: started, _echo: echo, lab })
+    }
+
+    /// The lab.
+    pub(crate) fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// Where the external peer connects to, to reach `service`.
+    pub(crate) fn entry(&self, way: Way, service: Service) -> (&str, u16) {
+        (self.lab.host(way.entry_host()).address(), way.entry_port(service))
+    }
+
+    /// The processes in between.
+    pub(crate) fn processes(&self, way: Way) -> &[Process] {
+        self.ways.get(&way).map_or(&[], Vec::as_slice)
+    }
+
+    /// Waits until no connection is left on the way: only then is its time accounted for.
+    pub(crate) fn wait_until_idle(&self, way: Way) -> Result<(), BenchError> {
+        match way {
+            Way::Kernel => Ok(()),
+            Way::Socat => {
+                let children =
+                    || self.processes(way).iter().map(process_tree::descendants).sum::<usize>();
+                Ok(wait_until(SHORT, "the end of socat's children", || children() == 0)?)
+            }
+            Way::Adit => adit::wait_until_idle(&self.lab),
+        }
+    }
+
+    /// Bytes that the external peer has sent since its start.
+    pub(crate) fn sent_bytes(&self) -> Result<u64, BenchError> {
+        let shown = self.lab.host(EXTERNAL).run_ok(["ip", "-s", "-j", "link", "show", "eth0"])?;
+        let links: serde_json::Value = serde_json::from_str(&shown.stdout)
+            .map_err(|error| BenchError::unexpected("ip -s -j link", error.to_string()))?;
+        links[0]["stats64"]["tx"]["bytes"]
+            .as_u64()
+            .ok_or_else(|| BenchError::unexpected("ip -s -j link", shown.stdout))
+    }
+}
+
+/// Lets the gateway pass its own `port` on to the inside.
+pub(crate) fn lead_in(
+    gateway: &Host<'_>,
+    port: u16,
+    to: &str,
+    to_port: u16,
+) -> Result<(), BenchError> {
+    let (port, to) = (port.to_string(), format!("{to}:{to_port}"));
+    gateway.run_ok([
+        "iptables",
+        "-t",
+        "nat",
+        "-A",
+        "PREROUTING",
+        "-i",
+        "wan0",
+        "-p",
+        "tcp",
+        "--dport",
+        &port,
+        "-j",
+        "DNAT",
+        "--to-destination",
+        &to,
+    ])?;
+    Ok(())
+}
+
+/// Waits until somebody on `host` listens on `port`.
+pub(crate) fn listening(host: &Host<'_>, port: u16) -> Result<(), BenchError> {
+    let filter = format!("sport = :{port}");
+    let listens = || {
+        let shown = host.run(["ss", "-Hltn", &filter]);
+        shown.is_ok_and(|shown| !shown.stdout.trim().is_empty())
+    };
+    Ok(wait_until(SHORT, &format!("port {port} on {}", host.name()), listens)?)
+}

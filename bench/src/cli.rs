@@ -1,0 +1,80 @@
+//! The command line of `adit-bench`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::error::BenchError;
+use crate::load::Load;
+use crate::way::Way;
+use crate::{idle, latency, machine, throughput};
+
+/// Measures Adit in a lab of network namespaces on this machine, beside plain forwarding.
+#[derive(Debug, Parser)]
+#[command(name = "adit-bench", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bulk TCP: Gbit/s, and processor seconds per GiB.
+    Throughput(throughput::Options),
+    /// Round trips: p50, p99, p99.9 and the longest.
+    Latency(latency::Options),
+    /// User memory of an idle connection.
+    Idle(idle::Options),
+    /// A generator inside the lab; started by the others.
+    #[command(hide = true, subcommand)]
+    Load(Load),
+}
+
+/// What all measurements have in common.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Shared {
+    /// What to compare [default: what the measurement is for].
+    #[arg(long, value_delimiter = ',', value_name = "WAY")]
+    ways: Vec<Way>,
+    /// As short as it can be: does it still work?
+    #[arg(long)]
+    pub(crate) smoke: bool,
+    /// Appends the report to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) markdown: Option<PathBuf>,
+}
+
+impl Shared {
+    /// The ways asked for, each once, or the `usual` ones.
+    pub(crate) fn ways(&self, usual: &[Way]) -> Vec<Way> {
+        let mut ways = if self.ways.is_empty() { usual.to_vec() } else { self.ways.clone() };
+        ways.sort_unstable();
+        ways.dedup();
+        ways
+    }
+}
+
+/// The program.
+pub(crate) fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("adit-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), BenchError> {
+    if let Command::Load(load) = command {
+        return load.run();
+    }
+    machine::raise_file_limit()?;
+    match command {
+        Command::Throughput(options) => throughput::run(options),
+        Command::Latency(options) => latency::run(options),
+        Command::Idle(options) => idle::run(options),
+        Command::Load(load) => load.run(),
+    }
+}

@@ -1,0 +1,212 @@
+//! Round-trip times, alone or beside a bulk flow on the same way.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use clap::Args;
+use hdrhistogram::Histogram;
+
+use crate::bed::{Bed, EXTERNAL};
+use crate::cli::Shared;
+use crate::error::BenchError;
+use crate::load::{Spinner, round_trips};
+use crate::machine;
+use crate::report::{Report, Table};
+use crate::statistics::Rounds;
+use crate::throughput::{Bulk, Direction};
+use crate::way::{ECHO, Way};
+
+/// Longer than any run: the load ends when it is dropped.
+const BULK_SECONDS: u64 = 3_600;
+
+/// What is measured.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    /// Interleaved rounds.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Round trips of each run.
+    #[arg(long, default_value_t = 20_000)]
+    count: u64,
+    /// Bytes of each.
+    #[arg(long, default_value_t = 64)]
+    size: usize,
+    /// Seconds after which a run ends with fewer.
+    #[arg(long, default_value_t = 15)]
+    seconds_max: u64,
+    /// Beside one bulk TCP flow on the same way.
+    #[arg(long)]
+    beside_bulk: bool,
+    #[command(flatten)]
+    shared: Shared,
+}
+
+/// What the rounds of one way showed, in nanoseconds.
+#[derive(Debug)]
+struct Series {
+    all: Histogram<u64>,
+    p99: Rounds,
+    bulk_gbits: Rounds,
+}
+
+/// Measures and reports.
+pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
+    if options.shared.smoke {
+        (options.rounds, options.count, options.seconds_max) = (1, 500, 3);
+    }
+    let ways = options.shared.ways(&[Way::Kernel, Way::Socat, Way::Adit]);
+    let bed = Bed::new("latency", &ways)?;
+    let conditions = machine::conditions(bed.lab(), &ways)?;
+    let spinner = Spinner::start(&bed.lab().host("wan"))?;
+    let mut series: BTreeMap<Way, Series> = BTreeMap::new();
+    for round in 0..options.rounds {
+        for &way in ways.iter().cycle().skip(round % ways.len()).take(ways.len()) {
+            measure(&bed, way, &options, &mut series)?;
+        }
+    }
+    drop(spinner);
+    let report = Report {
+        title: title(&options),
+        conditions,
+        table: table(&series, options.beside_bulk),
+        notes: notes(&options),
+    };
+    report.publish(options.shared.markdown.as_deref())
+}
+
+fn measure(
+    bed: &Bed,
+    way: Way,
+    options: &Options,
+    series: &mut BTreeMap<Way, Series>,
+) -> Result<(), BenchError> {
+    bed.wait_until_idle(way)?;
+    let bulk = if options.beside_bulk {
+        let bulk = Bulk::start(bed, way, BULK_SECONDS, 1, Direction::Inwards)?;
+        bulk.wait_until_under_way(bed)?;
+        Some(bulk)
+    } else {
+        None
+    };
+    let (host, port) = bed.entry(way, ECHO);
+    let address = format!("{host}:{port}");
+    let (begun, sent) = (Instant::now(), bed.sent_bytes()?);
+    let external = bed.lab().host(EXTERNAL);
+    let times = round_trips(&external, address, options.count, options.size, options.seconds_max)?;
+    let bits = (bed.sent_bytes()? - sent) * 8;
+    let gbits = nanoseconds_per(begun, bits);
+    drop(bulk);
+    let p99 = times.value_at_quantile(0.99);
+    eprintln!(
+        "{way}: p50 {} ns, p99 {p99} ns, {} round trips",
+        times.value_at_quantile(0.5),
+        times.len()
+    );
+    match series.get_mut(&way) {
+        Some(series) => series.add(&times, p99, gbits),
+        None => {
+            let mut first = Series { all: times, p99: Rounds::new(), bulk_gbits: Rounds::new() };
+            first.p99.add(microseconds(p99));
+            first.bulk_gbits.add(gbits);
+            series.insert(way, first);
+            Ok(())
+        }
+    }
+}
+
+impl Series {
+    fn add(&mut self, times: &Histogram<u64>, p99: u64, gbits: f64) -> Result<(), BenchError> {
+        self.p99.add(microseconds(p99));
+        self.bulk_gbits.add(gbits);
+        self.all
+            .add(times)
+            .map_err(|error| BenchError::unexpected("a histogram", error.to_string()))
+    }
+
+    fn at(&self, quantile: f64) -> String {
+        format!("{:.0}", microseconds(self.all.value_at_quantile(quantile)))
+    }
+}
+
+/// Bits per nanosecond since `begun`: Gbit/s.
+fn nanoseconds_per(begun: Instant, bits: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 52 bits")]
+    let bits = bits as f64;
+    bits / begun.elapsed().as_secs_f64() / 1e9
+}
+
+fn microseconds(nanoseconds: u64) -> f64 {
+    std::time::Duration::from_nanos(nanoseconds).as_secs_f64() * 1e6
+}
+
+fn title(options: &Options) -> String {
+    let beside = if options.beside_bulk { "beside one bulk flow" } else { "idle" };
+    let (size, rounds) = (options.size, options.rounds);
+    format!("Round trips of {size} bytes, {beside}, µs, {rounds} rounds")
+}
+
+fn table(series: &BTreeMap<Way, Series>, beside_bulk: bool) -> Table {
+    let mut headings = vec![
+        "way",
+        "p50 × socat",
+        "p99 × socat",
+        "p50",
+        "p99",
+        "p99.9",
+        "max",
+        "p99 by round",
+        "n",
+    ];
+    if beside_bulk {
+        headings.push("bulk, Gbit/s");
+    }
+    let mut table = Table::new(headings);
+    let socat = series.get(&Way::Socat);
+    for (way, own) in series {
+        let ratio = |quantile: f64| {
+            socat.map_or("–".to_owned(), |socat| {
+                let of = |series: &Series| microseconds(series.all.value_at_quantile(quantile));
+                format!("{:.2}", of(own) / of(socat))
+            })
+        };
+        let rounds: Vec<_> = own.p99.each().iter().map(|p99| format!("{p99:.0}")).collect();
+        let mut row = vec![
+            way.to_string(),
+            ratio(0.5),
+            ratio(0.99),
+            own.at(0.5),
+            own.at(0.99),
+            own.at(0.999),
+            own.at(1.0),
+            rounds.join(" "),
+            own.all.len().to_string(),
+        ];
+        if beside_bulk {
+            row.push(own.bulk_gbits.summary(1));
+        }
+        table.row(row);
+    }
+    table
+}
+
+fn notes(options: &Options) -> Vec<String> {
+    let mut notes = vec![
+        "Closed loop over one connection: the next round trip begins when the last has ended, so a \
+         stall counts once. Quantiles over all rounds together, which were interleaved."
+            .to_owned(),
+        "A SCHED_IDLE spinner on each core keeps the processors from halting; without it a virtual \
+         machine's wake-ups are most of what is measured."
+            .to_owned(),
+    ];
+    if options.beside_bulk {
+        notes.push(
+            "The bulk flow is iperf3 at full speed, so that all processors are taken: its rate \
+             stands beside the times, since whoever moves less disturbs less."
+                .to_owned(),
+        );
+    }
+    if options.shared.smoke {
+        notes.push("A smoke run: too short for its figures to mean anything.".to_owned());
+    }
+    notes
+}

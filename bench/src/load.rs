@@ -1,0 +1,99 @@
+//! What runs inside the lab: this program again, as one of a few small generators.
+//!
+//! iperf3 makes the bulk load; these make what it cannot.
+
+mod echo;
+mod hold;
+mod ping;
+mod spin;
+
+use std::env;
+use std::ffi::OsString;
+
+use clap::Subcommand;
+use netns_tests::{Host, Process};
+
+use crate::error::BenchError;
+
+pub(crate) use hold::Holder;
+pub(crate) use ping::round_trips;
+pub(crate) use spin::Spinner;
+
+/// A generator.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Load {
+    /// Sends back whatever comes, on every address.
+    Echo {
+        /// Where it listens.
+        port: u16,
+    },
+    /// Round trips one after another; prints a histogram.
+    Ping {
+        /// The echo service.
+        address: String,
+        /// Round trips to make.
+        count: u64,
+        /// Bytes of each.
+        size: usize,
+        /// Seconds after which it ends anyway.
+        seconds: u64,
+    },
+    /// Holds idle connections, as told on standard input.
+    Hold {
+        /// The echo service.
+        address: String,
+    },
+    /// Keeps a processor awake, for ever.
+    Spin {
+        /// Which.
+        cpu: usize,
+    },
+}
+
+impl Load {
+    /// Is the generator.
+    pub(crate) fn run(self) -> Result<(), BenchError> {
+        let name = format!("{self:?}");
+        let ran = match self {
+            Self::Echo { port } => echo::serve(port),
+            Self::Ping { address, count, size, seconds } => {
+                ping::run(&address, count, size, seconds)
+            }
+            Self::Hold { address } => hold::run(&address),
+            Self::Spin { cpu } => spin::run(cpu),
+        };
+        ran.map_err(BenchError::io(name))
+    }
+
+    /// Starts the generator on `host`.
+    pub(crate) fn spawn(&self, host: &Host<'_>) -> Result<Process, BenchError> {
+        Ok(host.spawn(self.command()?)?)
+    }
+
+    /// Starts the generator on `host`, to be told what to do.
+    pub(crate) fn spawn_console(&self, host: &Host<'_>) -> Result<Process, BenchError> {
+        Ok(host.spawn_console(self.command()?)?)
+    }
+
+    /// The command line that [`Load::run`] is reached by.
+    fn command(&self) -> Result<Vec<OsString>, BenchError> {
+        let own = env::current_exe().map_err(BenchError::io("finding this program"))?;
+        let words: Vec<String> = match self {
+            Self::Echo { port } => vec!["echo".to_owned(), port.to_string()],
+            Self::Ping { address, count, size, seconds } => vec![
+                "ping".to_owned(),
+                address.clone(),
+                count.to_string(),
+                size.to_string(),
+                seconds.to_string(),
+            ],
+            Self::Hold { address } => vec!["hold".to_owned(), address.clone()],
+            Self::Spin { cpu } => vec!["spin".to_owned(), cpu.to_string()],
+        };
+        let idle = ["chrt", "--idle", "0"].map(OsString::from);
+        let before = if matches!(self, Self::Spin { .. }) { &idle[..] } else { &[] };
+        let own = [own.into_os_string(), "load".into()];
+        let words = words.into_iter().map(OsString::from);
+        Ok(before.iter().cloned().chain(own).chain(words).collect())
+    }
+}

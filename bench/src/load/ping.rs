@@ -1,0 +1,71 @@
+//! Round trips, closed loop: the next begins when the last has ended.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use netns_tests::{Host, LONG};
+
+use super::Load;
+use crate::error::BenchError;
+
+/// Round trips that are not counted: connections open, windows and caches warm.
+const WARM_UP: u64 = 200;
+/// Digits that the histogram keeps.
+const PRECISION: u8 = 3;
+
+/// Makes round trips from `host` and returns their times in nanoseconds.
+pub(crate) fn round_trips(
+    host: &Host<'_>,
+    address: String,
+    count: u64,
+    size: usize,
+    seconds: u64,
+) -> Result<Histogram<u64>, BenchError> {
+    let mut ping = Load::Ping { address, count, size, seconds }.spawn(host)?;
+    let log = ping.finish(LONG)?;
+    let wrong = || BenchError::unexpected("the round trips", log.clone());
+    let mut histogram = empty();
+    for line in log.lines() {
+        let (value, times) = line.split_once(' ').ok_or_else(wrong)?;
+        let value = value.parse().map_err(|_error| wrong())?;
+        let times = times.parse().map_err(|_error| wrong())?;
+        histogram.record_n(value, times).map_err(|_error| wrong())?;
+    }
+    if histogram.is_empty() { Err(wrong()) } else { Ok(histogram) }
+}
+
+/// Makes the round trips and prints each recorded value with how often it came.
+pub(super) fn run(address: &str, count: u64, size: usize, seconds: u64) -> io::Result<()> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let (sent, mut got) = (vec![b'a'; size], vec![0; size]);
+    let mut histogram = empty();
+    let end = Instant::now() + Duration::from_secs(seconds);
+    for round in 0..WARM_UP + count {
+        let begun = Instant::now();
+        stream.write_all(&sent)?;
+        stream.read_exact(&mut got)?;
+        let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        if round >= WARM_UP {
+            histogram.saturating_record(took);
+        }
+        if begun >= end && round >= WARM_UP {
+            break;
+        }
+    }
+    let mut out = io::stdout().lock();
+    histogram.iter_recorded().try_for_each(|step| {
+        writeln!(out, "{} {}", step.value_iterated_to(), step.count_since_last_iteration())
+    })
+}
+
+/// Grows by itself: no value is out of its range.
+fn empty() -> Histogram<u64> {
+    let Ok(histogram) = Histogram::new(PRECISION) else {
+        unreachable!("a histogram may have {PRECISION} digits")
+    };
+    histogram
+}

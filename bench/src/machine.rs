@@ -1,0 +1,146 @@
+//! The conditions that figures hold under.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::{env, thread};
+
+use netns_tests::{Host, Lab, preflight};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::error::BenchError;
+use crate::way::Way;
+use crate::{adit, bed};
+
+/// What the published figures are taken under.
+const WANTED_CONGESTION: &str = "cubic";
+const CONGESTION: &str = "net.ipv4.tcp_congestion_control";
+/// The lab's hosts whose connections are measured.
+const ENDS: [&str; 4] = [bed::EXTERNAL, "relay", "icp", bed::PEER];
+
+/// Lets this process and all that it starts open as many files as the machine allows.
+pub(crate) fn raise_file_limit() -> Result<(), BenchError> {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    raised.map_err(|error| BenchError::io("raising the limit of open files")(error.into()))
+}
+
+/// Everything that has to stand beside a figure.
+pub(crate) fn conditions(lab: &Lab, ways: &[Way]) -> Result<Vec<(String, String)>, BenchError> {
+    let mut conditions = vec![
+        ("command".to_owned(), command_line()),
+        ("kernel".to_owned(), read("/proc/sys/kernel/osrelease")),
+        ("processors".to_owned(), processors()),
+        ("machine".to_owned(), machine()),
+        ("load before the run".to_owned(), read("/proc/loadavg")),
+        ("congestion control".to_owned(), congestion(lab)?),
+        ("links".to_owned(), links(&lab.host(bed::EXTERNAL))?),
+    ];
+    conditions.push(("versions".to_owned(), versions(ways)?));
+    Ok(conditions)
+}
+
+/// The command that repeats the report, without the folder that the program happens to lie in.
+fn command_line() -> String {
+    let words: Vec<_> = env::args().skip(1).collect();
+    format!("`cargo run --release -p adit-bench -- {}`", words.join(" "))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
+fn processors() -> String {
+    let info = read("/proc/cpuinfo");
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .map_or("unknown", |rest| rest.trim_start_matches([' ', '\t', ':']));
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    format!("{cores} × {model}")
+}
+
+fn machine() -> String {
+    let info = read("/proc/cpuinfo");
+    let flags = info.lines().find(|line| line.starts_with("flags"));
+    if !flags.is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor")) {
+        return "not virtual".to_owned();
+    }
+    let kind = said(Path::new("systemd-detect-virt"), &[]).unwrap_or_else(|| "unknown".to_owned());
+    format!("virtual ({kind})")
+}
+
+/// What each namespace really has, whatever the lab asked for.
+fn congestion(lab: &Lab) -> Result<String, BenchError> {
+    let mut found = Vec::new();
+    for end in ENDS {
+        let shown = lab.host(end).run_ok(["sysctl", "-n", CONGESTION])?;
+        found.push(format!("{} on {end}", shown.stdout.trim()));
+    }
+    let everywhere = found.iter().all(|found| found.starts_with(WANTED_CONGESTION));
+    let cure = if everywhere {
+        String::new()
+    } else {
+        format!(
+            " (not {WANTED_CONGESTION} everywhere: allow it with \
+             `sysctl net.ipv4.tcp_allowed_congestion_control=\"reno cubic\"`)"
+        )
+    };
+    Ok(format!("{}{cure}", found.join(", ")))
+}
+
+/// The links' size and offloads.
+fn links(host: &Host<'_>) -> Result<String, BenchError> {
+    let shown = host.run_ok(["ip", "-d", "-o", "link", "show", "eth0"])?.stdout;
+    let words: Vec<_> = shown.split_whitespace().collect();
+    let sizes: Vec<_> = words
+        .windows(2)
+        .filter(|pair| matches!(pair[0], "mtu" | "gso_max_size" | "gro_max_size"))
+        .map(|pair| pair.join(" "))
+        .collect();
+    let features = host.run(["ethtool", "-k", "eth0"])?;
+    if !features.success() {
+        return Ok(format!("veth, {}; offloads not read: no ethtool", sizes.join(", ")));
+    }
+    let offloads: Vec<_> = features
+        .stdout
+        .lines()
+        .filter_map(|line| {
+            let (name, state) = line.trim().split_once(": ")?;
+            let short = match name {
+                "tcp-segmentation-offload" => "TSO",
+                "generic-segmentation-offload" => "GSO",
+                "generic-receive-offload" => "GRO",
+                "tx-checksumming" => "checksums",
+                _ => return None,
+            };
+            Some(format!("{short} {}", state.split_whitespace().next()?))
+        })
+        .collect();
+    Ok(format!("veth, {}; {}", sizes.join(", "), offloads.join(", ")))
+}
+
+fn versions(ways: &[Way]) -> Result<String, BenchError> {
+    let mut versions = vec![format!("adit-bench {}", env!("CARGO_PKG_VERSION"))];
+    let mut add = |program: &Path, argument: &str, line: usize| {
+        let said = said(program, &[argument]).unwrap_or_default();
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        versions.push(said.lines().nth(line).map_or(name, |line| line.trim().to_owned()));
+    };
+    if ways.contains(&Way::Adit) {
+        adit::versions()?.iter().for_each(|program| add(program, "--version", 0));
+    }
+    if ways.contains(&Way::Socat) {
+        add(Path::new("socat"), "-V", 1);
+    }
+    add(Path::new("iperf3"), "--version", 0);
+    Ok(versions.join(", "))
+}
+
+/// What a program prints, if it is there.
+fn said(program: &Path, arguments: &[&str]) -> Option<String> {
+    let output =
+        Command::new(program).args(arguments).env("PATH", preflight::search_path()).output();
+    let said = String::from_utf8(output.ok()?.stdout).ok()?;
+    Some(said.trim().to_owned()).filter(|said| !said.is_empty())
+}

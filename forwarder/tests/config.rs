@@ -1,0 +1,202 @@
+//! Configuration files: what is wrong is named with its file and line, before anything starts.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::PathBuf;
+
+use adit::config::{ConfigError, ForwarderConfig, RelayConfig};
+use tempfile::TempDir;
+
+const KEY: &str = "ed25519:Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE";
+const OTHER_KEY: &str = "ed25519:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+fn file(text: &str) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("adit.toml");
+    std::fs::write(&path, text.replace("OTHER", OTHER_KEY).replace("KEY", KEY)).unwrap();
+    (dir, path)
+}
+
+/// The error's text without the directory.
+fn shown(path: &std::path::Path, error: &ConfigError) -> String {
+    let dir = format!("{}/", path.parent().unwrap().display());
+    error.to_string().replace(&dir, "")
+}
+
+#[track_caller]
+fn forwarder_refuses(text: &str, expected: &str) {
+    let (_dir, path) = file(text);
+    let error = ForwarderConfig::load(&path).unwrap_err();
+    let shown = shown(&path, &error);
+    assert!(shown.starts_with(expected), "{shown}\nexpected: {expected}");
+}
+
+#[track_caller]
+fn relay_refuses(text: &str, expected: &str) {
+    let (_dir, path) = file(text);
+    let error = RelayConfig::load(&path).unwrap_err();
+    let shown = shown(&path, &error);
+    assert!(shown.starts_with(expected), "{shown}\nexpected: {expected}");
+}
+
+const TOP: &str = "key = \"adit.key\"\nrelay = \"relay.example.net:443\"\nrelay_key = \"KEY\"\n";
+const WEB: &str =
+    "[[peer]]\nname = \"web\"\ntcp = \"192.168.50.3:80\"\ncontact = \"public:8080\"\n";
+
+/// A slip of the pen is named with the key that was meant; nothing is silently ignored.
+#[test]
+fn unknown_keys_are_refused_with_the_nearest_valid_one() {
+    forwarder_refuses(
+        &format!("{TOP}sokcet = \"x\"\n"),
+        "adit.toml:4: unknown key \"sokcet\": did you mean \"socket\"?",
+    );
+    forwarder_refuses(
+        &format!("{TOP}\n[[peers]]\nname = \"web\"\n"),
+        "adit.toml:5: unknown key \"peers\": did you mean \"peer\"?",
+    );
+    forwarder_refuses(
+        &format!("{TOP}{}", WEB.replace("contact =", "contcat =")),
+        "adit.toml:7: unknown key \"contcat\": did you mean \"contact\"?",
+    );
+    forwarder_refuses(
+        &format!("{TOP}{WEB}udp = \"192.168.50.3:53\"\n"),
+        "adit.toml:8: unknown key \"udp\": valid here: name, tcp, contact",
+    );
+    relay_refuses(
+        "key = \"relay.key\"\nlisten = \"0.0.0.0:443\"\ncontact_adress = \"::\"\n",
+        "adit.toml:3: unknown key \"contact_adress\": did you mean \"contact_address\"?",
+    );
+}
+
+/// The first wrong key of the file is named, whatever the alphabet says.
+#[test]
+fn the_first_unknown_key_is_named_first() {
+    forwarder_refuses(&format!("zzz = 1\n{TOP}aaa = 1\n"), "adit.toml:1: unknown key \"zzz\"");
+}
+
+/// What is missing is named, with the line of the table that lacks it.
+#[test]
+fn missing_keys_are_named() {
+    forwarder_refuses("key = \"adit.key\"\n", "adit.toml:1: missing field `relay`");
+    forwarder_refuses(
+        &format!("{TOP}{WEB}[[peer]]\nname = \"ssh\"\n"),
+        "adit.toml:8: missing field `tcp`",
+    );
+    relay_refuses("key = \"relay.key\"\n", "adit.toml:1: missing field `listen`");
+}
+
+/// Two of a name, or of a contact point, are both named.
+#[test]
+fn duplicates_are_refused_with_both_lines() {
+    forwarder_refuses(
+        &format!("{TOP}{WEB}{}", WEB.replace("8080", "8081")),
+        "adit.toml:9: peer \"web\" is used already in line 5",
+    );
+    forwarder_refuses(
+        &format!("{TOP}{WEB}{}", WEB.replace("web", "ssh")),
+        "adit.toml:11: contact point \"public:8080\" is used already in line 7",
+    );
+    let office = "[[forwarder]]\nname = \"office\"\nkey = \"KEY\"\nports = [\"2222\"]\n";
+    let top = "key = \"relay.key\"\nlisten = \"0.0.0.0:443\"\n";
+    relay_refuses(
+        &format!("{top}{office}{}", office.replace("office", "garage")),
+        "adit.toml:9: key \"ed25519:Gb9E",
+    );
+    relay_refuses(
+        &format!("{top}{office}{}", office.replace("KEY", "OTHER")),
+        "adit.toml:8: forwarder \"office\" is used already in line 4",
+    );
+    relay_refuses(
+        "key = \"k\"\nlisten = [\n  \"0.0.0.0:443\",\n  \"0.0.0.0:443\",\n]\n",
+        "adit.toml:4: address \"0.0.0.0:443\" is used already in line 3",
+    );
+}
+
+/// Addresses, ports and keys are checked when they are read, with the line of each.
+#[test]
+fn bad_values_are_refused_with_their_line() {
+    let cases = [
+        (
+            "relay.example.net:443",
+            "relay.example.net",
+            "adit.toml:2: relay: \"relay.example.net\" is no",
+        ),
+        ("relay.example.net:443", "relay:0", "adit.toml:2: relay: port \"0\" is out of range"),
+        (
+            "\"KEY\"",
+            "\"ed25519:short\"",
+            "adit.toml:3: relay_key: \"ed25519:short\" is no public key",
+        ),
+        ("\"web\"", "\"web server\"", "adit.toml:5: name: \"web server\" is no name"),
+        (
+            "192.168.50.3:80",
+            "192.168.50.3:80000",
+            "adit.toml:6: tcp: port \"80000\" is out of range",
+        ),
+        ("192.168.50.3:80", "192.168.50.333:80", "adit.toml:6: tcp: \"192.168.50.333\" is neither"),
+        ("public:8080", "8080", "adit.toml:7: contact: \"8080\" is no contact point"),
+        ("public:8080", "public:70000", "adit.toml:7: contact: port \"70000\" is out of range"),
+    ];
+    for (good, bad, expected) in cases {
+        forwarder_refuses(&format!("{TOP}{WEB}").replace(good, bad), expected);
+    }
+}
+
+/// The same for the relay, item by item where there is a list.
+#[test]
+fn bad_values_of_the_relay_are_refused_with_their_line() {
+    let good = "key = \"relay.key\"\nlisten = \"0.0.0.0:443\"\ncontact_address = \"::\"\n\
+                [[forwarder]]\nname = \"office\"\nkey = \"KEY\"\nports = [\n\"2222\",\n\"8000-8100\"\n]\n";
+    let cases = [
+        (
+            "\"0.0.0.0:443\"",
+            "\"0.0.0.0\"",
+            "adit.toml:2: listen: \"0.0.0.0\" is no address to listen on",
+        ),
+        ("\"0.0.0.0:443\"", "[]", "adit.toml:2: listen: the list is empty"),
+        ("\"0.0.0.0:443\"", "443", "adit.toml:2: listen: \"443\" is no address to listen on"),
+        ("\"::\"", "\":::\"", "adit.toml:3: contact_address: \":::\" is no address"),
+        ("KEY", "ed25519:", "adit.toml:6: key: \"ed25519:\" is no public key"),
+        ("2222", "0", "adit.toml:8: ports: port \"0\" is out of range"),
+        ("8000-8100", "8100-8000", "adit.toml:9: ports: \"8100-8000\" ends before it begins"),
+        ("8000-8100", "8000-81000", "adit.toml:9: ports: port \"81000\" is out of range"),
+        ("\"2222\"", "[]", "adit.toml:8: invalid type"),
+    ];
+    for (value, bad, expected) in cases {
+        relay_refuses(&good.replace(value, bad), expected);
+    }
+}
+
+/// What is not TOML, or not there, is said in a line as well.
+#[test]
+fn unreadable_files_are_refused() {
+    forwarder_refuses("key = \"adit.key\"\nrelay = \n", "adit.toml:2: ");
+    let error = ForwarderConfig::load("/nonexistent/adit.toml".as_ref()).unwrap_err();
+    assert!(error.to_string().starts_with("/nonexistent/adit.toml: cannot be read"), "{error}");
+}
+
+/// No peers is a configuration too: they may come with a reload.
+#[test]
+fn a_forwarder_without_peers_is_fine() {
+    let (dir, path) = file(TOP);
+    let config = ForwarderConfig::load(&path).unwrap();
+    assert!(config.peers.is_empty());
+    assert_eq!(config.key, dir.path().join("adit.key"));
+    assert_eq!(config.socket, PathBuf::from("/run/adit/adit.sock"));
+}
+
+/// Paths are relative to the file, ports may be numbers, one address needs no list.
+#[test]
+fn the_relays_file_is_read_as_documented() {
+    let (dir, path) = file(
+        "key = \"relay.key\"\nlisten = \"[::]:443\"\nsocket = \"run/relay.sock\"\n\
+         [[forwarder]]\nname = \"office\"\nkey = \"KEY\"\nports = [2222, \"8000-8100\"]\n",
+    );
+    let config = RelayConfig::load(&path).unwrap();
+    assert_eq!(config.key, dir.path().join("relay.key"));
+    assert_eq!(config.socket, dir.path().join("run/relay.sock"));
+    assert_eq!(config.listen, ["[::]:443".parse().unwrap()]);
+    assert_eq!(config.contact_address, None);
+    let ports = &config.forwarders[0].ports;
+    assert!(ports.contain(2222) && ports.contain(8100) && !ports.contain(8101));
+    assert_eq!(config.forwarders[0].key.to_string(), KEY);
+}

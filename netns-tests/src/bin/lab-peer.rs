@@ -1,0 +1,119 @@
+//! The lab's clients and servers; see `netns_tests::traffic`.
+#![forbid(unsafe_code)]
+
+use std::hint;
+use std::io;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use netns_tests::traffic::abuse::{self, Abuse};
+use netns_tests::traffic::client;
+use netns_tests::traffic::latency;
+use netns_tests::traffic::server::{Behaviour, serve};
+
+#[derive(Debug, Parser)]
+enum Role {
+    /// Server: sends back what comes.
+    Echo { at: SocketAddr },
+    /// Server: reads the pattern, answers its length.
+    Sink { at: SocketAddr },
+    /// Server: sends the pattern.
+    Source { at: SocketAddr, bytes: u64 },
+    /// Server: never reads.
+    Stalled { at: SocketAddr },
+    /// Server: resets at the first byte.
+    Reset { at: SocketAddr },
+    /// Server: ends its side first, and reads on.
+    Farewell { at: SocketAddr },
+    /// Server: prints how each connection ends.
+    Watch { at: SocketAddr },
+    /// Client: connects.
+    Connect {
+        to: SocketAddr,
+        #[arg(long, default_value_t = 5000)]
+        within_ms: u64,
+    },
+    /// Client: ends its side first, and reads on.
+    HalfClose { to: SocketAddr, bytes: u64 },
+    /// Client: hears the end, and writes on.
+    HearOut { to: SocketAddr, bytes: u64 },
+    /// Client: sends the pattern to a sink.
+    Upload { to: SocketAddr, bytes: u64 },
+    /// Client: reads the pattern from a source.
+    Fetch { to: SocketAddr, bytes: u64 },
+    /// Client: sends a byte and prints how the connection ends.
+    Provoke { to: SocketAddr },
+    /// Client: one round trip, then a reset.
+    Abort { to: SocketAddr },
+    /// Client: many connections at once.
+    Hold { to: SocketAddr, count: usize },
+    /// Client: a control flow.
+    Pulse { to: SocketAddr },
+    /// Client: many connections that never read.
+    Stall { to: SocketAddr, count: usize },
+    /// Client: many connections that write until blocked.
+    Push { to: SocketAddr, count: usize },
+    /// Client: round-trip times.
+    Rtt {
+        to: SocketAddr,
+        #[arg(long, default_value_t = 20_000)]
+        count: usize,
+        #[arg(long, default_value_t = 64)]
+        size: usize,
+    },
+    /// Client: misuses a tunnel's port.
+    Abuse {
+        to: SocketAddr,
+        abuse: Abuse,
+        #[arg(long, default_value_t = 10)]
+        within_s: u64,
+    },
+    /// Keeps a processor awake.
+    Spin,
+}
+
+fn main() -> ExitCode {
+    match play(Role::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // On standard output, in order with the rest.
+            println!("failed: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn play(role: Role) -> io::Result<()> {
+    match role {
+        Role::Echo { at } => serve(at, Behaviour::Echo),
+        Role::Sink { at } => serve(at, Behaviour::Sink),
+        Role::Source { at, bytes } => serve(at, Behaviour::Source(bytes)),
+        Role::Stalled { at } => serve(at, Behaviour::Stalled),
+        Role::Reset { at } => serve(at, Behaviour::Reset),
+        Role::Farewell { at } => serve(at, Behaviour::Farewell),
+        Role::Watch { at } => serve(at, Behaviour::Watch),
+        Role::Connect { to, within_ms } => client::reach(to, Duration::from_millis(within_ms)),
+        Role::HalfClose { to, bytes } => client::half_close(to, bytes),
+        Role::HearOut { to, bytes } => client::hear_out(to, bytes),
+        Role::Upload { to, bytes } => client::upload(to, bytes),
+        Role::Fetch { to, bytes } => client::fetch(to, bytes),
+        Role::Provoke { to } => client::provoke(to),
+        Role::Abort { to } => client::abort(to),
+        Role::Hold { to, count } => client::hold(to, count),
+        Role::Pulse { to } => client::pulse(to),
+        Role::Stall { to, count } => client::stall(to, count),
+        Role::Push { to, count } => client::push(to, count),
+        Role::Rtt { to, count, size } => {
+            println!("{}", latency::render(&latency::measure(to, count, size)?));
+            Ok(())
+        }
+        Role::Abuse { to, abuse, within_s } => {
+            abuse::commit(to, abuse, Duration::from_secs(within_s))
+        }
+        Role::Spin => loop {
+            hint::spin_loop();
+        },
+    }
+}

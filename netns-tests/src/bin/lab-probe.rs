@@ -1,0 +1,56 @@
+//! The lab's UDP probe; see `netns_tests::udp_console`. Also holds a lab for the test that kills it.
+#![forbid(unsafe_code)]
+
+use std::io::{self, Read};
+use std::process::ExitCode;
+
+use clap::Parser;
+use netns_tests::{LabError, Topology, helper, udp_console};
+
+#[derive(Debug, Parser)]
+enum Probe {
+    /// Sockets told by lines on standard input.
+    Udp {
+        /// The ports to bind.
+        ports: Vec<u16>,
+    },
+    /// Builds the standard lab with a process in it, prints their numbers, and waits for its end.
+    Hold,
+    /// Builds the standard lab, verifies its NAT, and ends.
+    Verify,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Probe::parse() {
+        Probe::Udp { ports } => udp_console(&ports).map_err(|error| error.to_string()),
+        Probe::Hold => hold().map_err(|error| error.to_string()),
+        Probe::Verify => verify().map_err(|error| error.to_string()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab-probe: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn hold() -> Result<(), LabError> {
+    let lab = Topology::STANDARD.build("hold")?;
+    let probe = helper("lab-probe")?;
+    let mut process =
+        lab.host("icp").spawn_console([probe.as_os_str(), "udp".as_ref(), "9".as_ref()])?;
+    process.wait_for_log("ready", netns_tests::SHORT)?;
+    println!("holding {} {} {}", lab.anchor_pid(), process.pid(), lab.path().display());
+    let mut rest = Vec::new();
+    if let Err(error) = io::stdin().read_to_end(&mut rest) {
+        eprintln!("lab-probe: {error}");
+    }
+    Ok(())
+}
+
+fn verify() -> Result<(), LabError> {
+    let lab = Topology::STANDARD.build_verified("verify")?;
+    println!("verified, {}", if lab.rootless() { "rootless" } else { "as root" });
+    Ok(())
+}

@@ -1,0 +1,191 @@
+//! Draws a lab, then builds it with one script.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::process::Output;
+use std::sync::atomic::AtomicU32;
+
+use super::{Congestion, Lab};
+use crate::nat::rules;
+use crate::sandbox::Sandbox;
+use crate::slot::Slot;
+use crate::{Firewall, LabError, Nat, preflight};
+
+/// A gateway between the segment outside and a new segment inside, which it bridges itself.
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    /// Its name, as a host of the lab.
+    pub name: String,
+    /// How it translates.
+    pub nat: Nat,
+    /// What it lets out.
+    pub firewall: Firewall,
+    /// The segment outside.
+    pub outside: String,
+    /// Its address there, with the prefix length.
+    pub outside_address: String,
+    /// The segment inside.
+    pub inside: String,
+    /// Its address there, with the prefix length.
+    pub inside_address: String,
+}
+
+#[derive(Debug)]
+struct Segment {
+    /// The namespace that holds the bridge.
+    owner: String,
+    /// The bridge's name there.
+    bridge: &'static str,
+    /// Where the hosts of the segment send what is not theirs.
+    route: Option<String>,
+}
+
+/// The drawing of a lab; see [`Lab::new`].
+#[derive(Debug)]
+pub struct LabBuilder {
+    name: String,
+    script: String,
+    segments: BTreeMap<String, Segment>,
+    hosts: BTreeMap<String, String>,
+    gateways: Vec<Gateway>,
+}
+
+/// The address without its prefix length.
+fn bare(address: &str) -> &str {
+    address.split('/').next().unwrap_or(address)
+}
+
+impl LabBuilder {
+    pub(super) fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            script: String::new(),
+            segments: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            gateways: Vec::new(),
+        }
+    }
+
+    /// Adds a switch of its own: the segment `name`.
+    #[must_use]
+    pub fn bridge(mut self, name: &str) -> Self {
+        self.namespace(name, "");
+        self.line(&format!("ip -n {name} link add br0 type bridge"));
+        self.line(&format!("ip -n {name} link set br0 up"));
+        let segment = Segment { owner: name.to_owned(), bridge: "br0", route: None };
+        self.segments.insert(name.to_owned(), segment);
+        self
+    }
+
+    /// Adds a host on `segment`, with `address` such as `192.168.50.2/24`. Its default route is the
+    /// gateway that the segment is inside of, if any.
+    ///
+    /// # Panics
+    /// When the segment was not drawn before: a mistake in the test.
+    #[must_use]
+    pub fn host(mut self, name: &str, segment: &str, address: &str) -> Self {
+        self.namespace(name, address);
+        self.plug(name, "eth0", segment, address);
+        self
+    }
+
+    /// Adds a gateway, and with it the segment inside.
+    ///
+    /// # Panics
+    /// When the segment outside was not drawn before: a mistake in the test.
+    #[must_use]
+    pub fn gateway(mut self, gateway: Gateway) -> Self {
+        let Gateway { name, outside, outside_address, inside, inside_address, .. } = &gateway;
+        self.namespace(name, outside_address);
+        self.plug(name, "wan0", outside, outside_address);
+        self.line(&format!("ip -n {name} link add lan0 type bridge"));
+        self.line(&format!("ip -n {name} addr add {inside_address} dev lan0"));
+        self.line(&format!("ip -n {name} link set lan0 up"));
+        let rules = rules(gateway.nat, gateway.firewall, bare(outside_address));
+        self.line(&format!("ip netns exec {name} sh -e <<'RULES'\n{rules}RULES"));
+        let route = Some(bare(inside_address).to_owned());
+        let segment = Segment { owner: name.clone(), bridge: "lan0", route };
+        self.segments.insert(inside.clone(), segment);
+        self.gateways.push(gateway);
+        self
+    }
+
+    /// Builds the lab, when one of the machine's few slots is free.
+    ///
+    /// # Errors
+    /// When tools are missing, namespaces are not allowed, or a link cannot be made.
+    pub fn build(self) -> Result<Lab, LabError> {
+        preflight::ensure()?;
+        let slot = Slot::take()?;
+        let directory = tempfile::Builder::new()
+            .prefix(&format!("adit-lab-{}-", self.name))
+            .tempdir()
+            .map_err(LabError::io("making the lab's folder"))?;
+        let sandbox = Sandbox::new()?;
+        sandbox.script(&self.script)?;
+        let congestion = choose_cubic(&sandbox, self.hosts.keys())?;
+        Ok(Lab {
+            name: self.name,
+            sandbox,
+            path: directory.path().to_owned(),
+            directory: Some(directory),
+            hosts: self.hosts,
+            gateways: self.gateways,
+            congestion,
+            keep: false,
+            logs: AtomicU32::new(0),
+            _slot: slot,
+        })
+    }
+
+    fn namespace(&mut self, name: &str, address: &str) {
+        let twice = self.hosts.insert(name.to_owned(), bare(address).to_owned());
+        assert!(twice.is_none(), "the lab '{}' has two hosts '{name}'", self.name);
+        self.line(&format!("ip netns add {name}"));
+        self.line(&format!("ip -n {name} link set lo up"));
+    }
+
+    /// A veth pair from `device` of the namespace `name` to the segment's bridge.
+    fn plug(&mut self, name: &str, device: &str, segment: &str, address: &str) {
+        let Some(Segment { owner, bridge, route }) = self.segments.get(segment) else {
+            panic!("the lab '{}' has no segment '{segment}' yet", self.name);
+        };
+        let mut lines = format!(
+            "ip link add {device} netns {name} mtu 1500 type veth peer name p-{name} netns {owner}\n\
+             ip -n {owner} link set p-{name} master {bridge} up\n\
+             ip -n {name} addr add {address} dev {device}\n\
+             ip -n {name} link set {device} up"
+        );
+        if let Some(route) = route {
+            // Writing to a String cannot fail.
+            let written = write!(lines, "\nip -n {name} route add default via {route}");
+            debug_assert!(written.is_ok());
+        }
+        self.line(&lines);
+    }
+
+    fn line(&mut self, line: &str) {
+        self.script.push_str(line);
+        self.script.push('\n');
+    }
+}
+
+/// Sets cubic in every namespace, as the published figures want it, where the machine allows that.
+fn choose_cubic<'a>(
+    sandbox: &Sandbox,
+    hosts: impl Iterator<Item = &'a String>,
+) -> Result<Congestion, LabError> {
+    const KEY: &str = "net.ipv4.tcp_congestion_control";
+    for host in hosts {
+        let sysctl = |argument: &str| -> Result<Output, LabError> {
+            let mut command = sandbox.command(Some(host));
+            command.args(["sysctl", "-n", argument]).output().map_err(LabError::io("sysctl"))
+        };
+        let now = String::from_utf8_lossy(&sysctl(KEY)?.stdout).trim().to_owned();
+        if now == "cubic" || sysctl(&format!("-w{KEY}=cubic"))?.status.success() {
+            continue;
+        }
+        return Ok(Congestion::Kept(now));
+    }
+    Ok(Congestion::Cubic)
+}

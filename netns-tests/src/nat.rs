@@ -1,0 +1,148 @@
+//! NATs and firewalls as presets, with the behaviour each must show (RFC 4787's words).
+
+use std::fmt;
+use std::fmt::Write as _;
+
+/// How a gateway translates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nat {
+    /// One port per inside port, whoever is addressed; only who was addressed may answer.
+    PortRestricted,
+    /// Another port for each addressee: hole punching fails against it.
+    Symmetric,
+    /// One port per inside port, and anybody may send to it; for one inside address.
+    FullCone {
+        /// Who receives what comes unasked.
+        inside: &'static str,
+    },
+}
+
+/// What a gateway lets pass from the inside to the outside. Nothing comes in unasked, whichever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Firewall {
+    /// Everything outbound.
+    Outbound,
+    /// Outbound TCP to port 443 and nothing else: no UDP, no ICMP.
+    Tcp443Only,
+}
+
+/// How a NAT chooses the outside port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mapping {
+    /// One port, whoever is addressed.
+    EndpointIndependent,
+    /// One port for each addressed host.
+    AddressDependent,
+    /// One port for each addressed host and port.
+    AddressAndPortDependent,
+}
+
+/// From whom a NAT lets packets in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filtering {
+    /// From anybody.
+    EndpointIndependent,
+    /// From every port of a host that was addressed.
+    AddressDependent,
+    /// From exactly the host and port that was addressed.
+    AddressAndPortDependent,
+}
+
+/// A NAT's behaviour, as promised or as observed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Behaviour {
+    /// How outside ports are chosen.
+    pub mapping: Mapping,
+    /// Who may send in.
+    pub filtering: Filtering,
+}
+
+impl fmt::Display for Behaviour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mapping {:?}, filtering {:?}", self.mapping, self.filtering)
+    }
+}
+
+impl Nat {
+    /// What the preset promises.
+    #[must_use]
+    pub fn behaviour(self) -> Behaviour {
+        let (mapping, filtering) = match self {
+            Self::PortRestricted => {
+                (Mapping::EndpointIndependent, Filtering::AddressAndPortDependent)
+            }
+            Self::Symmetric => {
+                (Mapping::AddressAndPortDependent, Filtering::AddressAndPortDependent)
+            }
+            Self::FullCone { .. } => (Mapping::EndpointIndependent, Filtering::EndpointIndependent),
+        };
+        Behaviour { mapping, filtering }
+    }
+
+    /// What two NATs behind each other promise: the stricter of each.
+    #[must_use]
+    pub fn behaviour_behind(self, outer: Self) -> Behaviour {
+        let (inner, outer) = (self.behaviour(), outer.behaviour());
+        Behaviour {
+            mapping: if inner.mapping == Mapping::EndpointIndependent {
+                outer.mapping
+            } else {
+                inner.mapping
+            },
+            filtering: if inner.filtering == Filtering::EndpointIndependent {
+                outer.filtering
+            } else {
+                inner.filtering
+            },
+        }
+    }
+}
+
+/// The comment that marks the rule dropping what comes unasked to the gateway itself.
+pub(crate) const DROP_INPUT: &str = "lab-drop-input";
+/// The comment that marks the rule dropping what may not be forwarded.
+pub(crate) const DROP_FORWARD: &str = "lab-drop-forward";
+
+/// The rules of a gateway, as a shell script; `outside` is its address on `wan0`.
+pub(crate) fn rules(nat: Nat, firewall: Firewall, outside: &str) -> String {
+    // Without `tcp_loose=0` and the INVALID rule a NAT that lost its state adopts old connections
+    // again, and a test of that loss would show nothing. Without INPUT's drop an early packet from
+    // outside is delivered to the gateway, confirmed, and spoils the next mapping. Where bridges
+    // call iptables, FORWARD's drop would part the neighbours on the LAN as well.
+    let mut script = String::from(
+        "sysctl -qw net.ipv4.ip_forward=1 net.netfilter.nf_conntrack_tcp_loose=0\n\
+         sysctl -qew net.bridge.bridge-nf-call-iptables=0\n\
+         iptables -A INPUT -i wan0 -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n",
+    );
+    let drop = |chain: &str, comment: &str| {
+        format!("iptables -A {chain} -m comment --comment {comment} -j DROP\n")
+    };
+    script += &drop("INPUT -i wan0", DROP_INPUT);
+    script += "iptables -P FORWARD DROP\n\
+        iptables -A FORWARD -m conntrack --ctstate INVALID -j DROP\n\
+        iptables -A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n";
+    let outbound = match firewall {
+        Firewall::Outbound => "",
+        Firewall::Tcp443Only => "-p tcp --dport 443 ",
+    };
+    script += &format!(
+        "iptables -A FORWARD -i lan0 -o wan0 {outbound}-m conntrack --ctstate NEW -j ACCEPT\n"
+    );
+    match nat {
+        Nat::PortRestricted => script += "iptables -t nat -A POSTROUTING -o wan0 -j MASQUERADE\n",
+        Nat::Symmetric => {
+            script += "iptables -t nat -A POSTROUTING -o wan0 -j MASQUERADE --random-fully\n";
+        }
+        Nat::FullCone { inside } => {
+            // Writing to a String cannot fail.
+            let written = write!(
+                script,
+                "iptables -t nat -A POSTROUTING -o wan0 -j SNAT --to-source {outside}\n\
+                 iptables -t nat -A PREROUTING -i wan0 -d {outside} -j DNAT --to-destination {inside}\n\
+                 iptables -A FORWARD -i wan0 -o lan0 -m conntrack --ctstate DNAT -j ACCEPT\n"
+            );
+            debug_assert!(written.is_ok());
+        }
+    }
+    script + &drop("FORWARD", DROP_FORWARD)
+}

@@ -1,0 +1,109 @@
+//! Checks that the machine can carry the lab, and installs what is missing.
+//!
+//! Nothing is ever skipped for want of a tool: as root it is installed, otherwise the run fails with
+//! the line that installs it.
+
+use std::env;
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::LabError;
+use crate::paths::lock_file;
+
+/// Each command the lab uses, and Debian's package for it.
+const TOOLS: &[(&str, &str)] = &[
+    ("ip", "iproute2"),
+    ("ss", "iproute2"),
+    ("iptables", "iptables"),
+    ("conntrack", "conntrack"),
+    ("curl", "curl"),
+    ("nginx", "nginx-light"),
+    ("ssh", "openssh-client"),
+    ("ssh-keygen", "openssh-client"),
+    ("sshd", "openssh-server"),
+    ("iperf3", "iperf3"),
+    ("socat", "socat"),
+    ("tcpdump", "tcpdump"),
+    ("dig", "dnsutils"),
+    ("nsenter", "util-linux"),
+    ("unshare", "util-linux"),
+    ("chrt", "util-linux"),
+    ("sha256sum", "coreutils"),
+];
+
+/// Where administrators' tools are, whether or not the caller's `PATH` says so.
+const SYSTEM_FOLDERS: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
+
+/// Makes sure, once per process, that every tool is there.
+///
+/// # Errors
+/// When a tool is missing and cannot be installed; the error holds the line that would.
+pub fn ensure() -> Result<(), LabError> {
+    static DONE: OnceLock<Result<(), String>> = OnceLock::new();
+    let done = DONE.get_or_init(|| install_missing().map_err(|error| error.to_string()));
+    done.clone().map_err(|reason| LabError::MissingTools {
+        missing: reason,
+        cure: install_line(&missing()),
+    })
+}
+
+/// The `PATH` that programs of the lab see.
+#[must_use]
+pub fn search_path() -> String {
+    match env::var("PATH") {
+        Ok(path) => format!("{path}:{SYSTEM_FOLDERS}"),
+        Err(_) => SYSTEM_FOLDERS.to_owned(),
+    }
+}
+
+/// The line that installs `packages`.
+fn install_line(packages: &[&str]) -> String {
+    format!(
+        "apt-get update && apt-get install -y --no-install-recommends {}",
+        if packages.is_empty() { TOOLS[0].1.to_owned() } else { packages.join(" ") }
+    )
+}
+
+/// Packages whose commands are not found.
+fn missing() -> Vec<&'static str> {
+    let path = search_path();
+    let found = |tool: &str| path.split(':').any(|folder| Path::new(folder).join(tool).is_file());
+    let mut packages: Vec<_> =
+        TOOLS.iter().filter(|(tool, _)| !found(tool)).map(|(_, package)| *package).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    packages
+}
+
+fn install_missing() -> Result<(), LabError> {
+    // Parallel tests must not race for dpkg's lock; whoever comes second finds nothing to do.
+    let lock = lock_file("apt.lock")?;
+    lock.lock().map_err(LabError::io("waiting for another preflight"))?;
+    let packages = missing();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let line = install_line(&packages);
+    if !nix::unistd::geteuid().is_root() {
+        return Err(LabError::MissingTools { missing: packages.join(" "), cure: line });
+    }
+    // RUNLEVEL and SYSTEMD_OFFLINE keep the packages' scripts from starting nginx and sshd on the
+    // machine itself: the lab wants the programs, not the services.
+    let output = Command::new("sh")
+        .args(["-c", &line])
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("RUNLEVEL", "1")
+        .env("SYSTEMD_OFFLINE", "1")
+        .env("PATH", search_path())
+        .output()
+        .map_err(LabError::io("running apt-get"))?;
+    if output.status.success() && missing().is_empty() {
+        return Ok(());
+    }
+    Err(LabError::Command {
+        command: line,
+        status: output.status.to_string(),
+        output: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}

@@ -1,0 +1,343 @@
+//! The whole of Adit in a lab: keys, configurations, both daemons.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+
+use nix::sys::signal::Signal;
+
+use crate::{Binaries, Host, Lab, LabError, Process, SHORT, binaries, wait_until};
+
+/// The port that the tunnel uses: what the strictest firewall lets out.
+const TUNNEL_PORT: u16 = 443;
+
+/// An internal peer of the forwarder's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its name.
+    pub name: String,
+    /// Where it serves.
+    pub tcp: String,
+    /// Its public port at the relay.
+    pub port: u16,
+}
+
+/// Which of the two daemons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Daemon {
+    /// `adit run`, inside.
+    Forwarder,
+    /// `adit-relay run`, outside.
+    Relay,
+}
+
+/// What a tunnel shall be; see [`Tunnel::start`].
+#[derive(Debug, Clone)]
+pub struct TunnelBuilder {
+    peers: Vec<Peer>,
+    ports: Vec<String>,
+    forwarder: String,
+    relay: String,
+    forwarder_extra: String,
+    relay_extra: String,
+}
+
+impl TunnelBuilder {
+    /// Registers an internal peer at a public port.
+    #[must_use]
+    pub fn peer(mut self, name: &str, tcp: &str, port: u16) -> Self {
+        self.peers.push(Peer { name: name.to_owned(), tcp: tcp.to_owned(), port });
+        self
+    }
+
+    /// Which public ports the relay allows; ports 2222 and 8000 to 8100 otherwise.
+    #[must_use]
+    pub fn allow(mut self, ports: &[&str]) -> Self {
+        self.ports = ports.iter().map(|&port| port.to_owned()).collect();
+        self
+    }
+
+    /// The hosts of the two daemons; `icp` and `relay` otherwise.
+    #[must_use]
+    pub fn on(mut self, forwarder: &str, relay: &str) -> Self {
+        forwarder.clone_into(&mut self.forwarder);
+        relay.clone_into(&mut self.relay);
+        self
+    }
+
+    /// Lines for the top of the forwarder's and of the relay's configuration.
+    #[must_use]
+    pub fn extra(mut self, forwarder: &str, relay: &str) -> Self {
+        forwarder.clone_into(&mut self.forwarder_extra);
+        relay.clone_into(&mut self.relay_extra);
+        self
+    }
+
+    /// Writes keys and configurations, starts both daemons, and waits until every contact point
+    /// stands.
+    ///
+    /// # Errors
+    /// When a daemon does not do its part in time; the error shows the end of its log.
+    pub fn start(self, lab: &Lab) -> Result<Tunnel<'_>, LabError> {
+        let mut tunnel = self.prepare(lab)?;
+        tunnel.start_relay()?;
+        tunnel.start_forwarder()?;
+        tunnel.wait_registered()?;
+        Ok(tunnel)
+    }
+
+    /// Writes keys and configurations only.
+    ///
+    /// # Errors
+    /// When the daemons cannot be built, or make no keys.
+    pub fn prepare(self, lab: &Lab) -> Result<Tunnel<'_>, LabError> {
+        let binaries = binaries()?;
+        let (forwarder, relay) = (lab.host(&self.forwarder), lab.host(&self.relay));
+        let keygen = |host: &Host<'_>, daemon: &PathBuf, file: &str| -> Result<String, LabError> {
+            let path = lab.path().join(file);
+            let arguments =
+                [daemon.as_os_str(), "keygen".as_ref(), "--out".as_ref(), path.as_os_str()];
+            let printed = host.run_ok(arguments)?.stdout;
+            let key = printed.split_whitespace().find(|word| word.starts_with("ed25519:"));
+            key.map(str::to_owned).ok_or_else(|| LabError::Unexpected {
+                what: "keygen's public key".to_owned(),
+                text: printed.clone(),
+            })
+        };
+        let forwarder_key = keygen(&forwarder, &binaries.adit, "adit.key")?;
+        let relay_key = keygen(&relay, &binaries.relay, "relay.key")?;
+        let tunnel = Tunnel {
+            forwarder_host: forwarder,
+            relay_host: relay,
+            binaries,
+            forwarder: None,
+            relay: None,
+            forwarder_key,
+            relay_key,
+            lab,
+            plan: self,
+        };
+        tunnel.write_configurations()?;
+        Ok(tunnel)
+    }
+}
+
+/// A running Adit.
+#[derive(Debug)]
+pub struct Tunnel<'a> {
+    lab: &'a Lab,
+    plan: TunnelBuilder,
+    binaries: Binaries,
+    forwarder_host: Host<'a>,
+    relay_host: Host<'a>,
+    forwarder: Option<Process>,
+    relay: Option<Process>,
+    /// The forwarder's public key, as the relay's configuration names it.
+    pub forwarder_key: String,
+    /// The relay's public key, as the forwarder's configuration names it.
+    pub relay_key: String,
+}
+
+impl Tunnel<'_> {
+    /// A tunnel without peers yet.
+    #[must_use]
+    pub fn builder() -> TunnelBuilder {
+        TunnelBuilder {
+            peers: Vec::new(),
+            ports: vec!["2222".to_owned(), "8000-8100".to_owned()],
+            forwarder: "icp".to_owned(),
+            relay: "relay".to_owned(),
+            forwarder_extra: String::new(),
+            relay_extra: String::new(),
+        }
+    }
+
+    /// Where a public port is reached.
+    #[must_use]
+    pub fn contact(&self, port: u16) -> String {
+        format!("{}:{port}", self.relay_host.address())
+    }
+
+    /// Where the tunnel is reached.
+    #[must_use]
+    pub fn tunnel_address(&self) -> String {
+        format!("{}:{TUNNEL_PORT}", self.relay_host.address())
+    }
+
+    /// The peers in the forwarder's configuration; write them with
+    /// [`Tunnel::write_configurations`].
+    pub fn peers_mut(&mut self) -> &mut Vec<Peer> {
+        &mut self.plan.peers
+    }
+
+    /// Starts the relay.
+    ///
+    /// # Errors
+    /// When it does not listen in time.
+    pub fn start_relay(&mut self) -> Result<(), LabError> {
+        let configuration = self.path("relay.toml");
+        let process = self.relay_host.spawn([
+            self.binaries.relay.as_os_str(),
+            "run".as_ref(),
+            "-c".as_ref(),
+            configuration.as_os_str(),
+        ])?;
+        let process = self.relay.insert(process);
+        let filter = format!("sport = :{TUNNEL_PORT}");
+        wait_until(SHORT, "the relay to listen", || {
+            let sockets = self.relay_host.run(["ss", "-Hltn", &filter]);
+            !process.runs() || sockets.is_ok_and(|output| !output.stdout.trim().is_empty())
+        })?;
+        // A relay that died says why.
+        if process.runs() { Ok(()) } else { process.finish(SHORT).map(|_| ()) }
+    }
+
+    /// Starts the forwarder.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_forwarder(&mut self) -> Result<(), LabError> {
+        let configuration = self.path("adit.toml");
+        let process = self.forwarder_host.spawn([
+            self.binaries.adit.as_os_str(),
+            "run".as_ref(),
+            "-c".as_ref(),
+            configuration.as_os_str(),
+        ])?;
+        self.forwarder = Some(process);
+        Ok(())
+    }
+
+    /// Waits until the forwarder has said that every peer of its configuration is registered.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub fn wait_registered(&mut self) -> Result<(), LabError> {
+        for peer in self.plan.peers.clone() {
+            let port = format!(":{}", peer.port);
+            self.process_mut(Daemon::Forwarder)?.wait_for_line(
+                &format!("registered {} {port}", peer.name),
+                SHORT,
+                |line| {
+                    line.contains("registered") && line.contains(&peer.name) && line.contains(&port)
+                },
+            )?;
+        }
+        Ok(())
+    }
+
+    /// One of the daemons.
+    ///
+    /// # Errors
+    /// When it was not started.
+    pub fn process_mut(&mut self, daemon: Daemon) -> Result<&mut Process, LabError> {
+        let process = match daemon {
+            Daemon::Forwarder => self.forwarder.as_mut(),
+            Daemon::Relay => self.relay.as_mut(),
+        };
+        process.ok_or_else(|| LabError::Unexpected {
+            what: format!("{daemon:?}"),
+            text: "it was not started".to_owned(),
+        })
+    }
+
+    /// Kills a daemon and starts it anew.
+    ///
+    /// # Errors
+    /// When it does not start again.
+    pub fn restart(&mut self, daemon: Daemon) -> Result<(), LabError> {
+        self.process_mut(daemon)?.kill();
+        match daemon {
+            Daemon::Forwarder => self.start_forwarder(),
+            Daemon::Relay => self.start_relay(),
+        }
+    }
+
+    /// Tells the forwarder to read its configuration again.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn reload(&mut self) -> Result<(), LabError> {
+        self.process_mut(Daemon::Forwarder)?.signal(Signal::SIGHUP)
+    }
+
+    /// What a daemon says of itself.
+    ///
+    /// # Errors
+    /// When it does not answer, or not in JSON.
+    pub fn status(&self, daemon: Daemon) -> Result<serde_json::Value, LabError> {
+        let (host, binary, socket) = match daemon {
+            Daemon::Forwarder => (&self.forwarder_host, &self.binaries.adit, "adit.sock"),
+            Daemon::Relay => (&self.relay_host, &self.binaries.relay, "relay.sock"),
+        };
+        let socket = self.path(socket);
+        let printed = host
+            .run_ok([
+                binary.as_os_str(),
+                "status".as_ref(),
+                "--socket".as_ref(),
+                socket.as_os_str(),
+                "--json".as_ref(),
+            ])?
+            .stdout;
+        serde_json::from_str(&printed).map_err(|error| LabError::Unexpected {
+            what: format!("status ({error})"),
+            text: printed,
+        })
+    }
+
+    /// How many attempts the relay has refused, for whatever reason.
+    ///
+    /// # Errors
+    /// When its status cannot be had.
+    pub fn refused(&self) -> Result<u64, LabError> {
+        let status = self.status(Daemon::Relay)?;
+        let Some(refused) = status.get("refused").and_then(serde_json::Value::as_object) else {
+            return Err(LabError::Unexpected {
+                what: "`refused`".to_owned(),
+                text: status.to_string(),
+            });
+        };
+        Ok(refused.values().filter_map(serde_json::Value::as_u64).sum())
+    }
+
+    /// Writes both configurations.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn write_configurations(&self) -> Result<(), LabError> {
+        let relay_key = &self.relay_key;
+        let at = self.relay_host.address();
+        let mut forwarder = format!(
+            "key = \"adit.key\"\nrelay = \"{at}:{TUNNEL_PORT}\"\nrelay_key = \"{relay_key}\"\n\
+             socket = \"{}\"\n{}\n",
+            self.path("adit.sock").display(),
+            self.plan.forwarder_extra
+        );
+        for Peer { name, tcp, port } in &self.plan.peers {
+            // Writing to a String cannot fail.
+            let written = writeln!(
+                forwarder,
+                "[[peer]]\nname = \"{name}\"\ntcp = \"{tcp}\"\ncontact = \"public:{port}\""
+            );
+            debug_assert!(written.is_ok());
+        }
+        let relay = format!(
+            "key = \"relay.key\"\nlisten = \"0.0.0.0:{TUNNEL_PORT}\"\nsocket = \"{}\"\n{}\n\
+             [[forwarder]]\nname = \"office\"\nkey = \"{}\"\nports = {:?}\n",
+            self.path("relay.sock").display(),
+            self.plan.relay_extra,
+            self.forwarder_key,
+            self.plan.ports
+        );
+        for (file, text) in [("adit.toml", forwarder), ("relay.toml", relay)] {
+            let path = self.path(file);
+            fs::write(&path, text).map_err(LabError::io(format!("writing {}", path.display())))?;
+        }
+        Ok(())
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.lab.path().join(file)
+    }
+}

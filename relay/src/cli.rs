@@ -1,0 +1,96 @@
+//! The command line of `adit-relay`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use adit::cli::{
+    KeygenArgs, LogArgs, SocketArgs, StatusArgs, answer, bad_level, check_io_uring, check_key,
+    keygen, ok, parsed, say,
+};
+use adit::config::{RELAY_FILE, RELAY_SOCKET, RelayConfig};
+use adit::exit::{self, Failed};
+use adit::key::PrivateKey;
+use adit::logging;
+use adit::status::relay_table;
+use clap::{Parser, Subcommand};
+
+use crate::daemon;
+
+const EXAMPLES: &str = "\
+Examples:
+  adit-relay keygen --out /etc/adit/relay.key   make a key; forwarders need its public half
+  adit-relay check                              is the configuration right, and the kernel willing?
+  adit-relay run                                let forwarders in, keep their contact points
+  adit-relay status                             who is here, and what has been refused";
+
+/// Makes services behind a NAT or a firewall reachable through this host: the outside end.
+///
+/// Forwarders dial in from behind their gateways; whoever connects to one of their contact points
+/// here reaches the peer that it was registered for.
+#[derive(Debug, Parser)]
+#[command(name = "adit-relay", version, after_help = format!("{EXAMPLES}\n\n{}", exit::HELP))]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a key pair, and print the public half.
+    Keygen(KeygenArgs),
+    /// Check the configuration, the key and the kernel, and say what is wrong.
+    Check {
+        /// The configuration.
+        #[arg(short, long, value_name = "FILE", default_value = RELAY_FILE)]
+        config: PathBuf,
+    },
+    /// Let forwarders in and keep their contact points, in the foreground.
+    ///
+    /// TERM or INT lets the open connections finish, for 10 seconds at most; a second one ends at
+    /// once. HUP reads the forwarders from the configuration again.
+    Run {
+        /// The configuration.
+        #[arg(short, long, value_name = "FILE", default_value = RELAY_FILE)]
+        config: PathBuf,
+    },
+    /// Show the running relay.
+    Status(StatusArgs),
+}
+
+/// The program `adit-relay`.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    exit::finish("adit-relay", run(cli))
+}
+
+fn run(cli: Cli) -> Result<(), Failed> {
+    match cli.command {
+        Command::Keygen(args) => keygen(&args.out.unwrap_or_else(|| "relay.key".into())),
+        Command::Check { config } => check(&config),
+        Command::Run { config } => {
+            logging::start(cli.log.log_level.as_deref()).map_err(bad_level)?;
+            daemon::run(&config)
+        }
+        Command::Status(args) => {
+            let json = answer(&socket(&args.socket)?)?;
+            let shown = if args.json { json } else { relay_table(&parsed(&json)?) };
+            say(&shown);
+            Ok(())
+        }
+    }
+}
+
+fn socket(args: &SocketArgs) -> Result<PathBuf, Failed> {
+    args.find(RELAY_FILE, RELAY_SOCKET, |file| Ok(RelayConfig::load(file)?.socket))
+}
+
+fn check(file: &Path) -> Result<(), Failed> {
+    let config = RelayConfig::load(file)?;
+    let count = config.forwarders.len();
+    ok("configuration", &format!("{}, {count} forwarder(s)", file.display()));
+    let key = PrivateKey::load(&config.key)?;
+    check_key(&config.key, &key);
+    check_io_uring()
+}

@@ -1,0 +1,392 @@
+//! The daemon `adit-relay run`. One loop takes every input in turn; handshakes run beside it and
+//! report through the same inbox.
+
+mod registration;
+mod report;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use adit::config::{Admitted, RelayConfig};
+use adit::exit::{Exit, Failed};
+use adit::handoff::{self, Command, Down, Event, EventReceiver, PumpHandle, SessionKey};
+use adit::key::{PrivateKey, PublicKey};
+use adit::net::{self, Listener, Shaken, Signal};
+use adit::pump;
+use adit::status::{self, Ask, Gathering, VERSION};
+use adit::tls::ServerTls;
+use adit_proto::id::{SessionId, Side};
+use tokio::sync::mpsc;
+
+use crate::door::Door;
+use crate::policy::Policy;
+use crate::reception::{Admission, Reception};
+use crate::refused::{Cause, Refusals};
+use crate::registrar::{Lease, Registrar};
+
+/// How long flows may take to end after the first signal …
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// … and the sessions to say goodbye after that.
+const CLOSE_MAX: Duration = Duration::from_secs(1);
+/// A loop without any input still looks around so often.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// Everything that can happen to a relay.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Event(Event),
+    Arrived(Box<Shaken>),
+    Ask(Ask),
+    Signal(Signal),
+}
+
+impl From<Event> for Input {
+    fn from(event: Event) -> Self {
+        Self::Event(event)
+    }
+}
+
+impl From<Signal> for Input {
+    fn from(signal: Signal) -> Self {
+        Self::Signal(signal)
+    }
+}
+
+impl From<Ask> for Input {
+    fn from(ask: Ask) -> Self {
+        Self::Ask(ask)
+    }
+}
+
+/// A session, from its carrier's arrival to its end.
+#[derive(Debug)]
+struct Session {
+    key: PublicKey,
+    name: Arc<str>,
+    pump: usize,
+    remote: SocketAddr,
+    /// Our own address as the forwarder dialled it.
+    local: IpAddr,
+    id: Option<SessionId>,
+}
+
+/// The way to the end.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    Draining { until: Instant },
+    Closing { until: Instant },
+}
+
+struct Daemon {
+    file: PathBuf,
+    config: RelayConfig,
+    key: PublicKey,
+    pumps: Vec<PumpHandle>,
+    admission: Arc<Admission>,
+    policies: BTreeMap<PublicKey, Policy>,
+    sessions: BTreeMap<SessionKey, Session>,
+    /// The newest session of each key: the one whose frames count.
+    sessions_by_key: BTreeMap<PublicKey, SessionKey>,
+    last_session: u64,
+    registrar: Registrar<TcpListener>,
+    door: Rc<RefCell<Door>>,
+    refusals: Rc<RefCell<Refusals>>,
+    listeners: Vec<TcpListener>,
+    gathering: Gathering,
+    ending: Option<Ending>,
+}
+
+/// Runs a relay with the configuration of `file` until it is told to end.
+pub(crate) fn run(file: &Path) -> Result<(), Failed> {
+    let failed = |error: &dyn std::fmt::Display| Failed::new(Exit::Failure, error);
+    let config = RelayConfig::load(file)?;
+    let key = PrivateKey::load(&config.key)?;
+    let features = pump::probe()?;
+    net::raise_descriptor_limit();
+    let admission = Arc::new(Admission::default());
+    let tls = ServerTls::new(&key, admission.clone()).map_err(|error| failed(&error))?;
+    let (sender, events) = handoff::events().map_err(|error| failed(&error))?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let spawn = |_| pump::spawn(features, sender.clone());
+    let pumps = (0..cores).map(spawn).collect::<Result<Vec<_>, _>>()?;
+    let (inbox, inputs) = mpsc::channel(net::INBOX_MAX);
+    let _socket = status::serve(&config.socket, inbox.clone()).map_err(|error| failed(&error))?;
+    let forwarders = config.forwarders.len();
+    tracing::info!(key = %key.public(), pumps = cores, forwarders, "adit-relay {VERSION} starts");
+    net::run(async move {
+        let mut daemon = Daemon::new(file, config, key.public(), pumps, admission);
+        daemon.listen(tls, events, inbox)?;
+        daemon.run(inputs).await
+    })
+}
+
+fn policies(forwarders: &[Admitted]) -> BTreeMap<PublicKey, Policy> {
+    forwarders.iter().map(|admitted| (admitted.key, Policy::from(admitted.clone()))).collect()
+}
+
+impl Daemon {
+    fn new(
+        file: &Path,
+        config: RelayConfig,
+        key: PublicKey,
+        pumps: Vec<PumpHandle>,
+        admission: Arc<Admission>,
+    ) -> Self {
+        let policies = policies(&config.forwarders);
+        admission.set(policies.keys().copied().collect());
+        Self {
+            file: file.into(),
+            config,
+            key,
+            gathering: Gathering::new(pumps.len()),
+            pumps,
+            admission,
+            policies,
+            sessions: BTreeMap::new(),
+            sessions_by_key: BTreeMap::new(),
+            last_session: 0,
+            registrar: Registrar::default(),
+            door: Rc::default(),
+            refusals: Rc::default(),
+            listeners: Vec::new(),
+            ending: None,
+        }
+    }
+
+    /// Opens the doors.
+    fn listen(
+        &mut self,
+        tls: ServerTls,
+        events: EventReceiver,
+        inbox: mpsc::Sender<Input>,
+    ) -> Result<(), Failed> {
+        let failed = |error| Failed::new(Exit::Failure, error);
+        net::forward_events(events, inbox.clone()).map_err(failed)?;
+        net::forward_signals(&inbox).map_err(failed)?;
+        let (door, refusals) = (Rc::clone(&self.door), Rc::clone(&self.refusals));
+        let reception = Rc::new(Reception { tls, door, refusals, inbox });
+        for &address in &self.config.listen {
+            // [::] takes IPv4 too, unless the list has 0.0.0.0 with the same port for that.
+            let any_v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+            let is_only_v6 = self.config.listen.contains(&any_v4);
+            let cannot =
+                |error| Failed::new(Exit::Failure, format!("cannot listen on {address}: {error}"));
+            let listener = Listener::bind(address, is_only_v6).map_err(cannot)?;
+            self.listeners.push(listener.handle().map_err(cannot)?);
+            net::spawn(Rc::clone(&reception).accept_all(listener));
+            tracing::info!(%address, "listening");
+        }
+        Ok(())
+    }
+
+    /// Runs until the end. Fails only when a pump does.
+    async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> Result<(), Failed> {
+        loop {
+            self.handle_timeout(Instant::now())?;
+            if self.has_ended() {
+                return self.tell_all(|| Command::Stop);
+            }
+            let until = self.poll_timeout();
+            if let Ok(Some(input)) = tokio::time::timeout_at(until.into(), inputs.recv()).await {
+                self.handle(input, Instant::now())?;
+            }
+        }
+    }
+
+    fn handle(&mut self, input: Input, now: Instant) -> Result<(), Failed> {
+        match input {
+            Input::Event(event) => self.handle_event(event, now),
+            Input::Arrived(shaken) => self.start(*shaken, now),
+            Input::Ask(ask) => {
+                let is_first = self.gathering.handle_ask(ask, now);
+                if is_first { self.tell_all(|| Command::Report) } else { Ok(()) }
+            }
+            Input::Signal(Signal::Reload) => self.reload(),
+            Input::Signal(Signal::Terminate) => self.terminate(now),
+        }
+    }
+
+    fn tell(&self, pump: usize, command: Command) -> Result<(), Failed> {
+        match self.pumps.get(pump) {
+            Some(pump) => pump.send(command).map_err(|gone| Failed::new(Exit::Failure, gone)),
+            None => Ok(()),
+        }
+    }
+
+    fn tell_all(&self, command: impl Fn() -> Command) -> Result<(), Failed> {
+        (0..self.pumps.len()).try_for_each(|pump| self.tell(pump, command()))
+    }
+
+    /// A key keeps to one pump, so that its sessions follow each other in order there.
+    fn pump_of(&self, key: &PublicKey) -> usize {
+        key.as_bytes().iter().fold(0, |sum, byte| sum + usize::from(*byte))
+            % self.pumps.len().max(1)
+    }
+
+    /// The newest carrier of a key wins: whoever holds the key has dialled again, and may not
+    /// know yet that the older carrier is dead.
+    fn start(&mut self, shaken: Shaken, now: Instant) -> Result<(), Failed> {
+        let Shaken { carrier, peer: key, local } = shaken;
+        if self.ending.is_some() {
+            return Ok(());
+        }
+        let Some(policy) = self.policies.get(&key) else {
+            let why = "its key was removed a moment ago";
+            self.refusals.borrow_mut().count(Cause::UnknownKey, carrier.remote, why, now);
+            return Ok(());
+        };
+        let name: Arc<str> = Arc::from(policy.name.as_str());
+        self.last_session += 1;
+        let session = SessionKey(self.last_session);
+        if let Some(old) = self.sessions_by_key.insert(key, session) {
+            tracing::info!(forwarder = %name, remote = %carrier.remote, "dialled again");
+            self.close(old, "a newer connection with the same key has taken over")?;
+        }
+        let (pump, remote) = (self.pump_of(&key), carrier.remote);
+        let state = Session { key, name: Arc::clone(&name), pump, remote, local, id: None };
+        self.sessions.insert(session, state);
+        let carrier = Box::new(carrier);
+        self.tell(pump, Command::Start { session, side: Side::Relay, name, carrier })
+    }
+
+    fn close(&self, session: SessionKey, why: &str) -> Result<(), Failed> {
+        let Some(state) = self.sessions.get(&session) else { return Ok(()) };
+        self.tell(state.pump, Command::Close { session, why: why.to_owned() })
+    }
+
+    fn handle_event(&mut self, event: Event, now: Instant) -> Result<(), Failed> {
+        match event {
+            Event::Up { session, id } => {
+                if let Some(state) = self.sessions.get_mut(&session) {
+                    state.id = Some(id);
+                    let (name, remote) = (&state.name, state.remote);
+                    tracing::info!(forwarder = %name, %remote, session = %id, "tunnel up");
+                }
+            }
+            Event::Frame { session, frame } => return self.handle_frame(session, frame, now),
+            Event::Down { session, why } => self.handle_down(session, &why, now),
+            Event::Report(report) => self.gathering.handle_report(report),
+        }
+        Ok(())
+    }
+
+    fn handle_down(&mut self, session: SessionKey, why: &Down, now: Instant) {
+        let Some(state) = self.sessions.remove(&session) else { return };
+        if self.sessions_by_key.get(&state.key) == Some(&session) {
+            self.sessions_by_key.remove(&state.key);
+        }
+        if let Down::Broken(_) = why {
+            self.refusals.borrow_mut().count(Cause::Protocol, state.remote, why, now);
+        }
+        let (name, remote) = (&state.name, state.remote);
+        match why {
+            Down::Closed => tracing::info!(forwarder = %name, %remote, "tunnel closed"),
+            why => tracing::warn!(forwarder = %name, %remote, "tunnel lost: {why}"),
+        }
+        self.registrar.handle_down(session, now);
+    }
+
+    /// Only the forwarders change while the relay runs; a file that is wrong changes nothing.
+    fn reload(&mut self) -> Result<(), Failed> {
+        let config = match RelayConfig::load(&self.file) {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::error!("nothing is changed: {error}");
+                return Ok(());
+            }
+        };
+        let same = RelayConfig { forwarders: config.forwarders.clone(), ..self.config.clone() };
+        if same != config {
+            tracing::warn!(
+                "only the forwarders are reloaded: a change of key, listen, contact_address or \
+                 socket needs a restart"
+            );
+        }
+        self.policies = policies(&config.forwarders);
+        self.admission.set(self.policies.keys().copied().collect());
+        let file = self.file.display();
+        tracing::info!(%file, forwarders = config.forwarders.len(), "reloaded");
+        self.config.forwarders = config.forwarders;
+        self.revoke()?;
+        let is_removed = |state: &Session| !self.policies.contains_key(&state.key);
+        let removed = self.sessions.iter().filter(|(_, state)| is_removed(state));
+        for session in removed.map(|(session, _)| *session).collect::<Vec<_>>() {
+            self.close(session, "the relay no longer accepts this key")?;
+        }
+        Ok(())
+    }
+
+    fn terminate(&mut self, now: Instant) -> Result<(), Failed> {
+        if self.ending.is_some() {
+            return self.close_all(now);
+        }
+        tracing::info!("ending when the last flow has ended, or in {} s", DRAIN_MAX.as_secs());
+        self.ending = Some(Ending::Draining { until: now + DRAIN_MAX });
+        self.listeners.drain(..).for_each(|listener| net::stop_listening(&listener));
+        for lease in self.registrar.drain() {
+            self.close_contact(&lease)?;
+        }
+        for (&session, state) in &self.sessions {
+            self.tell(state.pump, Command::Drain { session })?;
+        }
+        Ok(())
+    }
+
+    fn close_all(&mut self, now: Instant) -> Result<(), Failed> {
+        self.ending = Some(Ending::Closing { until: now + CLOSE_MAX });
+        self.sessions.keys().try_for_each(|session| self.close(*session, "the relay is ending"))
+    }
+
+    /// Ends a contact point for good: no new flows, and the port is free.
+    fn close_contact(&self, lease: &Lease<TcpListener>) -> Result<(), Failed> {
+        if let Some(holder) = lease.holder()
+            && let Some(state) = self.sessions.get(&holder.session)
+        {
+            let (session, contact) = (holder.session, holder.contact);
+            self.tell(state.pump, Command::Withdraw { session, contact })?;
+        }
+        // The pump may close its handle a little later; the port must be free now.
+        net::stop_listening(&lease.listener);
+        Ok(())
+    }
+
+    fn has_ended(&self) -> bool {
+        match self.ending {
+            None => false,
+            Some(Ending::Draining { .. }) => self.sessions.is_empty(),
+            Some(Ending::Closing { until }) => self.sessions.is_empty() || Instant::now() >= until,
+        }
+    }
+
+    fn poll_timeout(&self) -> Instant {
+        let ending = self.ending.map(|ending| match ending {
+            Ending::Draining { until } | Ending::Closing { until } => until,
+        });
+        let others = [self.registrar.poll_timeout(), self.gathering.poll_timeout(), ending];
+        let idle = Instant::now() + IDLE_MAX;
+        others.into_iter().flatten().fold(idle, Instant::min)
+    }
+
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), Failed> {
+        for lease in self.registrar.handle_timeout(now) {
+            tracing::info!(peer = %lease.peer, port = lease.port, "the lease is over");
+            self.close_contact(&lease)?;
+        }
+        if let Some((asks, reports)) = self.gathering.poll_answer(now) {
+            let status = serde_json::to_string(&self.status(&reports, now)).unwrap_or_default();
+            for Ask(sender) in asks {
+                // Whoever asked may have gone.
+                sender.send(status.clone()).ok();
+            }
+        }
+        match self.ending {
+            Some(Ending::Draining { until }) if until <= now => self.close_all(now),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The registrars' frames: what forwarders ask for, and what they are told.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Instant;
+
+use adit::exit::Failed;
+use adit::handoff::{Command, ControlFrame, SessionKey};
+use adit::net;
+use adit_proto::frame::{Refused, Registered, Registration};
+use adit_proto::id::ContactId;
+use adit_proto::limits::CONTACT_LEASE;
+
+use super::Daemon;
+use crate::registrar::{Caller, Holder};
+
+impl Daemon {
+    /// Takes a frame of the newest session of a key; older ones are on their way out.
+    pub(super) fn handle_frame(
+        &mut self,
+        session: SessionKey,
+        frame: ControlFrame,
+        now: Instant,
+    ) -> Result<(), Failed> {
+        let Some(state) = self.sessions.get(&session) else { return Ok(()) };
+        if self.ending.is_some() || self.sessions_by_key.get(&state.key) != Some(&session) {
+            return Ok(());
+        }
+        match frame {
+            ControlFrame::Register(contact, asked) => {
+                self.register(Holder { session, contact }, &asked, now)
+            }
+            ControlFrame::Unregister(contact) => {
+                let Some(lease) = self.registrar.handle_unregister(Holder { session, contact })
+                else {
+                    return Ok(());
+                };
+                let (name, peer) = (&state.name, &lease.peer);
+                tracing::info!(forwarder = %name, %peer, port = lease.port, "unregistered");
+                self.close_contact(&lease)
+            }
+            ControlFrame::Goaway(goaway) => {
+                tracing::info!(forwarder = %state.name, "going away: {}", goaway.text);
+                Ok(())
+            }
+            // Answers to what we never ask.
+            ControlFrame::Registered(..) | ControlFrame::Refused(..) => Ok(()),
+        }
+    }
+
+    fn register(
+        &mut self,
+        holder: Holder,
+        asked: &Registration,
+        now: Instant,
+    ) -> Result<(), Failed> {
+        let Some(state) = self.sessions.get(&holder.session) else { return Ok(()) };
+        // A key that a reload has just removed gets no answer: its session is being closed.
+        let Some(policy) = self.policies.get(&state.key) else { return Ok(()) };
+        let caller = Caller { key: state.key, holder, policy };
+        let at = self.config.contact_address;
+        let granted = self.registrar.handle_register(caller, asked, |port| open(at, port));
+        let listener = match granted {
+            Ok(lease) => lease.listener.try_clone(),
+            Err(refusal) => {
+                let why = format!("{} of {}: {refusal}", asked.name, state.name);
+                let mut refusals = self.refusals.borrow_mut();
+                refusals.count(refusal.cause(), state.remote, why, now);
+                return self.answer(holder, |id| ControlFrame::Refused(id, refusal.frame()));
+            }
+        };
+        let Holder { session, contact } = holder;
+        let peer = Arc::from(asked.name.as_str());
+        match listener {
+            Ok(listener) => {
+                self.tell(state.pump, Command::Listen { session, contact, peer, listener })?;
+            }
+            Err(error) => {
+                let text = format!("the relay has no descriptor left: {error}");
+                let refused = Refused { may_retry: true, text };
+                self.registrar.handle_unregister(holder);
+                return self.answer(holder, |id| ControlFrame::Refused(id, refused));
+            }
+        }
+        let address = contact_address(at, state.local, asked.port).to_string();
+        let (name, peer) = (&state.name, &asked.name);
+        tracing::info!(forwarder = %name, %peer, contact = %address, "registered");
+        let registered = Registered { lease: CONTACT_LEASE, address };
+        self.answer(holder, |id| ControlFrame::Registered(id, registered))
+    }
+
+    fn answer(
+        &self,
+        holder: Holder,
+        frame: impl FnOnce(ContactId) -> ControlFrame,
+    ) -> Result<(), Failed> {
+        let Some(state) = self.sessions.get(&holder.session) else { return Ok(()) };
+        let frame = frame(holder.contact);
+        self.tell(state.pump, Command::Send { session: holder.session, frame })
+    }
+
+    /// Takes back what a reload no longer allows, and says so.
+    pub(super) fn revoke(&mut self) -> Result<(), Failed> {
+        for (lease, forbidden) in self.registrar.handle_policies(&self.policies) {
+            tracing::info!(peer = %lease.peer, port = lease.port, "no longer allowed");
+            self.close_contact(&lease)?;
+            if let (Some(holder), Some(forbidden)) = (lease.holder(), forbidden) {
+                let refused = Refused { may_retry: false, text: forbidden.to_string() };
+                self.answer(holder, |id| ControlFrame::Refused(id, refused))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Listens at a contact address: the configured one, or every address of both families, or of
+/// IPv4 where the host has no IPv6.
+fn open(at: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
+    let bind = |ip| net::bind(SocketAddr::new(ip, port), net::CONTACT_BACKLOG, false);
+    if let Some(ip) = at {
+        return bind(ip);
+    }
+    match bind(Ipv6Addr::UNSPECIFIED.into()) {
+        Err(error) if !is_final(&error) => bind(Ipv4Addr::UNSPECIFIED.into()),
+        opened => opened,
+    }
+}
+
+/// Whether the other family would fail for the same reason.
+fn is_final(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied)
+}
+
+/// What the forwarder is told: where contact points listen everywhere, the address that it dialled
+/// is one that works.
+fn contact_address(at: Option<IpAddr>, local: IpAddr, port: u16) -> SocketAddr {
+    let ip = at.filter(|ip| !ip.is_unspecified()).unwrap_or(local);
+    SocketAddr::new(ip, port)
+}

@@ -1,0 +1,93 @@
+//! Where forwarders come in: accepts, keeps the doorway's bounds, makes handshakes, and counts
+//! whom it turns away.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::io;
+use std::rc::Rc;
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use adit::key::PublicKey;
+use adit::net::{self, Listener, ShakeError, Shaken, Stream};
+use adit::tls::{Handshake, ServerTls, Trust};
+use tokio::sync::mpsc;
+
+use crate::daemon::Input;
+use crate::door::{Door, Ticket};
+use crate::refused::{Cause, Refusals};
+
+/// The pause after an accept that failed for want of descriptors: the caller is still there, and
+/// asking again at once would only burn a core.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// The keys that are let in. A handshake asks; a reload changes them.
+#[derive(Debug, Default)]
+pub(crate) struct Admission(RwLock<BTreeSet<PublicKey>>);
+
+impl Admission {
+    /// Lets in these keys from now on, and no others.
+    pub(crate) fn set(&self, keys: BTreeSet<PublicKey>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+}
+
+impl Trust for Admission {
+    fn accepts(&self, key: &PublicKey) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(key)
+    }
+}
+
+/// What all listeners share.
+#[derive(Debug)]
+pub(crate) struct Reception {
+    pub(crate) tls: ServerTls,
+    pub(crate) door: Rc<RefCell<Door>>,
+    pub(crate) refusals: Rc<RefCell<Refusals>>,
+    pub(crate) inbox: mpsc::Sender<Input>,
+}
+
+impl Reception {
+    /// Takes callers of `listener` until it is stopped.
+    pub(crate) async fn accept_all(self: Rc<Self>, listener: Listener) {
+        loop {
+            match listener.accept().await {
+                Ok(stream) => self.receive(stream),
+                // Stopped: the relay is ending.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
+                // The caller was gone before it was accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    self.refuse(Cause::Descriptors, "a caller", &error);
+                    tokio::time::sleep(ACCEPT_BACKOFF).await;
+                }
+            }
+        }
+    }
+
+    fn refuse(&self, cause: Cause, whom: impl std::fmt::Display, why: impl std::fmt::Display) {
+        self.refusals.borrow_mut().count(cause, whom, why, Instant::now());
+    }
+
+    fn receive(self: &Rc<Self>, stream: Stream) {
+        match Door::enter(&self.door, stream.remote().ip()) {
+            Ok(ticket) => net::spawn(Rc::clone(self).shake(stream, ticket)),
+            // Dropping the stream closes it without a word.
+            Err(full) => self.refuse(Cause::OverLimit, stream.remote(), full),
+        }
+    }
+
+    async fn shake(self: Rc<Self>, stream: Stream, ticket: Ticket) {
+        let remote = stream.remote();
+        match self.handshake(stream).await {
+            // The loop has ended: the carrier is closed by being dropped.
+            Ok(shaken) => drop(self.inbox.send(Input::Arrived(Box::new(shaken))).await),
+            Err(error) => self.refuse(Cause::from(&error), remote, &error),
+        }
+        drop(ticket);
+    }
+
+    async fn handshake(&self, stream: Stream) -> Result<Shaken, ShakeError> {
+        net::shake_hands(stream, Handshake::server(&self.tls)?).await
+    }
+}
