@@ -48,16 +48,16 @@ pub(crate) fn wait_until_idle(lab: &Lab) -> Result<(), BenchError> {
     Ok(())
 }
 
-/// What both daemons call themselves.
-pub(crate) fn versions() -> Result<[PathBuf; 2], BenchError> {
+/// Both programs.
+pub(crate) fn programs() -> Result<[PathBuf; 2], BenchError> {
     let programs = binaries()?;
     Ok([programs.relay, programs.adit])
 }
 
 fn make_key(host: &Host<'_>, program: &Path, file: &str) -> Result<String, BenchError> {
-    let made =
-        host.run_ok([program.as_os_str(), "keygen".as_ref(), "--out".as_ref(), file.as_ref()])?;
-    Ok(made.stdout.trim().to_owned())
+    let path = host.lab().path().join(file);
+    let arguments = [program.as_os_str(), "keygen".as_ref(), "--out".as_ref(), path.as_os_str()];
+    Ok(host.run_ok(arguments)?.stdout.trim().to_owned())
 }
 
 fn write(lab: &Lab, file: &str, text: &str) -> Result<(), BenchError> {
@@ -68,7 +68,7 @@ fn write(lab: &Lab, file: &str, text: &str) -> Result<(), BenchError> {
 fn relay_file(address: &str, forwarder_key: &str) -> String {
     let ports = SERVICES.map(|service| format!("\"{}\"", Way::Adit.entry_port(service)));
     format!(
-        "key = \"relay.key\"\nlisten = \"{address}:443\"\nsocket = \"relay.toml.sock\"\n\n\
+        "key = \"relay.key\"\nlisten = \"{address}:443\"\nsocket = \"relay.sock\"\n\n\
          [[forwarder]]\nname = \"bench\"\nkey = \"{forwarder_key}\"\nports = [{}]\n",
         ports.join(", ")
     )
@@ -78,7 +78,7 @@ fn forwarder_file(lab: &Lab, relay_key: &str) -> String {
     let (relay, peer) = (lab.host("relay").address(), lab.host(PEER).address());
     let mut text = format!(
         "key = \"adit.key\"\nrelay = \"{relay}:443\"\nrelay_key = \"{relay_key}\"\n\
-         socket = \"adit.toml.sock\"\n"
+         socket = \"adit.sock\"\n"
     );
     for service in SERVICES {
         let (name, port) = (service.name, service.port);
@@ -94,8 +94,9 @@ fn forwarder_file(lab: &Lab, relay_key: &str) -> String {
 }
 
 fn run(host: &Host<'_>, program: &Path, file: &str) -> Result<Process, BenchError> {
-    let arguments = ["run", "--config", file].map(AsRef::as_ref);
-    Ok(host.spawn([program.as_os_str()].into_iter().chain(arguments))?)
+    let path = host.lab().path().join(file);
+    let arguments = [program.as_os_str(), "run".as_ref(), "--config".as_ref(), path.as_os_str()];
+    Ok(host.spawn(arguments)?)
 }
 
 fn all_registered(icp: &Host<'_>, program: &Path) -> Result<bool, BenchError> {
@@ -106,9 +107,15 @@ fn all_registered(icp: &Host<'_>, program: &Path) -> Result<bool, BenchError> {
 
 /// The daemon's status; `program` tells which of the two.
 fn status(host: &Host<'_>, program: &Path) -> Result<Value, BenchError> {
-    let socket = if host.name() == "relay" { "relay.toml.sock" } else { "adit.toml.sock" };
-    let arguments = ["status", "--json", "--socket", socket].map(AsRef::as_ref);
-    let output = host.run_ok([program.as_os_str()].into_iter().chain(arguments))?;
+    let socket = if host.name() == "relay" { "relay.sock" } else { "adit.sock" };
+    let path = host.lab().path().join(socket);
+    let output = host.run_ok([
+        program.as_os_str(),
+        "status".as_ref(),
+        "--json".as_ref(),
+        "--socket".as_ref(),
+        path.as_os_str(),
+    ])?;
     serde_json::from_str(&output.stdout)
         .map_err(|error| BenchError::unexpected("a daemon's status", error.to_string()))
 }

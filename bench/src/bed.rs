@@ -7,7 +7,7 @@ use netns_tests::{Host, Lab, Process, SHORT, Topology, wait_until};
 use crate::error::BenchError;
 use crate::load::Load;
 use crate::way::{ECHO, SERVICES, Service, Way};
-use crate::{adit, process_tree, socat};
+use crate::{adit, machine, process_tree, socat};
 
 /// The internal peer.
 pub(crate) const PEER: &str = "peer3";
@@ -27,8 +27,8 @@ impl Bed {
     /// Builds the lab and starts what `ways` need.
     pub(crate) fn new(name: &str, ways: &[Way]) -> Result<Self, BenchError> {
         let lab = Topology::STANDARD.build(name)?;
-        // Connections between two hosts outside that the gateway forwards do not arise, but what it
-        // lets in by DNAT must get past its policy, which drops.
+        machine::choose_congestion(&lab)?;
+        // What the gateway lets in by DNAT must get past its policy, which drops.
         lab.gateway().run_ok([
             "iptables",
             "-I",

@@ -94,7 +94,7 @@ fn measure(
     let external = bed.lab().host(EXTERNAL);
     let times = round_trips(&external, address, options.count, options.size, options.seconds_max)?;
     let bits = (bed.sent_bytes()? - sent) * 8;
-    let gbits = nanoseconds_per(begun, bits);
+    let gbits = gbits_since(begun, bits);
     drop(bulk);
     let p99 = times.value_at_quantile(0.99);
     eprintln!(
@@ -129,7 +129,7 @@ impl Series {
 }
 
 /// Bits per nanosecond since `begun`: Gbit/s.
-fn nanoseconds_per(begun: Instant, bits: u64) -> f64 {
+fn gbits_since(begun: Instant, bits: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 52 bits")]
     let bits = bits as f64;
     bits / begun.elapsed().as_secs_f64() / 1e9

@@ -25,6 +25,15 @@ pub(crate) fn raise_file_limit() -> Result<(), BenchError> {
     raised.map_err(|error| BenchError::io("raising the limit of open files")(error.into()))
 }
 
+/// Asks for the wanted congestion control on every end, before anything connects; programs inherit
+/// it from their namespace. What came of it stands in the conditions: a kernel may not allow it.
+pub(crate) fn choose_congestion(lab: &Lab) -> Result<(), BenchError> {
+    for end in ENDS {
+        lab.host(end).run(["sysctl", "-q", "-w", &format!("{CONGESTION}={WANTED_CONGESTION}")])?;
+    }
+    Ok(())
+}
+
 /// Everything that has to stand beside a figure.
 pub(crate) fn conditions(lab: &Lab, ways: &[Way]) -> Result<Vec<(String, String)>, BenchError> {
     let mut conditions = vec![
@@ -66,7 +75,7 @@ fn machine() -> String {
     if !flags.is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor")) {
         return "not virtual".to_owned();
     }
-    let kind = said(Path::new("systemd-detect-virt"), &[]).unwrap_or_else(|| "unknown".to_owned());
+    let kind = said(Path::new("systemd-detect-virt"), &["--vm"]).unwrap_or_else(|| "unknown".to_owned());
     format!("virtual ({kind})")
 }
 
@@ -83,7 +92,7 @@ fn congestion(lab: &Lab) -> Result<String, BenchError> {
     } else {
         format!(
             " (not {WANTED_CONGESTION} everywhere: allow it with \
-             `sysctl net.ipv4.tcp_allowed_congestion_control=\"reno cubic\"`)"
+             `sysctl net.ipv4.tcp_allowed_congestion_control=\"reno bbr cubic\"`)"
         )
     };
     Ok(format!("{}{cure}", found.join(", ")))
@@ -128,7 +137,7 @@ fn versions(ways: &[Way]) -> Result<String, BenchError> {
         versions.push(said.lines().nth(line).map_or(name, |line| line.trim().to_owned()));
     };
     if ways.contains(&Way::Adit) {
-        adit::versions()?.iter().for_each(|program| add(program, "--version", 0));
+        adit::programs()?.iter().for_each(|program| add(program, "--version", 0));
     }
     if ways.contains(&Way::Socat) {
         add(Path::new("socat"), "-V", 1);

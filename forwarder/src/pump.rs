@@ -18,7 +18,7 @@ mod sessions;
 mod slots;
 mod timers;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -67,7 +67,7 @@ struct Pump {
     carriers_dry: Vec<Slot>,
     flows_dry: VecDeque<Slot>,
     /// Flows whose sockets are full while they hold slices of receive buffers.
-    flows_blocked: Vec<Slot>,
+    flows_blocked: BTreeSet<Slot>,
     slice_lists: Vec<SliceList>,
     is_stopping: bool,
 }
@@ -132,7 +132,7 @@ impl Pump {
             flows_to_send: Vec::new(),
             carriers_dry: Vec::new(),
             flows_dry: VecDeque::new(),
-            flows_blocked: Vec::new(),
+            flows_blocked: BTreeSet::new(),
             slice_lists: Vec::new(),
             is_stopping: false,
         };
@@ -265,7 +265,7 @@ impl Pump {
         if free >= usize::from(FLOW_SLOTS_PUBLISHED) / 2 {
             let count = free.min(self.flows_dry.len());
             for slot in self.flows_dry.drain(..count).collect::<Vec<_>>() {
-                self.arm_flow(slot);
+                self.arm_dry_flow(slot);
             }
         }
     }

@@ -36,12 +36,17 @@ pub fn binaries() -> Result<Binaries, LabError> {
 
 /// The lab's own helper program `name` (`lab-peer`, `lab-probe`).
 ///
-/// Cargo builds it for integration tests anyway; for everything else it is built here.
+/// Cargo builds it for integration tests anyway; for everything else it is built here, unless
+/// `ADIT_BIN_DIR` holds it.
 ///
 /// # Errors
 /// When the build fails.
 pub fn helper(name: &str) -> Result<PathBuf, LabError> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let given = env::var_os("ADIT_BIN_DIR").map(|folder| PathBuf::from(folder).join(name));
+    if let Some(given) = given.filter(|given| given.is_file()) {
+        return Ok(given);
+    }
     let own = env::current_exe().map_err(LabError::io("finding this program"))?;
     let folder = own.parent().unwrap_or(Path::new("."));
     let folder = if folder.ends_with("deps") {

@@ -1,6 +1,6 @@
 //! Who does not read holds up nobody else, and costs a bounded amount of memory.
 
-use netns_tests::{Daemon, LONG, Lab, LabError, Process, SHORT, Topology, Tunnel};
+use netns_tests::{Daemon, LONG, Lab, LabError, Process, SHORT, Topology, Tunnel, wait_until};
 
 type Outcome = Result<(), LabError>;
 
@@ -19,6 +19,7 @@ fn others_are_unharmed(lab: &Lab, tunnel: &mut Tunnel<'_>, mut pulse: Process) -
     assert!(slowest.is_some_and(|slowest| slowest < 2_000), "{said}");
     for daemon in [Daemon::Forwarder, Daemon::Relay] {
         let resident = tunnel.process_mut(daemon)?.resident_bytes()?;
+        println!("{daemon:?} holds {} MiB", resident >> 20);
         assert!(resident <= RESIDENT_MAX, "{daemon:?} holds {} MiB", resident >> 20);
     }
     Ok(())
@@ -54,6 +55,13 @@ fn hundred_stalled_readers_harm_nobody() -> Outcome {
     with_stalled("readers", "source", &["1000000000"], |lab, tunnel| {
         let mut stall = lab.host("ext").play_on("stall", &tunnel.contact(8006), &["100"])?;
         stall.wait_for_log("stalled 100", SHORT)?;
+        // The control: every one of them has bytes that it does not read.
+        wait_until(SHORT, "bytes to wait at every stalled reader", || {
+            let sockets = lab.host("ext").run(["ss", "-Htn", "dport = :8006"]);
+            let waiting =
+                |line: &&str| line.split_whitespace().nth(1).is_some_and(|bytes| bytes != "0");
+            sockets.is_ok_and(|listing| listing.stdout.lines().filter(waiting).count() == 100)
+        })?;
         Ok(stall)
     })
 }

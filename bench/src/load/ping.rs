@@ -50,7 +50,7 @@ pub(super) fn run(address: &str, count: u64, size: usize, seconds: u64) -> io::R
         stream.read_exact(&mut got)?;
         let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         if round >= WARM_UP {
-            histogram.saturating_record(took);
+            histogram.record(took).map_err(io::Error::other)?;
         }
         if begun >= end && round >= WARM_UP {
             break;

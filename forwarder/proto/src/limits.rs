@@ -110,6 +110,10 @@ pub const CARRIER_BUFFERS_LOW: usize = 32;
 pub const FLOW_SLOTS: u16 = 8_192;
 /// Of those, how many the kernel may hold at once: 512 KiB, within the L2 cache.
 pub const FLOW_SLOTS_PUBLISHED: u16 = 32;
+/// When fewer than this many are free, sessions that hold much take no more.
+pub const FLOW_SLOTS_LOW: usize = 2_048;
+/// What a session may hold then, in bytes.
+pub const SESSION_HELD_WHEN_LOW: usize = 4 * 1024 * 1024;
 /// Slots that one receive of a busy flow may fill.
 pub const FLOW_RECEIVE_SLOTS: usize = 16;
 /// Pieces that one send to a flow's socket gathers (`UIO_MAXIOV` is 1,024).

@@ -328,6 +328,11 @@ impl<B> Session<B> {
         self.sent.retained.len()
     }
 
+    /// Memory that waits to be sent or acknowledged, in bytes; full records are assumed.
+    pub fn bytes_held(&self) -> usize {
+        self.queued + self.sent.retained.len() * PAYLOAD_MAX
+    }
+
     /// Stream bytes received that no socket has taken yet.
     pub fn bytes_waiting(&self) -> u64 {
         self.counters.bytes_received - self.received.taken

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use adit_proto::frame::{Open, ResetReason};
 use adit_proto::id::FlowId;
-use adit_proto::limits::{CONNECT_MAX, FLOW_RECEIVE_SLOTS, PAYLOAD_MAX};
+use adit_proto::limits::{
+    CONNECT_MAX, FLOW_RECEIVE_SLOTS, FLOW_SLOTS_LOW, PAYLOAD_MAX, SESSION_HELD_WHEN_LOW,
+};
 use adit_ring::{Received, SendHow, Slice, SliceList, Socket};
 
 use super::Pump;
@@ -27,6 +29,8 @@ pub(super) struct FlowSocket {
     outlet: Outlet,
     state: State,
     is_receiving: bool,
+    /// It waits for slots to come back.
+    is_dry: bool,
     /// The socket has sent its last byte.
     has_ended: bool,
     is_to_send: bool,
@@ -103,6 +107,7 @@ impl Pump {
             outlet: Outlet::default(),
             state,
             is_receiving: false,
+            is_dry: false,
             has_ended: false,
             is_to_send: false,
         });
@@ -164,6 +169,11 @@ impl Pump {
             return;
         }
         let Some(tunnel) = self.tunnels.get_mut(flow.tunnel) else { return };
+        let is_scarce = self.ring.pool(self.groups.flows).free() < FLOW_SLOTS_LOW;
+        if is_scarce && tunnel.session.bytes_held() > SESSION_HELD_WHEN_LOW {
+            // A session whose carrier is stuck leaves the last slots to the others.
+            return self.retry_flow(slot);
+        }
         let slots = (tunnel.session.room(flow.id) / PAYLOAD_MAX).min(FLOW_RECEIVE_SLOTS);
         if slots > 0 {
             flow.is_receiving = true;
@@ -172,12 +182,28 @@ impl Pump {
         }
     }
 
+    /// Arms the flow again once slots have come back.
+    fn retry_flow(&mut self, slot: Slot) {
+        let Some(flow) = self.flows.get_mut(slot) else { return };
+        if !std::mem::replace(&mut flow.is_dry, true) {
+            self.flows_dry.push_back(slot);
+        }
+    }
+
+    /// Slots have come back.
+    pub(super) fn arm_dry_flow(&mut self, slot: Slot) {
+        if let Some(flow) = self.flows.get_mut(slot) {
+            flow.is_dry = false;
+        }
+        self.arm_flow(slot);
+    }
+
     pub(super) fn handle_flow_received(&mut self, slot: Slot, result: io::Result<Received>) {
         let Some(flow) = self.flows.get_mut(slot) else { return };
         flow.is_receiving = false;
         let received = match result {
             Ok(received) => received,
-            Err(error) if is_dry(&error) => return self.flows_dry.push_back(slot),
+            Err(error) if is_dry(&error) => return self.retry_flow(slot),
             Err(_) => return self.fail_flow(slot, ResetReason::Peer),
         };
         let (tunnel_slot, id) = (flow.tunnel, flow.id);
@@ -217,7 +243,7 @@ impl Pump {
         let Some(flow) = self.flows.get_mut(slot) else { return };
         flow.outlet.push(slice);
         if flow.outlet.is_blocked {
-            self.flows_blocked.push(slot);
+            self.flows_blocked.insert(slot);
         }
         self.schedule_flow(slot);
     }
@@ -262,7 +288,7 @@ impl Pump {
         flow.outlet.handle_sent(taken, &mut slices);
         let is_blocked = flow.outlet.is_blocked;
         if is_blocked {
-            self.flows_blocked.push(slot);
+            self.flows_blocked.insert(slot);
             self.ring.poll_writable(&flow.socket, slot.token(Purpose::FlowWritable));
         }
         let (tunnel_slot, id) = (flow.tunnel, flow.id);
@@ -277,6 +303,7 @@ impl Pump {
     pub(super) fn handle_flow_writable(&mut self, slot: Slot) {
         let Some(flow) = self.flows.get_mut(slot) else { return };
         flow.outlet.is_blocked = false;
+        self.flows_blocked.remove(&slot);
         self.schedule_flow(slot);
     }
 
@@ -311,6 +338,7 @@ impl Pump {
     pub(super) fn drop_flow(&mut self, slot: Slot, is_reset: bool) {
         let now = self.now;
         let Some(flow) = self.flows.remove(slot) else { return };
+        self.flows_blocked.remove(&slot);
         if let Some(tunnel) = self.tunnels.get_mut(flow.tunnel) {
             tunnel.flows.remove(&flow.id);
             tunnel.session.handle_taken(flow.id, flow.outlet.bytes(), now);

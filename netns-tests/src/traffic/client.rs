@@ -1,5 +1,6 @@
 //! Clients, each a claim to check.
 
+use std::any::Any;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -27,6 +28,10 @@ fn round_trip(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
     if answer == message { Ok(()) } else { Err(io::Error::other("the echo differs")) }
 }
 
+fn panicked(_what: Box<dyn Any + Send>) -> io::Error {
+    io::Error::other("a thread panicked")
+}
+
 /// Connects, within a time.
 ///
 /// # Errors
@@ -49,7 +54,7 @@ pub fn half_close(to: SocketAddr, bytes: u64) -> io::Result<()> {
         writing.shutdown(Shutdown::Write)
     });
     let received = read_pattern(&mut stream)?;
-    writer.join().map_err(|_| io::Error::other("the writer panicked"))??;
+    writer.join().map_err(panicked)??;
     if received != bytes {
         return Err(io::Error::other(format!("sent {bytes}, received {received}")));
     }
@@ -157,7 +162,7 @@ pub fn hold(to: SocketAddr, count: usize) -> io::Result<()> {
         .collect();
     let mut streams = Vec::new();
     for worker in workers {
-        streams.push(worker.join().map_err(|_| io::Error::other("a worker panicked"))??);
+        streams.push(worker.join().map_err(panicked)??);
     }
     println!("holding {}", streams.len());
     wait_for_word()?;
