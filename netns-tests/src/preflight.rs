@@ -40,12 +40,12 @@ const SYSTEM_FOLDERS: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/us
 /// # Errors
 /// When a tool is missing and cannot be installed; the error holds the line that would.
 pub fn ensure() -> Result<(), LabError> {
-    static DONE: OnceLock<Result<(), String>> = OnceLock::new();
-    let done = DONE.get_or_init(|| install_missing().map_err(|error| error.to_string()));
-    done.clone().map_err(|reason| LabError::MissingTools {
-        missing: reason,
-        cure: install_line(&missing()),
-    })
+    static DONE: OnceLock<()> = OnceLock::new();
+    if DONE.get().is_none() {
+        install_missing()?;
+        DONE.get_or_init(|| ());
+    }
+    Ok(())
 }
 
 /// The `PATH` that programs of the lab see.
@@ -59,10 +59,8 @@ pub fn search_path() -> String {
 
 /// The line that installs `packages`.
 fn install_line(packages: &[&str]) -> String {
-    format!(
-        "apt-get update && apt-get install -y --no-install-recommends {}",
-        if packages.is_empty() { TOOLS[0].1.to_owned() } else { packages.join(" ") }
-    )
+    let packages = packages.join(" ");
+    format!("apt-get update && apt-get install -y --no-install-recommends {packages}")
 }
 
 /// Packages whose commands are not found.

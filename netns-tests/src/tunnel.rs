@@ -31,7 +31,7 @@ pub enum Daemon {
     Relay,
 }
 
-/// What a tunnel shall be; see [`Tunnel::start`].
+/// What a tunnel shall be; it begins with [`Tunnel::builder`].
 #[derive(Debug, Clone)]
 pub struct TunnelBuilder {
     peers: Vec<Peer>,
