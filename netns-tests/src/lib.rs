@@ -41,4 +41,4 @@ pub use process::{Output, Process};
 pub use services::{Spinners, iperf3_server, nginx, sshd};
 pub use topology::Topology;
 pub use tunnel::{Daemon, Peer, Tunnel, TunnelBuilder};
-pub use wait::{LONG, SHORT, wait_until};
+pub use wait::{LONG, SHORT, STOPPED_MS, wait_until};

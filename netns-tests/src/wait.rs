@@ -7,6 +7,9 @@ use crate::LabError;
 
 /// For what takes milliseconds on a quiet machine; generous, since two cores are shared.
 pub const SHORT: Duration = Duration::from_secs(10);
+/// A flow that has not moved for this long, in milliseconds, has stopped. It tells life from
+/// death and is no measurement: those are the bench's.
+pub const STOPPED_MS: u64 = 10_000;
 /// For what moves much data.
 pub const LONG: Duration = Duration::from_secs(180);
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use netns_tests::{Daemon, Lab, LabError, SHORT, Topology, Tunnel};
+use netns_tests::{Daemon, Lab, LabError, SHORT, STOPPED_MS, Topology, Tunnel};
 
 type Outcome = Result<(), LabError>;
 
@@ -112,7 +112,7 @@ fn peer_that_is_down_takes_no_other_with_it() -> Outcome {
     }
     let said = pulse.finish(SHORT)?;
     let slowest = said.trim().rsplit(' ').next().and_then(|word| word.parse::<u64>().ok());
-    assert!(slowest.is_some_and(|slowest| slowest < 1_000), "{said}");
+    assert!(slowest.is_some_and(|slowest| slowest < STOPPED_MS), "{said}");
     assert!(tunnel.process_mut(Daemon::Forwarder)?.runs());
     Ok(())
 }

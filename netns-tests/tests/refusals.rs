@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use netns_tests::{
-    Daemon, Lab, LabError, Peer, Process, SHORT, Topology, Tunnel, binaries, wait_until,
+    Daemon, Lab, LabError, Peer, Process, SHORT, STOPPED_MS, Topology, Tunnel, binaries, wait_until,
 };
 
 type Outcome = Result<(), LabError>;
@@ -40,7 +40,7 @@ impl<'a> Control<'a> {
     fn unharmed(mut self) -> Outcome {
         let said = self.pulse.finish(SHORT)?;
         let slowest = said.trim().rsplit(' ').next().and_then(|word| word.parse::<u64>().ok());
-        assert!(slowest.is_some_and(|slowest| slowest < 1_000), "{said}");
+        assert!(slowest.is_some_and(|slowest| slowest < STOPPED_MS), "{said}");
         for daemon in [Daemon::Forwarder, Daemon::Relay] {
             assert!(self.tunnel.process_mut(daemon)?.runs(), "{daemon:?} ended");
         }

@@ -1,6 +1,8 @@
 //! Who does not read holds up nobody else, and costs a bounded amount of memory.
 
-use netns_tests::{Daemon, LONG, Lab, LabError, Process, SHORT, Topology, Tunnel, wait_until};
+use netns_tests::{
+    Daemon, LONG, Lab, LabError, Process, SHORT, STOPPED_MS, Topology, Tunnel, wait_until,
+};
 
 type Outcome = Result<(), LabError>;
 
@@ -16,7 +18,7 @@ fn others_are_unharmed(lab: &Lab, tunnel: &mut Tunnel<'_>, mut pulse: Process) -
     ext.play("upload", &tunnel.contact(8005), &[OTHER])?;
     let said = pulse.finish(SHORT)?;
     let slowest = said.trim().rsplit(' ').next().and_then(|word| word.parse::<u64>().ok());
-    assert!(slowest.is_some_and(|slowest| slowest < 2_000), "{said}");
+    assert!(slowest.is_some_and(|slowest| slowest < STOPPED_MS), "{said}");
     for daemon in [Daemon::Forwarder, Daemon::Relay] {
         let resident = tunnel.process_mut(daemon)?.resident_bytes()?;
         println!("{daemon:?} holds {} MiB", resident >> 20);
