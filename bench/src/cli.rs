@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::error::BenchError;
 use crate::load::Load;
+use crate::quiet::Quiet;
 use crate::way::Way;
 use crate::{idle, latency, machine, throughput};
 
@@ -40,12 +41,20 @@ pub(crate) struct Shared {
     /// As short as it can be: does it still work?
     #[arg(long)]
     pub(crate) smoke: bool,
+    /// Seconds to wait before each run for others on the machine to be quiet.
+    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    patience: u64,
     /// Appends the report to this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) markdown: Option<PathBuf>,
 }
 
 impl Shared {
+    /// Waits between runs as asked for; a smoke run waits for nobody.
+    pub(crate) fn quiet(&self) -> Quiet {
+        Quiet::new(if self.smoke { 0 } else { self.patience })
+    }
+
     /// The ways asked for, each once, or the `usual` ones.
     pub(crate) fn ways(&self, usual: &[Way]) -> Vec<Way> {
         let mut ways = if self.ways.is_empty() { usual.to_vec() } else { self.ways.clone() };

@@ -56,15 +56,18 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
     }
     let ways = options.shared.ways(&[Way::Kernel, Way::Socat, Way::Adit]);
     let bed = Bed::new("latency", &ways)?;
-    let conditions = machine::conditions(bed.lab(), &ways)?;
-    let spinner = Spinner::start(&bed.lab().host("wan"))?;
+    let mut conditions = machine::conditions(bed.lab(), &ways)?;
+    let mut quiet = options.shared.quiet();
     let mut series: BTreeMap<Way, Series> = BTreeMap::new();
     for round in 0..options.rounds {
         for &way in ways.iter().cycle().skip(round % ways.len()).take(ways.len()) {
+            quiet.wait();
+            let spinner = Spinner::start(&bed.lab().host("wan"))?;
             measure(&bed, way, &options, &mut series)?;
+            drop(spinner);
         }
     }
-    drop(spinner);
+    conditions.push(quiet.condition());
     let report = Report {
         title: title(&options),
         conditions,
@@ -97,11 +100,9 @@ fn measure(
     let gbits = gbits_since(begun, bits);
     drop(bulk);
     let p99 = times.value_at_quantile(0.99);
-    eprintln!(
-        "{way}: p50 {} ns, p99 {p99} ns, {} round trips",
-        times.value_at_quantile(0.5),
-        times.len()
-    );
+    let at = |quantile| microseconds(times.value_at_quantile(quantile));
+    let (median, tail) = (at(0.5), at(0.999));
+    eprintln!("{way}: p50 {median:.0}, p99.9 {tail:.0} µs, {} round trips", times.len());
     match series.get_mut(&way) {
         Some(series) => series.add(&times, p99, gbits),
         None => {

@@ -41,7 +41,6 @@ pub(crate) fn conditions(lab: &Lab, ways: &[Way]) -> Result<Vec<(String, String)
         ("kernel".to_owned(), read("/proc/sys/kernel/osrelease")),
         ("processors".to_owned(), processors()),
         ("machine".to_owned(), machine()),
-        ("load before the run".to_owned(), read("/proc/loadavg")),
         ("congestion control".to_owned(), congestion(lab)?),
         ("links".to_owned(), links(&lab.host(bed::EXTERNAL))?),
     ];
@@ -49,9 +48,12 @@ pub(crate) fn conditions(lab: &Lab, ways: &[Way]) -> Result<Vec<(String, String)
     Ok(conditions)
 }
 
-/// The command that repeats the report, without the folder that the program happens to lie in.
+/// The command that repeats the figures, wherever the program lies and the report goes.
 fn command_line() -> String {
-    let words: Vec<_> = env::args().skip(1).collect();
+    let mut words: Vec<_> = env::args().skip(1).collect();
+    if let Some(at) = words.iter().position(|word| word == "--markdown") {
+        words.drain(at..words.len().min(at + 2));
+    }
     format!("`cargo run --release -p adit-bench -- {}`", words.join(" "))
 }
 
@@ -75,7 +77,8 @@ fn machine() -> String {
     if !flags.is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor")) {
         return "not virtual".to_owned();
     }
-    let kind = said(Path::new("systemd-detect-virt"), &["--vm"]).unwrap_or_else(|| "unknown".to_owned());
+    let kind =
+        said(Path::new("systemd-detect-virt"), &["--vm"]).unwrap_or_else(|| "unknown".to_owned());
     format!("virtual ({kind})")
 }
 

@@ -20,6 +20,7 @@ mod latency;
 mod load;
 mod machine;
 mod process_tree;
+mod quiet;
 mod report;
 mod socat;
 mod statistics;

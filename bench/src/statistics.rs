@@ -20,6 +20,11 @@ impl Rounds {
         &self.0
     }
 
+    /// Each round against the same round of `other`, which the same noise befell.
+    pub(crate) fn ratio(&self, other: &Self) -> Self {
+        Self(self.0.iter().zip(&other.0).map(|(own, other)| own / other).collect())
+    }
+
     /// The middle round, or the mean of the two in the middle; 0 without any.
     pub(crate) fn median(&self) -> f64 {
         let sorted = self.sorted();

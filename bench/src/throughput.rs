@@ -55,15 +55,18 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
     }
     let ways = options.shared.ways(&[Way::Kernel, Way::Socat, Way::Adit]);
     let bed = Bed::new("throughput", &ways)?;
-    let conditions = machine::conditions(bed.lab(), &ways)?;
+    let mut conditions = machine::conditions(bed.lab(), &ways)?;
+    let mut quiet = options.shared.quiet();
     let mut series: BTreeMap<Way, Series> = BTreeMap::new();
     for round in 0..options.rounds {
         // Another one begins each round: whoever comes first must not always be the same.
         for &way in ways.iter().cycle().skip(round % ways.len()).take(ways.len()) {
             let series = series.entry(way).or_insert_with(Series::new);
+            quiet.wait();
             measure(&bed, way, &options, series)?;
         }
     }
+    conditions.push(quiet.condition());
     let report = Report {
         title: title(&options),
         conditions,
@@ -110,15 +113,6 @@ impl Series {
             both: Rounds::new(),
         }
     }
-
-    /// Each round against the same round of `other`, which the same noise befell.
-    fn ratio(&self, other: &Self) -> Rounds {
-        let mut ratios = Rounds::new();
-        for (own, other) in self.gbits.each().iter().zip(other.gbits.each()) {
-            ratios.add(own / other);
-        }
-        ratios
-    }
 }
 
 fn title(options: &Options) -> String {
@@ -131,22 +125,26 @@ fn title(options: &Options) -> String {
 fn table(series: &BTreeMap<Way, Series>) -> Table {
     let mut table = Table::new([
         "way",
-        "× socat",
+        "Gbit/s × socat",
         "Gbit/s",
         "each round",
+        "CPU × socat",
         "CPU s/GiB, both",
         "at the relay",
         "inside",
     ]);
     let socat = series.get(&Way::Socat);
     for (way, own) in series {
-        let ratio = socat.map_or("–".to_owned(), |socat| own.ratio(socat).summary(2));
+        let ratio = |of: fn(&Series) -> &Rounds| {
+            socat.map_or("–".to_owned(), |socat| of(own).ratio(of(socat)).summary(2))
+        };
         let each: Vec<_> = own.gbits.each().iter().map(|gbits| format!("{gbits:.1}")).collect();
         table.row([
             way.to_string(),
-            ratio,
+            ratio(|series| &series.gbits),
             own.gbits.summary(2),
             each.join(" "),
+            ratio(|series| &series.both),
             own.both.summary(2),
             format!("{:.2}", own.outside.median()),
             format!("{:.2}", own.inside.median()),
