@@ -26,6 +26,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("socat", "socat"),
     ("tcpdump", "tcpdump"),
     ("dig", "dnsutils"),
+    ("ethtool", "ethtool"),
     ("nsenter", "util-linux"),
     ("unshare", "util-linux"),
     ("chrt", "util-linux"),

@@ -177,15 +177,16 @@ fn choose_cubic<'a>(
 ) -> Result<Congestion, LabError> {
     const KEY: &str = "net.ipv4.tcp_congestion_control";
     for host in hosts {
-        let sysctl = |argument: &str| -> Result<Output, LabError> {
+        let sysctl = |arguments: &[&str]| -> Result<Output, LabError> {
             let mut command = sandbox.command(Some(host));
-            command.args(["sysctl", "-n", argument]).output().map_err(LabError::io("sysctl"))
+            command.arg("sysctl").args(arguments).output().map_err(LabError::io("sysctl"))
         };
-        let now = String::from_utf8_lossy(&sysctl(KEY)?.stdout).trim().to_owned();
-        if now == "cubic" || sysctl(&format!("-w{KEY}=cubic"))?.status.success() {
-            continue;
+        sysctl(&["-q", "-w", &format!("{KEY}=cubic")])?;
+        // Whether it was allowed shows in what is there now.
+        let now = String::from_utf8_lossy(&sysctl(&["-n", KEY])?.stdout).trim().to_owned();
+        if now != "cubic" {
+            return Ok(Congestion::Kept(now));
         }
-        return Ok(Congestion::Kept(now));
     }
     Ok(Congestion::Cubic)
 }
