@@ -7,6 +7,7 @@ use std::time::Duration;
 use adit_proto::id::Time;
 use adit_proto::limits::{
     CARRIER_SEND_MAX, CARRIER_SEND_MIN, CARRIER_SEND_TIME, FLOW_SEND_PIECES, GATHERED_MAX,
+    PAYLOAD_MAX,
 };
 use adit_ring::{Slice, SliceList};
 
@@ -17,6 +18,8 @@ use adit_ring::{Slice, SliceList};
 #[derive(Debug, Default)]
 pub(crate) struct Outlet {
     waiting: VecDeque<Slice>,
+    /// Small pieces that came while the socket was full, behind what waits.
+    gathered: Vec<u8>,
     /// Slices that are lent to the send under way.
     is_sending: bool,
     /// The socket took less than it was given: wait until it is writable.
@@ -28,12 +31,35 @@ pub(crate) struct Outlet {
 }
 
 impl Outlet {
-    /// Queues `slice`; a small one that has to wait is copied, so that a stalled flow never pins
-    /// a large receive buffer by a few bytes.
+    /// Queues `slice`; small ones that have to wait are gathered by copy, so that a stalled flow
+    /// never pins a large receive buffer by a few bytes, nor costs more than its bytes.
     pub(crate) fn push(&mut self, slice: Slice) {
         self.bytes += slice.len();
-        let has_to_wait = self.is_blocked && slice.len() <= GATHERED_MAX;
-        self.waiting.push_back(if has_to_wait { slice.to_owned_copy() } else { slice });
+        if self.is_blocked && slice.len() <= GATHERED_MAX {
+            self.gathered.extend_from_slice(&slice);
+            if self.gathered.len() >= PAYLOAD_MAX {
+                self.queue_gathered();
+            }
+        } else {
+            self.queue_gathered();
+            self.waiting.push_back(slice);
+        }
+    }
+
+    fn queue_gathered(&mut self) {
+        if !self.gathered.is_empty() {
+            self.waiting.push_back(Slice::from(std::mem::take(&mut self.gathered)));
+        }
+    }
+
+    /// Whether nothing more will be pushed.
+    pub(crate) fn is_finishing(&self) -> bool {
+        self.is_finishing
+    }
+
+    /// An outlet whose socket is not connected yet: all that comes waits.
+    pub(crate) fn blocked() -> Self {
+        Self { is_blocked: true, ..Self::default() }
     }
 
     /// No more will be pushed.
@@ -48,7 +74,11 @@ impl Outlet {
 
     /// What to send now, put into `slices`; false when there is nothing or it must wait.
     pub(crate) fn poll_send(&mut self, slices: &mut SliceList) -> bool {
-        if self.is_sending || self.is_blocked || self.waiting.is_empty() {
+        if self.is_sending || self.is_blocked {
+            return false;
+        }
+        self.queue_gathered();
+        if self.waiting.is_empty() {
             return false;
         }
         let pieces = self.waiting.len().min(FLOW_SEND_PIECES);
@@ -174,6 +204,19 @@ mod tests {
         assert!(!outlet.poll_send(&mut SliceList::new()));
         outlet.handle_sent(0, &mut slices);
         assert!(!outlet.poll_send(&mut SliceList::new()));
+    }
+
+    /// Pieces of a byte that wait cost little more than their bytes, and come out in order.
+    #[test]
+    fn tiny_pieces_that_wait_are_gathered() {
+        let mut outlet = Outlet::blocked();
+        (0..100_000_u32).for_each(|n| outlet.push(slice(&[n.to_le_bytes()[0]])));
+        assert!(outlet.waiting.len() <= 100_000 / PAYLOAD_MAX + 1);
+        outlet.push(slice(&[7; 2_000]));
+        outlet.is_blocked = false;
+        let bytes = sent(&mut outlet, 102_000);
+        assert_eq!(bytes.len(), 102_000);
+        assert!(bytes.iter().take(100_000).enumerate().all(|(n, b)| *b == n.to_le_bytes()[0]));
     }
 
     /// The shutdown comes after the last byte, once.

@@ -3,8 +3,8 @@
 //!
 //! A turn:
 //!
-//! 1. take commands from the control plane;
-//! 2. reap completions: the collector takes in, the session decides, the distributor hands out;
+//! 1. reap completions: the collector takes in, the session decides, the distributor hands out;
+//! 2. take commands from the control plane;
 //! 3. run the timers that are due;
 //! 4. send: each flow's socket what waits for it, each carrier one batch;
 //! 5. submit everything at once and wait.
@@ -25,14 +25,14 @@ use std::time::{Duration, Instant};
 use adit_proto::id::Time;
 use adit_proto::limits::{
     CARRIER_BUFFER, CARRIER_BUFFERS, CARRIER_BUFFERS_PUBLISHED, FLOW_SLOTS, FLOW_SLOTS_PUBLISHED,
-    PAYLOAD_MAX, RECORD_TRAILER, SLOT_HEADROOM,
+    PAYLOAD_MAX, RECORD_TRAILER, SLOT_HEADROOM, TURN_COMPLETIONS_MAX,
 };
 use adit_ring::{Completion, Features, Group, Layout, Refusal, Ring, SliceList, Token};
 use crossbeam::channel::bounded;
 
 use crate::collector::CARRIER_HEADROOM;
 use crate::handoff::{
-    Command, Event, EventSender, PumpEnd, PumpHandle, Report, SessionKey, crossing,
+    Command, Down, Event, EventSender, PumpEnd, PumpHandle, Report, SessionKey, crossing,
 };
 use contacts::Listener;
 use flows::FlowSocket;
@@ -42,7 +42,7 @@ use timers::{Timer, Timers};
 
 pub use adit_ring::probe;
 
-/// The longest that a pump sleeps when nothing is due: a floor under lost wake-ups.
+/// The longest that a pump sleeps when nothing is due. No wake-up is expected to be lost.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// A pump's state. It never leaves its thread.
@@ -142,10 +142,9 @@ impl Pump {
     fn run(&mut self) {
         while !self.is_stopping || !self.tunnels.is_empty() {
             self.now = self.clock();
+            self.reap();
+            // After reaping: that took the wake-ups back, so what they announced is looked for now.
             self.take_commands();
-            while let Some((token, completion)) = self.ring.next_completion() {
-                self.handle_completion(token, completion);
-            }
             self.run_timers();
             self.send();
             self.arm_dry();
@@ -155,6 +154,14 @@ impl Pump {
                 tracing::error!(%error, "the ring failed; the pump ends");
                 return;
             }
+        }
+    }
+
+    /// Handles completions, up to a bound: what is left ends the next wait at once.
+    fn reap(&mut self) {
+        for _ in 0..TURN_COMPLETIONS_MAX {
+            let Some((token, completion)) = self.ring.next_completion() else { return };
+            self.handle_completion(token, completion);
         }
     }
 
@@ -226,7 +233,6 @@ impl Pump {
             (Purpose::Accept, Completion::Accepted(result, more)) => {
                 self.handle_accepted(slot, result, more);
             }
-            (_, Completion::Woken) => {}
             (purpose, completion) => {
                 unreachable!("invariant: {completion:?} answers no {purpose:?}")
             }
@@ -239,6 +245,7 @@ impl Pump {
                 Timer::Session(slot) => self.handle_session_timeout(slot),
                 Timer::Connect(slot) => self.handle_connect_timeout(slot),
                 Timer::Accept(slot) => self.arm_accept(slot),
+                Timer::Close(slot) => self.end(slot, Down::Closed),
             }
         }
     }
@@ -246,24 +253,28 @@ impl Pump {
     /// Flows first: what their sockets take becomes credit that the carriers then carry.
     fn send(&mut self) {
         self.relieve_receive_buffers();
-        for slot in std::mem::take(&mut self.flows_to_send) {
-            self.send_flow(slot);
-        }
-        for slot in std::mem::take(&mut self.tunnels_to_send) {
-            self.send_carrier(slot);
-        }
+        let mut flows = std::mem::take(&mut self.flows_to_send);
+        flows.drain(..).for_each(|slot| self.send_flow(slot));
+        let mut tunnels = std::mem::take(&mut self.tunnels_to_send);
+        tunnels.drain(..).for_each(|slot| self.send_carrier(slot));
+        // What became due meanwhile waits for the next turn; the lists' memory is kept.
+        flows.append(&mut self.flows_to_send);
+        self.flows_to_send = flows;
+        tunnels.append(&mut self.tunnels_to_send);
+        self.tunnels_to_send = tunnels;
     }
 
-    /// Arms again what found its group dry, as far as buffers have come back.
+    /// Arms again what found its group dry, as far as buffers have come back, and no more than the
+    /// kernel can be lent at once.
     fn arm_dry(&mut self) {
-        let free = self.ring.pool(self.groups.carriers).free();
-        let count = free.min(self.carriers_dry.len());
+        let free = self.ring.pool(self.groups.carriers).available();
+        let count = free.min(CARRIER_BUFFERS_PUBLISHED.into()).min(self.carriers_dry.len());
         for slot in self.carriers_dry.drain(..count).collect::<Vec<_>>() {
             self.arm_carrier(slot);
         }
-        let free = self.ring.pool(self.groups.flows).free();
-        if free >= usize::from(FLOW_SLOTS_PUBLISHED) / 2 {
-            let count = free.min(self.flows_dry.len());
+        let published = usize::from(FLOW_SLOTS_PUBLISHED);
+        if self.ring.pool(self.groups.flows).available() >= published / 2 {
+            let count = published.min(self.flows_dry.len());
             for slot in self.flows_dry.drain(..count).collect::<Vec<_>>() {
                 self.arm_dry_flow(slot);
             }

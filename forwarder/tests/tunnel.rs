@@ -126,6 +126,9 @@ fn tunnel(target: SocketAddr) -> Tunnel {
     let contact = listener.local_addr().unwrap();
     let serve = Command::Serve { session: SESSION, contact: CONTACT, peer: "peer".into(), target };
     forwarder.pump.send(serve).unwrap();
+    // Commands are taken in order: once this is answered, the forwarder serves the contact point.
+    forwarder.pump.send(Command::Report).unwrap();
+    forwarder.wait_for("Report", |event| matches!(event, Event::Report(_)).then_some(()));
     let listen =
         Command::Listen { session: SESSION, contact: CONTACT, peer: "peer".into(), listener };
     relay.pump.send(listen).unwrap();
@@ -312,4 +315,111 @@ fn a_drained_session_ends_with_its_last_flow() {
     stream.shutdown(Shutdown::Write).unwrap();
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     assert_eq!(tunnel.relay.wait_until_down(), Down::Closed);
+}
+
+/// Every command is taken at once, however it falls together with what the pump is doing: none
+/// waits for the pump's longest sleep.
+#[test]
+fn no_command_waits_for_another_wake_up() {
+    let (sender, receiver) = events().unwrap();
+    let pump = pump::spawn(pump::probe().unwrap(), sender).unwrap();
+    let end = End { pump, events: receiver };
+    let started = Instant::now();
+    for round in 0..20_000 {
+        // Two in quick succession, at ever other distances.
+        end.pump.send(Command::Report).unwrap();
+        (0..round % 97).for_each(|_| std::hint::spin_loop());
+        end.pump.send(Command::Report).unwrap();
+        for _ in 0..2 {
+            end.wait_for("Report", |event| matches!(event, Event::Report(_)).then_some(()));
+        }
+    }
+    assert!(started.elapsed() < DEADLINE, "a command waited");
+    end.pump.send(Command::Stop).unwrap();
+}
+
+/// A peer whose queue of connections is full: the kernel drops what else comes, so that connects
+/// get no answer.
+fn silent_peer() -> (Vec<socket2::Socket>, SocketAddr) {
+    use socket2::{Domain, Socket, Type};
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut kept = vec![listener];
+    for _ in 0..4 {
+        let filler = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        filler.set_nonblocking(true).unwrap();
+        filler.connect(&address).ok();
+        kept.push(filler);
+    }
+    (kept, address.as_socket().unwrap())
+}
+
+/// An internal peer that answers no connect keeps its own callers waiting, and nobody else.
+#[test]
+fn a_peer_that_is_down_takes_no_other_with_it() {
+    let tunnel = tunnel(internal_peer(echo));
+    let (_silent, target) = silent_peer();
+    let down = ContactId(6);
+    let serve = Command::Serve { session: SESSION, contact: down, peer: "down".into(), target };
+    tunnel.forwarder.pump.send(serve).unwrap();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let listen = Command::Listen { session: SESSION, contact: down, peer: "down".into(), listener };
+    tunnel.relay.pump.send(listen).unwrap();
+    let callers: Vec<_> = (0..200)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(&[1; 900]).ok();
+            stream
+        })
+        .collect();
+    let mut stream = connect(&tunnel);
+    for round in 0..20 {
+        let sent = pattern(200_000, round);
+        assert!(exchange(&mut stream, &sent) == sent);
+    }
+    drop(callers);
+}
+
+/// A session that is closed while its carrier is busy ends all the same.
+#[test]
+fn a_busy_session_closes_at_once() {
+    let tunnel = tunnel(internal_peer(|mut stream: TcpStream| {
+        let flood = vec![0; 1 << 20];
+        while stream.write_all(&flood).is_ok() {}
+    }));
+    let mut streams: Vec<_> = (0..4).map(|_| connect(&tunnel)).collect();
+    streams.iter_mut().for_each(|stream| stream.read_exact(&mut [0; 100_000]).unwrap());
+    let close = Command::Close { session: SESSION, why: "now".into() };
+    tunnel.forwarder.pump.send(close).unwrap();
+    assert_eq!(tunnel.forwarder.wait_until_down(), Down::Closed);
+    tunnel.relay.wait_until_down();
+}
+
+/// What had crossed when a drained session ended is still handed out.
+#[test]
+fn a_drained_session_loses_nothing_that_was_accepted() {
+    const LEN: usize = 8 << 20;
+    let tunnel = tunnel(internal_peer(|mut stream: TcpStream| {
+        stream.write_all(&pattern(LEN, 3)).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        stream.read_to_end(&mut Vec::new()).ok();
+    }));
+    let mut stream = connect(&tunnel);
+    stream.shutdown(Shutdown::Write).unwrap();
+    stream.read_exact(&mut [0; 1000]).unwrap();
+    tunnel.forwarder.pump.send(Command::Drain { session: SESSION }).unwrap();
+    let mut rest = Vec::new();
+    // A reader that takes its time, so that much still waits when both ends have said all.
+    for _ in 0..LEN / 100_000 {
+        let mut part = vec![0; 50_000];
+        let len = stream.read(&mut part).unwrap();
+        rest.extend_from_slice(&part[..len]);
+        thread::yield_now();
+    }
+    stream.read_to_end(&mut rest).unwrap();
+    assert!(rest == pattern(LEN, 3)[1000..], "{} bytes of {}", rest.len() + 1000, LEN);
+    assert_eq!(tunnel.forwarder.wait_until_down(), Down::Closed);
 }

@@ -286,19 +286,17 @@ impl Tunnel<'_> {
         })
     }
 
-    /// How many attempts the relay has refused, for whatever reason.
+    /// How many attempts the relay has refused for `cause`, as its status names it.
     ///
     /// # Errors
-    /// When its status cannot be had.
-    pub fn refused(&self) -> Result<u64, LabError> {
+    /// When its status cannot be had, or knows no such cause.
+    pub fn refused(&self, cause: &str) -> Result<u64, LabError> {
         let status = self.status(Daemon::Relay)?;
-        let Some(refused) = status.get("refused").and_then(serde_json::Value::as_object) else {
-            return Err(LabError::Unexpected {
-                what: "`refused`".to_owned(),
-                text: status.to_string(),
-            });
-        };
-        Ok(refused.values().filter_map(serde_json::Value::as_u64).sum())
+        let count = status.get("refused").and_then(|causes| causes.get(cause)?.as_u64());
+        count.ok_or_else(|| LabError::Unexpected {
+            what: format!("`refused.{cause}`"),
+            text: status.to_string(),
+        })
     }
 
     /// Writes both configurations.

@@ -45,6 +45,8 @@ pub struct Flow<B> {
     credit: u64,
     /// The socket was not read for want of credit or room, and wants to be told when there is.
     pub(crate) is_starved: bool,
+    /// It waits for the session's grant to grow.
+    pub(crate) is_throttled: bool,
     received: u64,
     is_finished_by_peer: bool,
     window: Window,
@@ -63,6 +65,7 @@ impl<B> Flow<B> {
             offset: 0,
             credit,
             is_starved: false,
+            is_throttled: false,
             received: 0,
             is_finished_by_peer: false,
             window: Window::new(now),
@@ -89,10 +92,19 @@ impl<B> Flow<B> {
         self.queue.push_back(chunk);
     }
 
-    /// Length of the next chunk, if there is one and the credit covers it.
-    pub(crate) fn next_len(&self) -> Option<usize> {
+    /// Length of the next chunk, if there is one and the credit covers it. `share` is how many
+    /// bytes the flow may have under way while the session's grant is short; what exceeds it
+    /// marks the flow as throttled.
+    pub(crate) fn next_len(&mut self, share: u64) -> Option<usize> {
         let len = self.queue.front()?.payload.len();
-        (self.offset + len as u64 <= self.credit).then_some(len)
+        let end = self.offset + len as u64;
+        if end > self.credit {
+            return None;
+        }
+        // The other end's window is at least the first one, so it has taken at least this much.
+        let taken = self.credit.saturating_sub(FLOW_WINDOW);
+        self.is_throttled = end > taken + share;
+        (!self.is_throttled).then_some(len)
     }
 
     pub(crate) fn pop(&mut self) -> Option<Chunk<B>> {

@@ -72,6 +72,15 @@ pub const PING_BUSY: Duration = Duration::from_secs(1);
 pub const PING_RETRY: Duration = Duration::from_secs(2);
 /// Unanswered probes after which the carrier is dead.
 pub const PING_MISSED_MAX: u32 = 3;
+/// How long a record may stay unacknowledged while the other end answers probes: it withholds.
+pub const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
+/// A flow may have as many bytes under way as the session's grant has left, divided by this: flows
+/// that nobody reads never take all of the grant.
+pub const GRANT_SHARE: u64 = SESSION_WINDOW / FLOW_WINDOW;
+/// The least that a flow may have under way: the credit that is not yet announced, since it is
+/// announced by quarters of a window, and two records. Some 500 flows that nobody reads take all
+/// of a session's grant.
+pub const FLOW_SHARE_MIN: u64 = FLOW_WINDOW / 4 + 2 * PAYLOAD_MAX as u64;
 /// How long `HELLO` or `WELCOME` may take to come.
 pub const OPENING_MAX: Duration = Duration::from_secs(10);
 
@@ -118,6 +127,9 @@ pub const SESSION_HELD_WHEN_LOW: usize = 4 * 1024 * 1024;
 pub const FLOW_RECEIVE_SLOTS: usize = 16;
 /// Pieces that one send to a flow's socket gathers (`UIO_MAXIOV` is 1,024).
 pub const FLOW_SEND_PIECES: usize = 64;
+
+/// Completions that a pump handles in one turn.
+pub const TURN_COMPLETIONS_MAX: usize = 1_024;
 
 /// Commands that may wait for a pump, and events for the control plane.
 pub const HANDOFF_MAX: usize = 16_384;

@@ -14,9 +14,10 @@ mod liveness;
 mod receive;
 mod transmit;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::flow::{Chunk, Flow};
 use crate::frame::{ControlFrame, Frame, FrameError, Goaway, Hello, Kind, Open, ResetReason};
@@ -86,6 +87,12 @@ pub enum SessionError {
     /// It did not answer `HELLO`, or never said it.
     #[error("no HELLO or WELCOME within {} s", limits::OPENING_MAX.as_secs())]
     Opening,
+    /// It answers probes and acknowledges nothing.
+    #[error("it acknowledged nothing for {} s", limits::UNACKNOWLEDGED_MAX.as_secs())]
+    Unacknowledged,
+    /// It grants flows less than one record's payload.
+    #[error("it grants a flow only {0} bytes, less than one record")]
+    FlowWindow(u64),
     /// It answers no probes.
     #[error("it answered none of {} probes", limits::PING_MISSED_MAX)]
     Silent,
@@ -155,6 +162,10 @@ pub struct Session<B> {
     queued: usize,
     control: VecDeque<Frame<'static>>,
     credits_due: VecDeque<FlowId>,
+    /// Flows that wait for the grant to grow.
+    throttled: BTreeSet<FlowId>,
+    /// Memory of the record that small frames are gathered into.
+    gathered: Vec<u8>,
     /// Flows whose sockets may be read again.
     readable: VecDeque<FlowId>,
     sent: Sent<B>,
@@ -168,6 +179,8 @@ pub struct Session<B> {
 struct Sent<B> {
     records: u64,
     retained: VecDeque<Sealed<B>>,
+    /// When the retention last shrank, or was empty.
+    acknowledged_at: Time,
     /// Stream bytes the other end takes in all.
     grant: u64,
     /// A flow's credit at its opening, as the other end grants it.
@@ -204,8 +217,16 @@ impl<B> Session<B> {
             queued: 0,
             control: VecDeque::new(),
             credits_due: VecDeque::new(),
+            throttled: BTreeSet::new(),
+            gathered: Vec::new(),
             readable: VecDeque::new(),
-            sent: Sent { records: 0, retained: VecDeque::new(), grant: 0, flow_window: 0 },
+            sent: Sent {
+                records: 0,
+                retained: VecDeque::new(),
+                acknowledged_at: now,
+                grant: 0,
+                flow_window: 0,
+            },
             received: Received { grant: SESSION_WINDOW, ..Received::default() },
             liveness: Liveness::new(now),
             counters: Counters::default(),
@@ -299,7 +320,9 @@ impl<B> Session<B> {
     /// for the session even when the flow is gone.
     pub fn handle_taken(&mut self, id: FlowId, len: usize, now: Time) {
         self.received.taken += len as u64;
-        let round_trip = self.liveness.round_trip_min();
+        // With half of the grant waiting for slow sockets no window grows.
+        let is_full = self.bytes_waiting() > SESSION_WINDOW / 2;
+        let round_trip = if is_full { Duration::ZERO } else { self.liveness.round_trip_min() };
         let Some(flow) = self.flows.get_mut(&id) else { return };
         if flow.handle_taken(len, now, round_trip) && !flow.is_credit_due {
             flow.is_credit_due = true;
@@ -310,6 +333,16 @@ impl<B> Session<B> {
     /// Sends a registrar's frame.
     pub fn handle_control(&mut self, frame: ControlFrame) {
         self.control.push_back(frame.into());
+    }
+
+    /// Ends the session from this side: nothing but a last word is sent any more. Its flows are
+    /// gone; the other end resets them when it hears it.
+    pub fn handle_close(&mut self, why: &str) {
+        self.flows.clear();
+        self.queued = 0;
+        self.control.clear();
+        self.credits_due.clear();
+        self.handle_goaway(why);
     }
 
     /// Tells the other end that this one drains or ends.
@@ -349,7 +382,7 @@ impl<B> Session<B> {
     }
 
     /// The smoothed round trip, zero while unknown.
-    pub fn round_trip(&self) -> std::time::Duration {
+    pub fn round_trip(&self) -> Duration {
         self.liveness.round_trip()
     }
 
@@ -385,8 +418,26 @@ impl<B> Session<B> {
         if hello.version != VERSION {
             return Err(SessionError::Version(hello.version));
         }
-        self.sent.grant = hello.grant;
+        if hello.flow_window < PAYLOAD_MAX as u64 {
+            return Err(SessionError::FlowWindow(hello.flow_window));
+        }
+        self.raise_grant(hello.grant);
         self.sent.flow_window = hello.flow_window;
         Ok(())
+    }
+
+    /// The other end takes `bytes` in all; of more than we may retain no use is made.
+    fn raise_grant(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.counters.bytes_sent + SESSION_WINDOW);
+        if bytes <= self.sent.grant {
+            return;
+        }
+        self.sent.grant = bytes;
+        for id in std::mem::take(&mut self.throttled) {
+            if let Some(flow) = self.flows.get_mut(&id) {
+                flow.is_throttled = false;
+                self.schedule.activate(flow.contact, id);
+            }
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use adit_proto::flow::Chunk;
-use adit_proto::frame::{Frame, Kind, Open, Poll, ResetReason};
+use adit_proto::frame::{Frame, FrameError, Kind, Open, Poll, ResetReason};
 use adit_proto::id::{ContactId, FlowId, SessionId, Side, Time};
 use adit_proto::limits::{
     CARRIER_SEND_MAX, FLOW_WINDOW, GATHERED_MAX, PAYLOAD_MAX, POLL_DELAY, RECORD_TRAILER,
@@ -457,4 +457,58 @@ fn what_was_read_beyond_the_credit_waits_for_it() {
     pair.forwarder.take_what_waits(pair.now);
     pair.exchange();
     assert_eq!(pair.forwarder.delivered[&flow].len(), parts * PAYLOAD_MAX);
+}
+
+/// Hundreds of flows that nobody reads leave room in the grant for one that is read.
+#[test]
+fn stalled_flows_leave_room_for_the_others() {
+    let mut pair = Pair::new();
+    let stalled: Vec<FlowId> = (0..400).map(|_| pair.open()).collect();
+    let live = pair.open();
+    pair.forwarder.stalled = true;
+    for flow in stalled {
+        pair.relay.write(flow, &[0; 300_000]);
+        pair.exchange();
+    }
+    // What comes for the live flow is taken, whatever waits for the others.
+    let sent = [7; 400_000];
+    let mut written = 0;
+    for _ in 0..1000 {
+        written += pair.relay.write(live, &sent[written..]);
+        pair.exchange();
+        if let Some(len) = pair.forwarder.untaken.remove(&live) {
+            pair.forwarder.session.handle_taken(live, len, pair.now);
+        }
+        pair.wait(POLL_DELAY);
+    }
+    assert_eq!(pair.forwarder.delivered[&live].len(), sent.len());
+}
+
+/// An empty DATA frame costs no credit, so it is refused.
+#[test]
+fn empty_data_is_refused() {
+    let empty = [Frame::Open(FlowId(2), open()), Frame::Data(FlowId(2), b"")];
+    let malformed = FrameError::Malformed(Kind::Data);
+    assert_eq!(forwarder_hears(&empty), Err(SessionError::Frame(malformed)));
+}
+
+/// An end that answers probes and never acknowledges does not hold the other's memory for ever.
+#[test]
+fn withheld_acknowledgements_end_the_session() {
+    let mut pair = Pair::new();
+    let flow = pair.open();
+    pair.wait(2 * POLL_DELAY);
+    pair.relay.write(flow, b"never acknowledged");
+    pair.relay.transmit(pair.now);
+    let mut ended = None;
+    for _ in 0..60 {
+        pair.now = pair.now + Duration::from_secs(1);
+        // Some record arrives all the time, so the probes are not missed.
+        pair.relay.receive_content(&encode(&[Frame::Ping(1)]), pair.now).unwrap();
+        if let Err(error) = pair.relay.session.handle_timeout(pair.now) {
+            ended.get_or_insert(error);
+        }
+        pair.relay.transmit(pair.now);
+    }
+    assert_eq!(ended, Some(SessionError::Unacknowledged));
 }

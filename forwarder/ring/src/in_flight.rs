@@ -44,6 +44,9 @@ impl Operation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UserData(pub(crate) u64);
 
+/// Room for pieces that a free place keeps; more would weigh on idle connections.
+const PIECES_KEPT: usize = 64;
+
 const GENERATION_MASK: u32 = (1 << 24) - 1;
 
 impl UserData {
@@ -171,6 +174,9 @@ impl InFlight {
             return Some(Landed { operation, token, slices: SliceList::new() });
         }
         entry.operation = None;
+        if entry.message.pieces.capacity() > PIECES_KEPT {
+            entry.message.pieces = Vec::new();
+        }
         // The last clone closes the descriptor.
         entry.socket = None;
         let slices = std::mem::take(&mut entry.slices);

@@ -61,6 +61,12 @@ impl Pool {
         self.buffers() - self.free() - self.0.published.get()
     }
 
+    /// Buffers that a receive can be filled with: those that are free, and those that the kernel
+    /// was lent already.
+    pub fn available(&self) -> usize {
+        self.buffers() - self.held()
+    }
+
     /// Buffers in all.
     pub fn buffers(&self) -> usize {
         usize::from(self.0.layout.buffers)

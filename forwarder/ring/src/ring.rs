@@ -296,8 +296,11 @@ impl Ring {
                 let groups = &mut self.parts.groups;
                 let provided = &mut groups[usize::from(group.0)];
                 Completion::Received(match (result, first) {
-                    (Ok(len), Some(first)) => provided.take(first, len),
-                    (Ok(_), None) => Ok(Vec::new()),
+                    (Ok(len), Some(first)) if len > 0 => provided.take(first, len),
+                    // The end of the stream; a buffer that came with it goes straight back.
+                    (Ok(_), first) => first
+                        .map_or(Ok(()), |first| provided.take(first, 0).map(drop))
+                        .map(|()| Vec::new()),
                     (Err(error), first) => {
                         // A buffer that came with an error holds nothing; it goes straight back.
                         first.map(|first| provided.take(first, 0).map(drop));

@@ -99,12 +99,17 @@ impl Pump {
         socket: Socket,
         state: State,
     ) -> Slot {
+        // What comes before the socket is connected waits, like for one that is full.
+        let outlet = match state {
+            State::Connecting => Outlet::blocked(),
+            State::Connected => Outlet::default(),
+        };
         let slot = self.flows.insert(FlowSocket {
             tunnel,
             id,
             socket,
             peer,
-            outlet: Outlet::default(),
+            outlet,
             state,
             is_receiving: false,
             is_dry: false,
@@ -127,6 +132,8 @@ impl Pump {
             return self.fail_connect(slot, reason, &error);
         }
         flow.state = State::Connected;
+        flow.outlet.is_blocked = false;
+        self.flows_blocked.remove(&slot);
         let (tunnel, id) = (flow.tunnel, flow.id);
         if let Some(tunnel) = self.tunnels.get_mut(tunnel) {
             tunnel.session.accept_flow(id);
@@ -326,6 +333,12 @@ impl Pump {
 
     fn slot_of(&self, tunnel: Slot, id: FlowId) -> Option<Slot> {
         self.tunnels.get(tunnel)?.flows.get(&id).copied()
+    }
+
+    /// Whether all that is left to do is to hand out what has come: both ends have sent their last
+    /// byte. Such a flow outlives its session.
+    pub(super) fn only_flushes(&self, slot: Slot) -> bool {
+        self.flows.get(slot).is_some_and(|flow| flow.has_ended && flow.outlet.is_finishing())
     }
 
     fn drop_if_over(&mut self, slot: Slot) {

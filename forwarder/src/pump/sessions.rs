@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use adit_proto::frame::ControlFrame;
 use adit_proto::id::{ContactId, FlowId, SessionId, Side, Time};
-use adit_proto::limits::{CARRIER_BUFFERS_LOW, CARRIER_NOTSENT, CARRIER_USER_TIMEOUT};
+use adit_proto::limits::{CARRIER_BUFFERS_LOW, CARRIER_NOTSENT, CARRIER_USER_TIMEOUT, HANDOFF_MAX};
 use adit_proto::record::{KEY_UPDATE_LEN, RecordLayer};
 use adit_proto::session::{self, SessionError};
 use adit_ring::{Memory, Received, SendHow, Slice, SliceList, Socket};
@@ -23,6 +23,10 @@ use crate::handoff::{Carrier, Down, Event, SessionKey, SessionReport};
 
 /// The least time between two runs of a session's timer.
 const TIMER_STEP: Duration = Duration::from_millis(5);
+/// The same while the carrier takes its time: what is due goes when it is free.
+const TIMER_STEP_BUSY: Duration = Duration::from_millis(100);
+/// How long a closed session may take to say goodbye.
+const CLOSE_MAX: Duration = Duration::from_secs(1);
 
 /// A session, its carrier, and what belongs to them.
 #[derive(Debug)]
@@ -180,6 +184,9 @@ impl Pump {
         if let ControlFrame::Goaway(goaway) = &frame {
             tunnel.farewell = Some(goaway.text.clone());
         }
+        if self.unsent.len() >= HANDOFF_MAX {
+            return self.end(slot, Down::Broken("it asks more than can be answered".into()));
+        }
         let session = tunnel.key;
         self.emit(Event::Frame { session, frame });
     }
@@ -195,19 +202,20 @@ impl Pump {
     /// Sends one batch on the carrier, if none is under way and there is something to send.
     pub(super) fn send_carrier(&mut self, slot: Slot) {
         let mut slices = self.take_slices();
+        let now = self.clock();
         let Some(tunnel) = self.tunnels.get_mut(slot) else { return self.keep_slices(slices) };
         tunnel.is_to_send = false;
         if tunnel.is_sending {
             return self.keep_slices(slices);
         }
         let mut events = Vec::new();
-        if let Err(error) = tunnel.seal_batch(self.now, &mut slices, &mut events) {
+        if let Err(error) = tunnel.seal_batch(now, &mut slices, &mut events) {
             self.keep_slices(slices);
             return self.end(slot, Down::Broken(error.to_string()));
         }
         let Some(tunnel) = self.tunnels.get_mut(slot) else { return };
         if slices.is_empty() {
-            let is_over = tunnel.is_closing || tunnel.is_draining && tunnel.flows.is_empty();
+            let is_over = tunnel.is_closing || tunnel.is_draining && tunnel.has_drained();
             self.keep_slices(slices);
             if is_over {
                 return self.end(slot, Down::Closed);
@@ -268,18 +276,23 @@ impl Pump {
 
     pub(super) fn close(&mut self, key: SessionKey, why: &str) {
         let Some((slot, tunnel)) = self.tunnel_of(key) else { return };
-        if tunnel.session.is_up() && !tunnel.is_closing {
-            tunnel.is_closing = true;
-            tunnel.session.handle_goaway(why);
-            self.schedule_send(slot);
-        } else {
-            self.end(slot, Down::Closed);
+        if !tunnel.session.is_up() || tunnel.is_closing {
+            return self.end(slot, Down::Closed);
         }
+        tunnel.is_closing = true;
+        tunnel.session.handle_close(why);
+        self.let_go(slot);
+        self.timers.set(self.now + CLOSE_MAX, Timer::Close(slot));
+        self.schedule_send(slot);
     }
 
     pub(super) fn handle_session_timeout(&mut self, slot: Slot) {
         let now = self.now;
         let Some(tunnel) = self.tunnels.get_mut(slot) else { return };
+        if tunnel.timer.is_none_or(|set| now < set) {
+            // An earlier timer has taken this one's place.
+            return;
+        }
         tunnel.timer = None;
         match tunnel.session.handle_timeout(now) {
             Ok(()) => self.schedule_send(slot),
@@ -292,7 +305,8 @@ impl Pump {
     fn set_session_timer(&mut self, slot: Slot) {
         let Some(tunnel) = self.tunnels.get_mut(slot) else { return };
         // What is due now waits for the carrier to be free; the timer must not spin meanwhile.
-        let due = tunnel.session.poll_timeout().max(self.now + TIMER_STEP);
+        let step = if tunnel.is_sending { TIMER_STEP_BUSY } else { TIMER_STEP };
+        let due = tunnel.session.poll_timeout().max(self.now + step);
         if tunnel.timer.is_none_or(|set| due < set) {
             tunnel.timer = Some(due);
             self.timers.set(due, Timer::Session(slot));
@@ -311,16 +325,25 @@ impl Pump {
         }
     }
 
+    /// Lets go of the session's flows and contact points. Flows that have ended at both ends still
+    /// hand out what has come; the others are reset.
+    fn let_go(&mut self, slot: Slot) {
+        let Some(tunnel) = self.tunnels.get_mut(slot) else { return };
+        let flows = std::mem::take(&mut tunnel.flows);
+        let contacts = std::mem::take(&mut tunnel.contacts);
+        for flow in flows.into_values() {
+            if !self.only_flushes(flow) {
+                self.drop_flow(flow, true);
+            }
+        }
+        contacts.into_values().for_each(|contact| self.drop_contact(contact));
+    }
+
     /// Ends the session: its flows are reset, its carrier closed, its key is free.
     pub(super) fn end(&mut self, slot: Slot, why: Down) {
-        let Some(mut tunnel) = self.tunnels.remove(slot) else { return };
+        self.let_go(slot);
+        let Some(tunnel) = self.tunnels.remove(slot) else { return };
         self.tunnels_by_key.remove(&tunnel.key);
-        for flow in std::mem::take(&mut tunnel.flows).into_values() {
-            self.drop_flow(flow, true);
-        }
-        for contact in std::mem::take(&mut tunnel.contacts).into_values() {
-            self.drop_contact(contact);
-        }
         // The last completion closes the descriptor. What the kernel has queued is still sent.
         tunnel.socket.shutdown_both().ok();
         self.ring.cancel(&tunnel.socket);
@@ -333,6 +356,11 @@ impl Pump {
 }
 
 impl Tunnel {
+    /// Every flow has ended, and the other end has all of it.
+    fn has_drained(&self) -> bool {
+        self.flows.is_empty() && self.session.flows() == 0 && self.session.records_retained() == 0
+    }
+
     /// Seals what is to be sent next into `slices`.
     fn seal_batch(
         &mut self,

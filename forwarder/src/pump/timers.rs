@@ -14,6 +14,8 @@ pub(crate) enum Timer {
     Session(Slot),
     /// A connect to an internal peer has taken too long.
     Connect(Slot),
+    /// A session that is closed has not got rid of its last words.
+    Close(Slot),
     /// A listener that ran out of descriptors tries again.
     Accept(Slot),
 }

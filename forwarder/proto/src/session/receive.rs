@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{Event, Session, SessionError, State};
 use crate::flow::Flow;
-use crate::frame::{ControlFrame, Frame, Frames, Kind, Open, Poll, ResetReason};
+use crate::frame::{ControlFrame, Frame, FrameError, Frames, Kind, Open, Poll, ResetReason};
 use crate::id::{FlowId, Side, Time};
 use crate::limits::{FLOW_WINDOW, FLOWS_MAX, POLL_BYTES, POLL_DELAY, POLL_RECORDS, SESSION_WINDOW};
 
@@ -19,7 +19,7 @@ impl<B> Session<B> {
         now: Time,
         events: &mut Vec<Event>,
     ) -> Result<(), SessionError> {
-        self.liveness.handle_record(now);
+        self.liveness.handle_record();
         let mut frames = Frames::new(content);
         let mut is_reliable = None;
         while let Some(frame) = frames.next() {
@@ -32,6 +32,7 @@ impl<B> Session<B> {
         }
         if is_reliable == Some(true) {
             self.received.records += 1;
+            self.liveness.handle_busy(now);
             self.received.poll_due.get_or_insert(now + POLL_DELAY);
         }
         self.check_control()
@@ -47,7 +48,7 @@ impl<B> Session<B> {
     ) -> Result<(), SessionError> {
         let kind = frame.kind();
         if !self.is_up() {
-            return self.handle_opening(&frame, events);
+            return self.handle_opening(&frame, now, events);
         }
         match frame {
             Frame::Data(id, payload) => {
@@ -67,7 +68,7 @@ impl<B> Session<B> {
                 }
             }
             Frame::Credit(id, limit) => self.handle_credit(id, limit),
-            Frame::Poll(poll) => self.handle_poll(poll)?,
+            Frame::Poll(poll) => self.handle_poll(poll, now)?,
             Frame::Ping(number) => self.liveness.handle_ping(number),
             Frame::Pong(number) => self.liveness.handle_pong(number, now),
             Frame::Register(..) if self.side == Side::Forwarder => {
@@ -89,6 +90,7 @@ impl<B> Session<B> {
     fn handle_opening(
         &mut self,
         frame: &Frame<'_>,
+        now: Time,
         events: &mut Vec<Event>,
     ) -> Result<(), SessionError> {
         match (self.state, frame) {
@@ -99,16 +101,16 @@ impl<B> Session<B> {
             (State::AwaitsWelcome, Frame::Welcome(welcome)) => {
                 self.handle_greeting(welcome)?;
                 self.id = welcome.session;
-                self.handle_up(events);
+                self.handle_up(now, events);
             }
             _ => return Err(SessionError::Unexpected(frame.kind())),
         }
         Ok(())
     }
 
-    pub(super) fn handle_up(&mut self, events: &mut Vec<Event>) {
+    pub(super) fn handle_up(&mut self, now: Time, events: &mut Vec<Event>) {
         self.state = State::Up;
-        self.liveness.handle_up();
+        self.liveness.handle_up(now);
         events.push(Event::Up(self.id));
     }
 
@@ -118,6 +120,10 @@ impl<B> Session<B> {
         payload: Range<usize>,
         events: &mut Vec<Event>,
     ) -> Result<(), SessionError> {
+        if payload.is_empty() {
+            // It would cost the sender no credit, and us an entry.
+            return Err(FrameError::Malformed(Kind::Data).into());
+        }
         self.counters.bytes_received += payload.len() as u64;
         if self.counters.bytes_received > self.received.grant {
             return Err(SessionError::Grant);
@@ -175,15 +181,18 @@ impl<B> Session<B> {
         }
     }
 
-    fn handle_poll(&mut self, poll: Poll) -> Result<(), SessionError> {
+    fn handle_poll(&mut self, poll: Poll, now: Time) -> Result<(), SessionError> {
         let sent = self.sent.records;
         if poll.records > sent {
             return Err(SessionError::Acknowledged { acknowledged: poll.records, sent });
         }
         let unacknowledged = usize::try_from(sent - poll.records).unwrap_or(usize::MAX);
         let acknowledged = self.sent.retained.len().saturating_sub(unacknowledged);
-        self.sent.retained.drain(..acknowledged);
-        self.sent.grant = self.sent.grant.max(poll.bytes);
+        if acknowledged > 0 {
+            self.sent.retained.drain(..acknowledged);
+            self.sent.acknowledged_at = now;
+        }
+        self.raise_grant(poll.bytes);
         Ok(())
     }
 

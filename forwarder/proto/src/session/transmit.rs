@@ -10,8 +10,8 @@ use crate::flow::Chunk;
 use crate::frame::{Frame, Kind, header};
 use crate::id::{FlowId, Time};
 use crate::limits::{
-    CONTENT_MAX, FRAME_HEADER, GATHERED_MAX, RECORD_HEADER, RECORD_MAX, RECORD_TRAILER,
-    RETAINED_RECORDS_MAX, SLOT_HEADROOM,
+    CONTENT_MAX, FLOW_SHARE_MIN, FRAME_HEADER, GATHERED_MAX, GRANT_SHARE, RECORD_HEADER,
+    RECORD_MAX, RECORD_TRAILER, RETAINED_RECORDS_MAX, SLOT_HEADROOM, UNACKNOWLEDGED_MAX,
 };
 use crate::record::{ContentType, SealError, Sealer};
 
@@ -22,7 +22,7 @@ struct Turn<'a, B> {
     records: &'a mut Vec<Sealed<B>>,
     bytes_left: usize,
     /// Small frames of the record being gathered, behind the record header's room.
-    gathered: Vec<u8>,
+    gathered: &'a mut Vec<u8>,
 }
 
 impl<B: AsMut<[u8]> + From<Box<[u8]>>> Turn<'_, B> {
@@ -31,7 +31,7 @@ impl<B: AsMut<[u8]> + From<Box<[u8]>>> Turn<'_, B> {
     }
 
     fn gather(&mut self, frame: &Frame<'_>) {
-        frame.encode(&mut self.gathered);
+        frame.encode(self.gathered);
     }
 
     fn gathers(&self) -> bool {
@@ -48,8 +48,9 @@ impl<B: AsMut<[u8]> + From<Box<[u8]>>> Turn<'_, B> {
             return Ok(false);
         }
         let content_len = self.gathered.len() - RECORD_HEADER;
-        let mut record = self.gathered.clone();
-        record.resize(RECORD_HEADER + content_len + RECORD_TRAILER, 0);
+        let mut record = Vec::with_capacity(self.gathered.len() + RECORD_TRAILER);
+        record.extend_from_slice(self.gathered);
+        record.extend_from_slice(&[0; RECORD_TRAILER]);
         self.gathered.truncate(RECORD_HEADER);
         self.seal(B::from(record.into_boxed_slice()), content_len)?;
         Ok(true)
@@ -77,22 +78,37 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
         records: &mut Vec<Sealed<B>>,
         events: &mut Vec<Event>,
     ) -> Result<(), SealError> {
-        let mut gathered = Vec::with_capacity(CONTENT_MAX + RECORD_HEADER);
+        let mut gathered = std::mem::take(&mut self.gathered);
         gathered.resize(RECORD_HEADER, 0);
-        let mut turn = Turn { sealer, records, bytes_left: bytes, gathered };
-        self.transmit_greeting(&mut turn, events)?;
+        let mut turn = Turn { sealer, records, bytes_left: bytes, gathered: &mut gathered };
+        let result = self.transmit(&mut turn, now, events);
+        self.gathered = gathered;
+        result
+    }
+
+    fn transmit(
+        &mut self,
+        turn: &mut Turn<'_, B>,
+        now: Time,
+        events: &mut Vec<Event>,
+    ) -> Result<(), SealError> {
+        self.transmit_greeting(turn, now, events)?;
         if !self.is_up() {
             return Ok(());
         }
-        self.transmit_unreliable(&mut turn, now)?;
-        self.transmit_control(&mut turn)?;
-        self.transmit_flows(&mut turn)?;
-        self.flush(&mut turn)
+        if self.sent.retained.is_empty() {
+            self.sent.acknowledged_at = now;
+        }
+        self.transmit_unreliable(turn, now)?;
+        self.transmit_control(turn)?;
+        self.transmit_flows(turn)?;
+        self.flush(turn)
     }
 
     fn transmit_greeting(
         &mut self,
         turn: &mut Turn<'_, B>,
+        now: Time,
         events: &mut Vec<Event>,
     ) -> Result<(), SealError> {
         match self.state {
@@ -102,7 +118,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
             }
             State::SaysWelcome => {
                 turn.gather(&Frame::Welcome(self.greeting()));
-                self.handle_up(events);
+                self.handle_up(now, events);
             }
             _ => return Ok(()),
         }
@@ -152,8 +168,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
                 self.schedule.idle((contact, id));
                 continue;
             };
-            let Some(len) = flow.next_len() else {
-                if flow.take_fin() {
+            let left = self.sent.grant.saturating_sub(self.counters.bytes_sent);
+            let Some(len) = flow.next_len((left / GRANT_SHARE).max(FLOW_SHARE_MIN)) else {
+                if flow.is_throttled {
+                    self.throttled.insert(id);
+                } else if flow.take_fin() {
                     self.transmit_fin(turn, id)?;
                 }
                 self.schedule.idle((contact, id));
@@ -243,7 +262,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
 
     /// When [`Session::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Time {
-        let liveness = self.liveness.poll_timeout(self.is_up());
+        let liveness = self.liveness.poll_timeout();
         self.received.poll_due.map_or(liveness, |due| due.min(liveness))
     }
 
@@ -252,6 +271,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
     /// # Errors
     /// When the other end is silent: the carrier is dead.
     pub fn handle_timeout(&mut self, now: Time) -> Result<(), SessionError> {
+        let is_held = !self.sent.retained.is_empty();
+        if is_held && now.since(self.sent.acknowledged_at) > UNACKNOWLEDGED_MAX {
+            return Err(SessionError::Unacknowledged);
+        }
         self.liveness.handle_timeout(self.is_up(), now)
     }
 }
