@@ -368,16 +368,14 @@ fn a_peer_that_is_down_takes_no_other_with_it() {
     let address = listener.local_addr().unwrap();
     let listen = Command::Listen { session: SESSION, contact: down, peer: "down".into(), listener };
     tunnel.relay.pump.send(listen).unwrap();
-    let callers: Vec<_> = (0..200)
-        .map(|_| {
-            let mut stream = TcpStream::connect(address).unwrap();
-            stream.write_all(&[1; 900]).ok();
-            stream
-        })
-        .collect();
     let mut stream = connect(&tunnel);
-    for round in 0..20 {
-        let sent = pattern(200_000, round);
+    let mut callers = Vec::new();
+    for round in 0..200 {
+        let mut caller = TcpStream::connect(address).unwrap();
+        caller.write_all(&[1; 900]).unwrap();
+        callers.push(caller);
+        // In between, so that each caller's request comes in a receive of its own.
+        let sent = pattern(100, round);
         assert!(exchange(&mut stream, &sent) == sent);
     }
     drop(callers);
