@@ -1,0 +1,194 @@
+//! Two sessions with a record layer each, a carrier that loses nothing, and a virtual clock.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use adit_proto::flow::Chunk;
+use adit_proto::frame::{Frame, Open};
+use adit_proto::id::{ContactId, FlowId, SessionId, Side, Time};
+use adit_proto::limits::{
+    CARRIER_SEND_MAX, GATHERED_MAX, PAYLOAD_MAX, RECORD_TRAILER, SLOT_HEADROOM,
+};
+use adit_proto::record::{KeySchedule, Opened, RecordLayer};
+use adit_proto::session::{Event, Sealed, Session, SessionError};
+use rustls::crypto::cipher::{AeadKey, Iv};
+use rustls::{ConnectionTrafficSecrets, ExtractedSecrets};
+
+/// The tests never come near a key's limit.
+pub(crate) struct NoUpdate;
+
+impl KeySchedule for NoUpdate {
+    fn update_tx(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
+        Err(rustls::Error::HandshakeNotComplete)
+    }
+    fn update_rx(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
+        Err(rustls::Error::HandshakeNotComplete)
+    }
+}
+
+pub(crate) fn records(tx: u8, rx: u8) -> RecordLayer {
+    let secrets = |byte| ConnectionTrafficSecrets::Aes256Gcm {
+        key: AeadKey::from([byte; 32]),
+        iv: Iv::from([byte; 12]),
+    };
+    let secrets = ExtractedSecrets { tx: (0, secrets(tx)), rx: (0, secrets(rx)) };
+    RecordLayer::new(secrets, 1 << 24, Box::new(NoUpdate)).unwrap()
+}
+
+/// One end: the session, what each flow's socket got, and what else happened.
+pub(crate) struct End {
+    pub(crate) session: Session<Box<[u8]>>,
+    pub(crate) records: RecordLayer,
+    pub(crate) delivered: BTreeMap<FlowId, Vec<u8>>,
+    /// Bytes that a stalled socket has not taken.
+    pub(crate) untaken: BTreeMap<FlowId, usize>,
+    pub(crate) stalled: bool,
+    pub(crate) events: Vec<Event>,
+}
+
+impl End {
+    pub(crate) fn new(side: Side) -> Self {
+        let (tx, rx) = if side == Side::Relay { (1, 2) } else { (2, 1) };
+        Self {
+            session: Session::new(side, SessionId([7; 16]), Time(0)),
+            records: records(tx, rx),
+            delivered: BTreeMap::new(),
+            untaken: BTreeMap::new(),
+            stalled: false,
+            events: Vec::new(),
+        }
+    }
+
+    pub(crate) fn transmit(&mut self, now: Time) -> Vec<Vec<u8>> {
+        let mut sealed: Vec<Sealed<Box<[u8]>>> = Vec::new();
+        self.session
+            .poll_records(
+                CARRIER_SEND_MAX,
+                now,
+                &mut self.records.sealer,
+                &mut sealed,
+                &mut self.events,
+            )
+            .unwrap();
+        sealed.iter().map(|record| record.memory[..record.len].to_vec()).collect()
+    }
+
+    pub(crate) fn receive(&mut self, mut record: Vec<u8>, now: Time) -> Result<(), SessionError> {
+        let Opened::Data(content) = self.records.open(&mut record).unwrap() else {
+            panic!("not data")
+        };
+        self.receive_content(&record[content], now)
+    }
+
+    pub(crate) fn receive_content(
+        &mut self,
+        content: &[u8],
+        now: Time,
+    ) -> Result<(), SessionError> {
+        let mut events = Vec::new();
+        self.session.handle_record(content, now, &mut events)?;
+        for event in events {
+            if let Event::Data(flow, range) = &event {
+                let bytes = &content[range.clone()];
+                self.delivered.entry(*flow).or_default().extend_from_slice(bytes);
+                if self.stalled {
+                    *self.untaken.entry(*flow).or_default() += bytes.len();
+                } else {
+                    self.session.handle_taken(*flow, bytes.len(), now);
+                }
+            }
+            self.events.push(event);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn take_what_waits(&mut self, now: Time) {
+        self.stalled = false;
+        for (flow, len) in std::mem::take(&mut self.untaken) {
+            self.session.handle_taken(flow, len, now);
+        }
+    }
+
+    /// Reads as much of `bytes` as the session has room for; returns how much.
+    pub(crate) fn write(&mut self, flow: FlowId, bytes: &[u8]) -> usize {
+        let mut written = 0;
+        while written < bytes.len() && self.session.room(flow) > 0 {
+            let part = &bytes[written..bytes.len().min(written + PAYLOAD_MAX)];
+            self.session.handle_input(flow, chunk(part));
+            written += part.len();
+        }
+        written
+    }
+}
+
+pub(crate) fn chunk(bytes: &[u8]) -> Chunk<Box<[u8]>> {
+    if bytes.len() <= GATHERED_MAX {
+        return Chunk { memory: bytes.into(), payload: 0..bytes.len() };
+    }
+    let mut memory = vec![0; SLOT_HEADROOM + bytes.len() + RECORD_TRAILER];
+    let payload = SLOT_HEADROOM..SLOT_HEADROOM + bytes.len();
+    memory[payload.clone()].copy_from_slice(bytes);
+    Chunk { memory: memory.into(), payload }
+}
+
+pub(crate) struct Pair {
+    pub(crate) forwarder: End,
+    pub(crate) relay: End,
+    pub(crate) now: Time,
+}
+
+impl Pair {
+    /// A pair that is up.
+    pub(crate) fn new() -> Self {
+        let mut pair = Self {
+            forwarder: End::new(Side::Forwarder),
+            relay: End::new(Side::Relay),
+            now: Time(0),
+        };
+        pair.exchange();
+        assert!(pair.forwarder.session.is_up() && pair.relay.session.is_up());
+        pair
+    }
+
+    /// Carries records both ways until neither end has more; a millisecond each way.
+    pub(crate) fn exchange(&mut self) {
+        loop {
+            let down = self.relay.transmit(self.now);
+            let up = self.forwarder.transmit(self.now);
+            if down.is_empty() && up.is_empty() {
+                return;
+            }
+            self.now = self.now + Duration::from_millis(1);
+            down.into_iter().for_each(|r| self.forwarder.receive(r, self.now).unwrap());
+            up.into_iter().for_each(|r| self.relay.receive(r, self.now).unwrap());
+        }
+    }
+
+    pub(crate) fn wait(&mut self, time: Duration) {
+        self.now = self.now + time;
+        self.forwarder.session.handle_timeout(self.now).unwrap();
+        self.relay.session.handle_timeout(self.now).unwrap();
+        self.exchange();
+    }
+
+    /// A flow that the relay opened and the forwarder connected.
+    pub(crate) fn open(&mut self) -> FlowId {
+        let flow = self.relay.session.open_flow(open(), self.now).unwrap();
+        self.exchange();
+        assert!(self.forwarder.events.contains(&Event::Opened(flow, open())));
+        self.forwarder.session.accept_flow(flow);
+        self.exchange();
+        flow
+    }
+}
+
+pub(crate) fn open() -> Open {
+    Open { contact: ContactId(3), source: SocketAddr::from(([203, 0, 113, 10], 40_000)) }
+}
+
+pub(crate) fn encode(frames: &[Frame<'_>]) -> Vec<u8> {
+    let mut content = Vec::new();
+    frames.iter().for_each(|frame| frame.encode(&mut content));
+    content
+}
