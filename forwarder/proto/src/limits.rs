@@ -102,7 +102,7 @@ pub const CARRIER_NOTSENT: u32 = 128 * 1024;
 pub const CARRIER_SEND_MAX: usize = 512 * 1024;
 /// The least that it is cut down to on a slow line: one record.
 pub const CARRIER_SEND_MIN: usize = RECORD_MAX;
-/// A carrier's send that took longer than this halves the next one; a quicker one doubles it.
+/// A carrier's send gathers what the line takes in this time.
 pub const CARRIER_SEND_TIME: Duration = Duration::from_millis(2);
 /// How long sent bytes may stay unacknowledged by the kernel's peer (`TCP_USER_TIMEOUT`).
 pub const CARRIER_USER_TIMEOUT: Duration = Duration::from_secs(10);
