@@ -44,6 +44,9 @@ pub const CONTROL_QUEUED_MAX: usize = 4 * FLOWS_MAX;
 pub const FLOW_WINDOW: u64 = 256 * 1024;
 /// How far a flow's credit may grow.
 pub const FLOW_WINDOW_MAX: u64 = 16 * 1024 * 1024;
+/// The round trip that credit reckons with at the least. On a short line the time in both
+/// daemons' turns is longer than the line's own, and a window cut to that would hold the flow back.
+pub const ROUND_TRIP_MIN: Duration = Duration::from_millis(1);
 /// Stream bytes that a session may hold on the receiving side: the `POLL` grant.
 pub const SESSION_WINDOW: u64 = 64 * 1024 * 1024;
 /// Reliable records that may wait for the peer's `POLL`. With the grant it bounds the retention:

@@ -23,8 +23,8 @@ use crate::flow::{Chunk, Flow};
 use crate::frame::{ControlFrame, Frame, FrameError, Goaway, Hello, Kind, Open, ResetReason};
 use crate::id::{FlowId, SessionId, Side, Time};
 use crate::limits::{
-    self, CONTROL_QUEUED_MAX, FLOW_WINDOW, FLOWS_MAX, PAYLOAD_MAX, SESSION_QUEUED_MAX,
-    SESSION_WINDOW, VERSION,
+    self, CONTROL_QUEUED_MAX, FLOW_WINDOW, FLOWS_MAX, PAYLOAD_MAX, ROUND_TRIP_MIN,
+    SESSION_QUEUED_MAX, SESSION_WINDOW, VERSION,
 };
 use crate::schedule::Schedule;
 use liveness::Liveness;
@@ -322,7 +322,8 @@ impl<B> Session<B> {
         self.received.taken += len as u64;
         // With half of the grant waiting for slow sockets no window grows.
         let is_full = self.bytes_waiting() > SESSION_WINDOW / 2;
-        let round_trip = if is_full { Duration::ZERO } else { self.liveness.round_trip_min() };
+        let round_trip = self.liveness.round_trip().max(ROUND_TRIP_MIN);
+        let round_trip = if is_full { Duration::ZERO } else { round_trip };
         let Some(flow) = self.flows.get_mut(&id) else { return };
         if flow.handle_taken(len, now, round_trip) && !flow.is_credit_due {
             flow.is_credit_due = true;
