@@ -46,7 +46,8 @@ pub const FLOW_WINDOW: u64 = 256 * 1024;
 pub const FLOW_WINDOW_MAX: u64 = 16 * 1024 * 1024;
 /// The round trip that credit reckons with at the least. On a short line the time in both
 /// daemons' turns is longer than the line's own, and a window cut to that would hold the flow back.
-pub const ROUND_TRIP_MIN: Duration = Duration::from_millis(1);
+/// Much more would let a bulk flow fill the carrier's kernel buffers ahead of everybody else.
+pub const ROUND_TRIP_MIN: Duration = Duration::from_micros(400);
 /// Stream bytes that a session may hold on the receiving side: the `POLL` grant.
 pub const SESSION_WINDOW: u64 = 64 * 1024 * 1024;
 /// Reliable records that may wait for the peer's `POLL`. With the grant it bounds the retention:

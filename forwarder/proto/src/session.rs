@@ -322,7 +322,7 @@ impl<B> Session<B> {
         self.received.taken += len as u64;
         // With half of the grant waiting for slow sockets no window grows.
         let is_full = self.bytes_waiting() > SESSION_WINDOW / 2;
-        let round_trip = self.liveness.round_trip().max(ROUND_TRIP_MIN);
+        let round_trip = self.liveness.round_trip_min().max(ROUND_TRIP_MIN);
         let round_trip = if is_full { Duration::ZERO } else { round_trip };
         let Some(flow) = self.flows.get_mut(&id) else { return };
         if flow.handle_taken(len, now, round_trip) && !flow.is_credit_due {

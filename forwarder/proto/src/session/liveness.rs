@@ -21,6 +21,7 @@ pub(super) struct Liveness {
     /// The number of a probe of the other end that waits for its `PONG`.
     pong_due: Option<u64>,
     round_trip: Option<Duration>,
+    round_trip_min: Option<Duration>,
 }
 
 impl Liveness {
@@ -34,6 +35,7 @@ impl Liveness {
             is_probe_due: false,
             pong_due: None,
             round_trip: None,
+            round_trip_min: None,
         }
     }
 
@@ -67,11 +69,17 @@ impl Liveness {
         let sample = now.since(sent);
         let smoothed = self.round_trip.map_or(sample, |old| (old * 7 + sample) / 8);
         self.round_trip = Some(smoothed);
+        self.round_trip_min = Some(self.round_trip_min.map_or(sample, |min| min.min(sample)));
     }
 
     /// The smoothed round trip, zero while unknown.
     pub(super) fn round_trip(&self) -> Duration {
         self.round_trip.unwrap_or_default()
+    }
+
+    /// The shortest round trip seen, zero while unknown: the line's own, without our queues.
+    pub(super) fn round_trip_min(&self) -> Duration {
+        self.round_trip_min.unwrap_or_default()
     }
 
     /// When [`Liveness::handle_timeout`] is due.
