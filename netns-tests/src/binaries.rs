@@ -54,7 +54,7 @@ pub fn helper(name: &str) -> Result<PathBuf, LabError> {
     } else if own.file_name().is_some_and(|own| own.to_string_lossy().starts_with("lab-")) {
         folder.to_owned()
     } else {
-        let wanted = ["-p", "netns-tests", "--bin", "lab-peer", "--bin", "lab-probe"];
+        let wanted = ["-p", "netns-tests", "--bins"];
         once(&BUILT, || build(&wanted))?
     };
     existing(folder.join(name))

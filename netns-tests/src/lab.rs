@@ -3,6 +3,7 @@
 mod builder;
 mod host;
 
+pub(crate) use builder::Plug;
 pub use builder::{Gateway, LabBuilder};
 pub use host::Host;
 
@@ -37,6 +38,7 @@ pub struct Lab {
     directory: Option<TempDir>,
     path: PathBuf,
     hosts: BTreeMap<String, String>,
+    plugs: BTreeMap<String, Plug>,
     gateways: Vec<Gateway>,
     congestion: Congestion,
     keep: bool,
@@ -137,6 +139,12 @@ impl Lab {
     pub(crate) fn log_path(&self, name: &str) -> PathBuf {
         let number = self.logs.fetch_add(1, Ordering::Relaxed);
         self.path.join(format!("{number:02}-{name}.log"))
+    }
+
+    /// How the host called `name` is joined to its segment.
+    pub(crate) fn plug(&self, name: &str) -> &Plug {
+        let plug = self.plugs.get(name);
+        plug.unwrap_or_else(|| panic!("the host '{name}' of '{}' has no cable", self.name))
     }
 
     pub(crate) fn sandbox(&self) -> &Sandbox {

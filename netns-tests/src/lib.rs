@@ -19,6 +19,7 @@
 mod binaries;
 mod error;
 mod lab;
+pub mod link;
 mod nat;
 mod paths;
 pub mod preflight;
@@ -35,6 +36,7 @@ mod wait;
 pub use binaries::{Binaries, binaries, helper};
 pub use error::LabError;
 pub use lab::{Congestion, Gateway, Host, Lab, LabBuilder};
+pub use link::{Cable, Link};
 pub use nat::{Behaviour, Filtering, Firewall, Mapping, Nat};
 pub use probe::udp_console;
 pub use process::{Output, Process};

@@ -26,6 +26,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("socat", "socat"),
     ("tcpdump", "tcpdump"),
     ("dig", "dnsutils"),
+    ("ping", "iputils-ping"),
     ("ethtool", "ethtool"),
     ("nsenter", "util-linux"),
     ("unshare", "util-linux"),

@@ -30,6 +30,19 @@ pub struct Gateway {
     pub inside_address: String,
 }
 
+/// How a host is joined to its segment.
+#[derive(Debug, Clone)]
+pub(crate) struct Plug {
+    /// The host's device.
+    pub(crate) device: String,
+    /// The namespace that holds the segment's bridge.
+    pub(crate) owner: String,
+    /// The other end of the cable, there.
+    pub(crate) far_device: String,
+    /// The bridge.
+    pub(crate) bridge: &'static str,
+}
+
 #[derive(Debug)]
 struct Segment {
     /// The namespace that holds the bridge.
@@ -47,6 +60,7 @@ pub struct LabBuilder {
     script: String,
     segments: BTreeMap<String, Segment>,
     hosts: BTreeMap<String, String>,
+    plugs: BTreeMap<String, Plug>,
     gateways: Vec<Gateway>,
 }
 
@@ -62,6 +76,7 @@ impl LabBuilder {
             script: String::new(),
             segments: BTreeMap::new(),
             hosts: BTreeMap::new(),
+            plugs: BTreeMap::new(),
             gateways: Vec::new(),
         }
     }
@@ -130,6 +145,7 @@ impl LabBuilder {
             path: directory.path().to_owned(),
             directory: Some(directory),
             hosts: self.hosts,
+            plugs: self.plugs,
             gateways: self.gateways,
             congestion,
             keep: false,
@@ -150,6 +166,13 @@ impl LabBuilder {
         let Some(Segment { owner, bridge, route }) = self.segments.get(segment) else {
             panic!("the lab '{}' has no segment '{segment}' yet", self.name);
         };
+        let plug = Plug {
+            device: device.to_owned(),
+            owner: owner.clone(),
+            far_device: format!("p-{name}"),
+            bridge,
+        };
+        self.plugs.insert(name.to_owned(), plug);
         let mut lines = format!(
             "ip link add {device} netns {name} mtu 1500 type veth peer name p-{name} netns {owner}\n\
              ip -n {owner} link set p-{name} master {bridge} up\n\
