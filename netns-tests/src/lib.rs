@@ -18,6 +18,7 @@
 
 mod binaries;
 mod error;
+pub mod faults;
 mod lab;
 pub mod link;
 mod nat;
@@ -26,8 +27,10 @@ pub mod preflight;
 mod probe;
 mod process;
 mod sandbox;
+mod scene;
 mod services;
 mod slot;
+mod swarm;
 mod topology;
 pub mod traffic;
 mod tunnel;
@@ -40,7 +43,9 @@ pub use link::{Cable, Link};
 pub use nat::{Behaviour, Filtering, Firewall, Mapping, Nat};
 pub use probe::udp_console;
 pub use process::{Output, Process};
+pub use scene::{Control, Scene};
 pub use services::{Spinners, iperf3_server, nginx, sshd};
+pub use swarm::{Swarm, SwarmPlan, Tally};
 pub use topology::Topology;
 pub use tunnel::{Daemon, Peer, Tunnel, TunnelBuilder};
 pub use wait::{LONG, SHORT, STOPPED_MS, wait_until};

@@ -1,6 +1,6 @@
 //! Labs that most tests want, drawn once.
 
-use crate::{Firewall, Gateway, Lab, LabError, Nat};
+use crate::{Firewall, Gateway, Lab, LabBuilder, LabError, Nat};
 
 /// Where the forwarder lives in every preset: the only inside address a full cone leads to.
 const ICP: &str = "192.168.50.2";
@@ -37,6 +37,12 @@ impl Topology {
     /// # Errors
     /// As [`crate::LabBuilder::build`].
     pub fn build(self, name: &str) -> Result<Lab, LabError> {
+        self.draw(name).build()
+    }
+
+    /// Draws it, for those who want to add something.
+    #[must_use]
+    pub fn draw(self, name: &str) -> LabBuilder {
         let lab = Lab::new(name).bridge("wan").host("ext", "wan", "203.0.113.10/24").host(
             "relay",
             "wan",
@@ -71,7 +77,6 @@ impl Topology {
         .host("peer3", "lan", "192.168.50.3/24")
         .host("peer4", "lan", "192.168.50.4/24")
         .host("peer5", "lan", "192.168.50.5/24")
-        .build()
     }
 
     /// Builds it, and makes sure that its NAT and firewall behave as promised.

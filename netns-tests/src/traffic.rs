@@ -7,6 +7,7 @@ pub mod abuse;
 pub mod client;
 pub mod latency;
 pub mod server;
+pub mod swarm;
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

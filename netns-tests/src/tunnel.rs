@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
@@ -299,17 +299,94 @@ impl Tunnel<'_> {
         })
     }
 
+    /// The forwarder's session, as its status names it.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn session(&self) -> Result<String, LabError> {
+        let status = self.status(Daemon::Forwarder)?;
+        let session = status.get("session").and_then(|session| session.as_str());
+        session.map(str::to_owned).ok_or_else(|| LabError::Unexpected {
+            what: "`session`".to_owned(),
+            text: status.to_string(),
+        })
+    }
+
+    /// How many times the forwarder's session went on over a new carrier.
+    ///
+    /// # Errors
+    /// When its status cannot be had, or does not say.
+    pub fn resumptions(&self) -> Result<u64, LabError> {
+        let status = self.status(Daemon::Forwarder)?;
+        let count = status.get("carrier").and_then(|carrier| carrier.get("resumptions")?.as_u64());
+        count.ok_or_else(|| LabError::Unexpected {
+            what: "`carrier.resumptions`".to_owned(),
+            text: status.to_string(),
+        })
+    }
+
+    /// Bytes in a daemon's buffers.
+    ///
+    /// # Errors
+    /// When its status cannot be had, or does not say.
+    pub fn memory_held(&self, daemon: Daemon) -> Result<u64, LabError> {
+        let status = self.status(daemon)?;
+        let held = status.get("memory").and_then(|memory| memory.get("held")?.as_u64());
+        held.ok_or_else(|| LabError::Unexpected {
+            what: "`memory.held`".to_owned(),
+            text: status.to_string(),
+        })
+    }
+
+    /// How many files, sockets included, a daemon has open.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn open_files(&mut self, daemon: Daemon) -> Result<usize, LabError> {
+        let path = format!("/proc/{}/fd", self.process_mut(daemon)?.pid());
+        let files = fs::read_dir(&path).map_err(LabError::io(format!("listing {path}")))?;
+        Ok(files.count())
+    }
+
+    /// Starts another forwarder on `host` with the same key and the same peers.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_rival(&self, host: &Host<'_>) -> Result<Process, LabError> {
+        let configuration = self.path("rival.toml");
+        write(&configuration, &self.forwarder_configuration("rival.sock"))?;
+        host.spawn([
+            self.binaries.adit.as_os_str(),
+            "run".as_ref(),
+            "-c".as_ref(),
+            configuration.as_os_str(),
+        ])
+    }
+
     /// Writes both configurations.
     ///
     /// # Errors
     /// When the disk is full.
     pub fn write_configurations(&self) -> Result<(), LabError> {
+        let relay = format!(
+            "key = \"relay.key\"\nlisten = \"0.0.0.0:{TUNNEL_PORT}\"\nsocket = \"{}\"\n{}\n\
+             [[forwarder]]\nname = \"office\"\nkey = \"{}\"\nports = {:?}\n",
+            self.path("relay.sock").display(),
+            self.plan.relay_extra,
+            self.forwarder_key,
+            self.plan.ports
+        );
+        write(&self.path("adit.toml"), &self.forwarder_configuration("adit.sock"))?;
+        write(&self.path("relay.toml"), &relay)
+    }
+
+    fn forwarder_configuration(&self, socket: &str) -> String {
         let relay_key = &self.relay_key;
         let at = self.relay_host.address();
         let mut forwarder = format!(
             "key = \"adit.key\"\nrelay = \"{at}:{TUNNEL_PORT}\"\nrelay_key = \"{relay_key}\"\n\
              socket = \"{}\"\n{}\n",
-            self.path("adit.sock").display(),
+            self.path(socket).display(),
             self.plan.forwarder_extra
         );
         for Peer { name, tcp, port } in &self.plan.peers {
@@ -320,22 +397,14 @@ impl Tunnel<'_> {
             );
             debug_assert!(written.is_ok());
         }
-        let relay = format!(
-            "key = \"relay.key\"\nlisten = \"0.0.0.0:{TUNNEL_PORT}\"\nsocket = \"{}\"\n{}\n\
-             [[forwarder]]\nname = \"office\"\nkey = \"{}\"\nports = {:?}\n",
-            self.path("relay.sock").display(),
-            self.plan.relay_extra,
-            self.forwarder_key,
-            self.plan.ports
-        );
-        for (file, text) in [("adit.toml", forwarder), ("relay.toml", relay)] {
-            let path = self.path(file);
-            fs::write(&path, text).map_err(LabError::io(format!("writing {}", path.display())))?;
-        }
-        Ok(())
+        forwarder
     }
 
     fn path(&self, file: &str) -> PathBuf {
         self.lab.path().join(file)
     }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), LabError> {
+    fs::write(path, text).map_err(LabError::io(format!("writing {}", path.display())))
 }

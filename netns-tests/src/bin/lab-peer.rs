@@ -12,6 +12,7 @@ use netns_tests::traffic::abuse::{self, Abuse};
 use netns_tests::traffic::client;
 use netns_tests::traffic::latency;
 use netns_tests::traffic::server::{Behaviour, serve};
+use netns_tests::traffic::swarm::{self, Plan};
 
 #[derive(Debug, Parser)]
 enum Role {
@@ -29,6 +30,8 @@ enum Role {
     Farewell { at: SocketAddr },
     /// Server: prints how each connection ends.
     Watch { at: SocketAddr },
+    /// Server: answers swarms.
+    Exchange { at: SocketAddr },
     /// Client: connects.
     Connect {
         to: SocketAddr,
@@ -63,6 +66,21 @@ enum Role {
         #[arg(long, default_value_t = 64)]
         size: usize,
     },
+    /// Client: many flows, paced, both directions at once, until told to end.
+    Swarm {
+        to: SocketAddr,
+        flows: usize,
+        /// Another exchange, to share the flows with.
+        #[arg(long)]
+        also: Vec<SocketAddr>,
+        /// All flows together, in each direction.
+        #[arg(long, default_value_t = 1000)]
+        kbytes_per_second: u64,
+        #[arg(long, default_value_t = 50)]
+        slice_ms: u64,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Client: misuses a tunnel's port.
     Abuse {
         to: SocketAddr,
@@ -94,6 +112,7 @@ fn play(role: Role) -> io::Result<()> {
         Role::Reset { at } => serve(at, Behaviour::Reset),
         Role::Farewell { at } => serve(at, Behaviour::Farewell),
         Role::Watch { at } => serve(at, Behaviour::Watch),
+        Role::Exchange { at } => swarm::exchange(at),
         Role::Connect { to, within_ms } => client::reach(to, Duration::from_millis(within_ms)),
         Role::HalfClose { to, bytes } => client::half_close(to, bytes),
         Role::HearOut { to, bytes } => client::hear_out(to, bytes),
@@ -109,6 +128,13 @@ fn play(role: Role) -> io::Result<()> {
             println!("{}", latency::render(&latency::measure(to, count, size)?));
             Ok(())
         }
+        Role::Swarm { to, flows, also, kbytes_per_second, slice_ms, seed } => swarm::swarm(&Plan {
+            to: [vec![to], also].concat(),
+            flows,
+            bytes_per_second: kbytes_per_second * 1000,
+            slice: Duration::from_millis(slice_ms),
+            seed,
+        }),
         Role::Abuse { to, abuse, within_s } => {
             abuse::commit(to, abuse, Duration::from_secs(within_s))
         }

@@ -62,6 +62,7 @@ pub struct LabBuilder {
     hosts: BTreeMap<String, String>,
     plugs: BTreeMap<String, Plug>,
     gateways: Vec<Gateway>,
+    paced: bool,
 }
 
 /// The address without its prefix length.
@@ -78,6 +79,7 @@ impl LabBuilder {
             hosts: BTreeMap::new(),
             plugs: BTreeMap::new(),
             gateways: Vec::new(),
+            paced: false,
         }
     }
 
@@ -125,13 +127,20 @@ impl LabBuilder {
         self
     }
 
+    /// Says that the lab's traffic will be paced, so that more labs may stand beside it.
+    #[must_use]
+    pub fn paced(mut self) -> Self {
+        self.paced = true;
+        self
+    }
+
     /// Builds the lab, when one of the machine's few slots is free.
     ///
     /// # Errors
     /// When tools are missing, namespaces are not allowed, or a link cannot be made.
     pub fn build(self) -> Result<Lab, LabError> {
         preflight::ensure()?;
-        let slot = Slot::take()?;
+        let slot = Slot::take(self.paced)?;
         let directory = tempfile::Builder::new()
             .prefix(&format!("adit-lab-{}-", self.name))
             .tempdir()

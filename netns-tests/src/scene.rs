@@ -1,0 +1,134 @@
+//! Where the tests of survival play: two internal peers behind a tunnel, flows to both of them, and a
+//! plain connection through the same gateway as the control.
+
+use std::time::Duration;
+
+use crate::faults::CONTROL_PORT;
+use crate::{Lab, LabError, SHORT, Swarm, SwarmPlan, Tally, Tunnel, wait_until};
+
+/// The internal peers' port.
+const EXCHANGE_PORT: u16 = 7000;
+/// Their contact points.
+const CONTACTS: [u16; 2] = [8003, 8004];
+
+/// The cast.
+#[derive(Debug)]
+pub struct Scene<'a> {
+    /// The lab.
+    pub lab: &'a Lab,
+    /// Adit.
+    pub tunnel: Tunnel<'a>,
+    /// The internal peers' ends.
+    pub inside: [Swarm; 2],
+    /// The control's server.
+    outside: Swarm,
+}
+
+/// A plain connection, out through the gateway.
+#[derive(Debug)]
+pub struct Control {
+    flow: Swarm,
+    worst_ms: u64,
+}
+
+impl<'a> Scene<'a> {
+    /// Starts the peers and the tunnel; `relay` are lines of its configuration.
+    ///
+    /// # Errors
+    /// When something does not start.
+    pub fn open(lab: &'a Lab, relay: &str) -> Result<Self, LabError> {
+        let inside = [
+            Swarm::exchange(&lab.host("peer3"), EXCHANGE_PORT)?,
+            Swarm::exchange(&lab.host("peer4"), EXCHANGE_PORT)?,
+        ];
+        let outside = Swarm::exchange(&lab.host("ext"), CONTROL_PORT)?;
+        let mut plan = Tunnel::builder().extra("", relay);
+        for (host, contact) in ["peer3", "peer4"].into_iter().zip(CONTACTS) {
+            let at = format!("{}:{EXCHANGE_PORT}", lab.host(host).address());
+            plan = plan.peer(host, &at, contact);
+        }
+        Ok(Self { lab, tunnel: plan.start(lab)?, inside, outside })
+    }
+
+    /// Flows from outside to both internal peers, all of them begun.
+    ///
+    /// # Errors
+    /// When one does not begin.
+    pub fn swarm(&self, plan: &SwarmPlan) -> Result<Swarm, LabError> {
+        let mut swarm = self.launch(plan)?;
+        swarm.wait_begun(SHORT)?;
+        Ok(swarm)
+    }
+
+    /// Flows from outside to both internal peers, which begin when they can.
+    ///
+    /// # Errors
+    /// When they cannot be started.
+    pub fn launch(&self, plan: &SwarmPlan) -> Result<Swarm, LabError> {
+        let contacts = CONTACTS.map(|port| self.tunnel.contact(port));
+        let contacts: Vec<&str> = contacts.iter().map(String::as_str).collect();
+        Swarm::launch(&self.lab.host("ext"), &contacts, plan)
+    }
+
+    /// A plain connection at this rate, begun.
+    ///
+    /// # Errors
+    /// When it does not begin.
+    pub fn control(&self, kbytes_per_second: u64) -> Result<Control, LabError> {
+        let to = format!("{}:{CONTROL_PORT}", self.lab.host("ext").address());
+        let plan = SwarmPlan::new(1).kbytes_per_second(kbytes_per_second);
+        Ok(Control { flow: Swarm::start(&self.lab.host("icp"), &[&to], &plan)?, worst_ms: 0 })
+    }
+
+    /// The internal peers' ends together; times are the worse of both.
+    ///
+    /// # Errors
+    /// When one has died.
+    pub fn mark_inside(&mut self) -> Result<Tally, LabError> {
+        let mut sum = Tally::default();
+        for exchange in &mut self.inside {
+            sum = sum.and(exchange.mark()?);
+        }
+        Ok(sum)
+    }
+
+    /// Waits until a byte has come on every flow, at both of its ends, after this call.
+    ///
+    /// # Errors
+    /// When one has none within `deadline`.
+    pub fn wait_flowing(&mut self, swarm: &mut Swarm, deadline: Duration) -> Result<(), LabError> {
+        let since = std::time::Instant::now();
+        let mut seen = Ok(Tally::default());
+        let flowing = wait_until(deadline, "every flow to move again", || {
+            seen = swarm.mark().and_then(|outside| Ok(outside.and(self.mark_inside()?)));
+            let waited = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            seen.as_ref().is_ok_and(|seen| seen.open_ms < waited)
+        });
+        seen?;
+        flowing
+    }
+
+    /// What the control's server saw.
+    ///
+    /// # Errors
+    /// When it has died.
+    pub fn mark_outside(&mut self) -> Result<Tally, LabError> {
+        self.outside.mark()
+    }
+}
+
+impl Control {
+    /// How many milliseconds the control has been, or was, without a byte, at the worse of its ends,
+    /// since it began; nothing if it is dead.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub fn stalled_ms(&mut self, scene: &mut Scene<'_>) -> Result<Option<u64>, LabError> {
+        if !self.flow.process_mut().runs() {
+            return Ok(None);
+        }
+        let seen = self.flow.mark()?.and(scene.mark_outside()?);
+        self.worst_ms = self.worst_ms.max(seen.stall_max_ms);
+        Ok((seen.ended() == 0).then_some(self.worst_ms))
+    }
+}
