@@ -43,7 +43,7 @@ pub use link::{Cable, Link};
 pub use nat::{Behaviour, Filtering, Firewall, Mapping, Nat};
 pub use probe::udp_console;
 pub use process::{Output, Process};
-pub use scene::{Control, Scene};
+pub use scene::{Control, Scene, stage};
 pub use services::{Spinners, iperf3_server, nginx, sshd};
 pub use swarm::{Swarm, SwarmPlan, Tally};
 pub use topology::Topology;

@@ -1,10 +1,10 @@
 //! Where the tests of survival play: two internal peers behind a tunnel, flows to both of them, and a
 //! plain connection through the same gateway as the control.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::faults::CONTROL_PORT;
-use crate::{Lab, LabError, SHORT, Swarm, SwarmPlan, Tally, Tunnel, wait_until};
+use crate::{Lab, LabError, SHORT, Swarm, SwarmPlan, Tally, Topology, Tunnel, wait_until};
 
 /// The internal peers' port.
 const EXCHANGE_PORT: u16 = 7000;
@@ -22,6 +22,21 @@ pub struct Scene<'a> {
     pub inside: [Swarm; 2],
     /// The control's server.
     outside: Swarm,
+}
+
+/// Builds the standard lab for paced traffic, makes sure of its NAT, and plays in it; its logs stay if
+/// that fails.
+///
+/// # Errors
+/// As [`crate::LabBuilder::build`], [`Lab::verify_nat`], and what is played.
+pub fn stage<T>(name: &str, play: impl FnOnce(&Lab) -> Result<T, LabError>) -> Result<T, LabError> {
+    let mut lab = Topology::STANDARD.draw(name).paced().build()?;
+    lab.verify_nat("icp", "ext", "relay")?;
+    let outcome = play(&lab);
+    if outcome.is_err() {
+        lab.keep();
+    }
+    outcome
 }
 
 /// A plain connection, out through the gateway.
@@ -92,20 +107,28 @@ impl<'a> Scene<'a> {
         Ok(sum)
     }
 
-    /// Waits until a byte has come on every flow, at both of its ends, after this call.
+    /// Waits until a byte has come on every flow, at both of its ends, after `since`. Returns the
+    /// longest time that any flow has been without one, since the mark before, at either end.
     ///
     /// # Errors
     /// When one has none within `deadline`.
-    pub fn wait_flowing(&mut self, swarm: &mut Swarm, deadline: Duration) -> Result<(), LabError> {
-        let since = std::time::Instant::now();
-        let mut seen = Ok(Tally::default());
+    pub fn wait_flowing(
+        &mut self,
+        swarm: &mut Swarm,
+        since: Instant,
+        deadline: Duration,
+    ) -> Result<Duration, LabError> {
+        let (mut worst, mut seen) = (0, Ok(Tally::default()));
         let flowing = wait_until(deadline, "every flow to move again", || {
+            let waited = since.elapsed();
             seen = swarm.mark().and_then(|outside| Ok(outside.and(self.mark_inside()?)));
-            let waited = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-            seen.as_ref().is_ok_and(|seen| seen.open_ms < waited)
+            seen.as_ref().is_ok_and(|seen| {
+                worst = worst.max(seen.stall_max_ms);
+                u128::from(seen.open_ms) < waited.as_millis()
+            })
         });
         seen?;
-        flowing
+        flowing.map(|()| Duration::from_millis(worst))
     }
 
     /// What the control's server saw.

@@ -5,10 +5,10 @@
 //! connection through the same gateway is the control: without its death, or its stall, a fault
 //! would prove nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netns_tests::faults::{Answer, Direction, Fault};
-use netns_tests::{Control, Daemon, LabError, Scene, Swarm, SwarmPlan, Topology};
+use netns_tests::{Control, Daemon, Lab, LabError, Scene, Swarm, SwarmPlan, stage};
 
 type Outcome = Result<(), LabError>;
 
@@ -59,24 +59,26 @@ impl Trial {
     }
 
     fn run(&self, name: &str) -> Outcome {
-        let lab = Topology::STANDARD.draw(name).paced().build()?;
-        lab.verify_nat("icp", "ext", "relay")?;
-        self.fault.prepare(&lab)?;
-        let mut scene = Scene::open(&lab, "")?;
+        stage(name, |lab| self.play(lab))
+    }
+
+    fn play(&self, lab: &Lab) -> Outcome {
+        self.fault.prepare(lab)?;
+        let mut scene = Scene::open(lab, "")?;
         let mut swarm = scene.swarm(&SwarmPlan::new(FLOWS))?;
         let mut control = scene.control(self.control_kbytes_per_second)?;
         let session = scene.tunnel.session()?;
-        let struck = self.fault.inject(&lab)?;
+        let struck = self.fault.inject(lab)?;
         if self.resumptions_min > 1 {
             self.wait_resumed(&scene)?;
         }
         struck.hold(self.lasts);
         if self.lasts.is_zero() {
-            scene.wait_flowing(&mut swarm, RECOVERY)?;
+            scene.wait_flowing(&mut swarm, Instant::now(), RECOVERY)?;
         }
         self.check_control(&mut control, &mut scene)?;
         struck.lift()?;
-        scene.wait_flowing(&mut swarm, RECOVERY)?;
+        scene.wait_flowing(&mut swarm, Instant::now(), RECOVERY)?;
         self.finish(&mut swarm, &mut scene)?;
         assert_eq!(scene.tunnel.session()?, session, "another session");
         let resumptions = scene.tunnel.resumptions()?;
