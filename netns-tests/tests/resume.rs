@@ -363,7 +363,10 @@ fn kill_round(
     })?;
     let (resets, early) = (inside.resets - before.resets, inside.early - before.early);
     assert_eq!(outside.resets, 5, "outside: {outside:?}");
-    assert!(resets >= running, "inside: {resets} resets and {early} early ends of {running}");
+    assert!(
+        resets >= running,
+        "{resets} resets, {early} early ends of {running} inside: {inside:?}"
+    );
     *flows = new;
     Ok(served)
 }

@@ -66,10 +66,12 @@ pub(super) fn carry(
         let (stream, meter, roster) = (Arc::clone(&stream), Arc::clone(meter), Arc::clone(roster));
         thread::spawn(move || {
             let wrote = write(&stream, sends, pace, &meter, &roster);
+            // What befalls the writer after the reader's end says nothing about that end.
+            let came_first = !meter.is_over();
             if wrote.is_err() && stream.shutdown(Shutdown::Both).is_err() {
                 // It is down already: what was wanted, namely that the reader wakes.
             }
-            wrote
+            (wrote, came_first)
         })
     };
     let heard = read(&stream, hears, meter, on_first);
@@ -77,25 +79,29 @@ pub(super) fn carry(
         meter.set_end(heard.clone());
     }
     meter.set_over();
-    let wrote = writer.join().unwrap_or_else(|_| Err(io::Error::other("the writer panicked")));
+    let (wrote, came_first) =
+        writer.join().unwrap_or_else(|_| (Err(io::Error::other("the writer panicked")), true));
     // The socket goes first: whoever counts ends may rely on it.
     drop(stream);
-    meter.set_end(if meter.is_aborted() { End::Aborted } else { settle(heard, wrote) });
+    meter.set_end(if meter.is_aborted() { End::Aborted } else { settle(heard, wrote, came_first) });
 }
 
 /// A reset that the writer was told of, the reader sees as a mere end.
-fn settle(heard: End, wrote: io::Result<()>) -> End {
+fn settle(heard: End, wrote: io::Result<()>, came_first: bool) -> End {
     match (heard, wrote) {
-        (End::Right | End::Early, Err(error)) => ended_by(&error),
+        (End::Right, Err(error)) => ended_by(&error),
+        (End::Early, Err(error)) if came_first => ended_by(&error),
         (heard, _) => heard,
     }
 }
 
 fn ended_by(error: &io::Error) -> End {
     match error.kind() {
-        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe => {
-            End::Reset
-        }
+        // Who shuts down a side of a socket that was reset meanwhile finds it not connected.
+        ErrorKind::ConnectionReset
+        | ErrorKind::ConnectionAborted
+        | ErrorKind::BrokenPipe
+        | ErrorKind::NotConnected => End::Reset,
         _ => End::Broken(error.to_string()),
     }
 }
