@@ -14,7 +14,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use forwarder::{ForwarderConfig, Peer};
-pub use place::{BadPlace, Contact, Place};
+pub use place::{BadPlace, Contact, PLACES_MAX, Place, Places};
 pub use ports::{BadPorts, PortRange, Ports};
 pub use relay::{Admitted, RelayConfig};
 

@@ -1,125 +1,107 @@
 //! The gateway interface: dials the relay through the gateway, authenticates both ends, and says
 //! how long to wait before the next attempt. The tunnel itself then lives on a pump.
 
+mod candidates;
+mod error;
+mod race;
 mod redial;
 
-use std::io;
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::config::Place;
+use crate::config::Places;
 use crate::handoff::Carrier;
 use crate::key::{PrivateKey, PublicKey};
-use crate::net::{self, ShakeError, Stream};
+use crate::net::{self, Stream};
 use crate::tls::{ClientTls, Handshake, HandshakeError};
+use candidates::Candidate;
+use race::{Dialler, Memory, Race};
 
+pub use error::{DialError, Failure};
 pub use redial::{Ended, Redial};
 
-/// How long each of the relay's addresses may take to answer.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
-/// How many of the relay's addresses one attempt tries.
-const ADDRESSES_MAX: usize = 8;
-
-/// Why an attempt came to nothing.
-#[derive(Debug, thiserror::Error)]
-pub enum DialError {
-    /// The relay's name has no address at the moment.
-    #[error("cannot resolve {place}: {source}")]
-    Resolve {
-        /// The relay.
-        place: Place,
-        /// Why.
-        source: io::Error,
-    },
-    /// None of its addresses answers; the last one's reason.
-    #[error("cannot connect to {address}: {source}")]
-    Connect {
-        /// The address tried last.
-        address: SocketAddr,
-        /// Why.
-        source: io::Error,
-    },
-    /// Somebody answers, but the handshake fails.
-    #[error("{address}: {source}")]
-    Handshake {
-        /// Who answered.
-        address: SocketAddr,
-        /// Why.
-        source: ShakeError,
-    },
-}
-
-impl DialError {
-    /// How the next attempt should be timed.
-    pub fn ended(&self) -> Ended {
-        match self {
-            // Nothing changes until somebody changes a file.
-            Self::Handshake {
-                source:
-                    ShakeError::Handshake(
-                        HandshakeError::WrongRelay { .. }
-                        | HandshakeError::AccessDenied
-                        | HandshakeError::NotAdit { .. }
-                        | HandshakeError::NotTls(_),
-                    ),
-                ..
-            } => Ended::Denied,
-            _ => Ended::Failed,
-        }
-    }
-}
+/// How long one of the relay's addresses may take to answer. The kernel repeats its `SYN` after 1 s
+/// and 3 s; were it left to wait longer, a path that comes back would stay unused for as long.
+const CONNECT_MAX: Duration = Duration::from_secs(4);
 
 /// How to reach the relay, and who we are to it.
 #[derive(Clone, Debug)]
 pub struct Gateway {
-    relay: Place,
+    relay: Places,
     tls: ClientTls,
+    memory: RefCell<Memory>,
 }
 
 impl Gateway {
-    /// Dials `relay`, which must have the key `relay_key`, as the owner of `key`.
+    /// Dials `relay` at any of its places, where it must have the key `relay_key`, as the owner of
+    /// `key`.
     ///
     /// # Errors
     /// When TLS cannot be set up with the key.
     pub fn new(
-        relay: Place,
+        relay: Places,
         key: &PrivateKey,
         relay_key: PublicKey,
     ) -> Result<Self, HandshakeError> {
-        Ok(Self { relay, tls: ClientTls::new(key, relay_key)? })
+        let memory = RefCell::default();
+        Ok(Self { relay, tls: ClientTls::new(key, relay_key)?, memory })
     }
 
-    /// One attempt: the name is resolved anew, since the relay may have moved, and each of its
-    /// addresses is tried in turn.
+    /// One attempt: every name is resolved anew, since the relay may have moved, and all addresses
+    /// race. It takes 15 s at most, and closes all that it opened when it is dropped.
     ///
     /// # Errors
-    /// When no address answers, or the first that does is not the relay.
+    /// When no address leads to the relay.
     pub async fn dial(&self) -> Result<Carrier, DialError> {
-        let resolved = net::resolve(self.relay.clone()).await;
-        let addresses =
-            resolved.map_err(|source| DialError::Resolve { place: self.relay.clone(), source })?;
-        let stream = connect(&addresses).await?;
-        let address = stream.remote();
-        let shaken = async {
-            let handshake = Handshake::client(&self.tls, &self.relay.host)?;
-            Ok::<_, ShakeError>(net::shake_hands(stream, handshake).await?.carrier)
-        };
-        shaken.await.map_err(|source| DialError::Handshake { address, source })
+        let memory = self.memory.borrow().clone();
+        let mut race = Race::new(self, self.relay.len(), memory);
+        let carrier = race.run().await;
+        let failures = race.into_failures();
+        let failed = failures.iter().filter_map(Failure::address).collect();
+        self.memory.borrow_mut().failed = failed;
+        for failure in &failures {
+            tracing::debug!("{failure}");
+        }
+        carrier.ok_or(DialError { failures })
     }
 }
 
-async fn connect(addresses: &[SocketAddr]) -> Result<Stream, DialError> {
-    let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-    let mut failed =
-        DialError::Connect { address: nowhere, source: io::ErrorKind::AddrNotAvailable.into() };
-    for &address in addresses.iter().take(ADDRESSES_MAX) {
-        match Stream::connect(address, CONNECT_MAX).await {
-            Ok(stream) => return Ok(stream),
-            Err(source) => {
-                tracing::debug!(%address, %source, "no connection");
-                failed = DialError::Connect { address, source };
+impl Dialler for Gateway {
+    type Connection = Stream;
+    type Carrier = Carrier;
+    type Failure = Failure;
+
+    async fn look_up(&self, place: usize) -> Result<Vec<SocketAddr>, Failure> {
+        let Some(named) = self.relay.get(place) else { return Ok(Vec::new()) };
+        match net::resolve(named.clone()).await {
+            Ok(addresses) => {
+                self.memory.borrow_mut().known.insert(place, addresses.clone());
+                Ok(addresses)
             }
+            Err(source) => Err(Failure::Resolve { place: named.clone(), source }),
         }
     }
-    Err(failed)
+
+    async fn connect(&self, Candidate { address, .. }: Candidate) -> Result<Stream, Failure> {
+        let connected = Stream::connect(address, CONNECT_MAX).await;
+        connected.map_err(|source| Failure::Connect { address, source })
+    }
+
+    async fn authenticate(&self, at: Candidate, stream: Stream) -> Result<Carrier, Failure> {
+        let host = self.relay.get(at.place).map_or("", |place| place.host.as_str());
+        let shaken = async {
+            let handshake = Handshake::client(&self.tls, host)?;
+            Ok(net::shake_hands(stream, handshake).await?.carrier)
+        };
+        shaken.await.map_err(|source| Failure::Handshake { address: at.address, source })
+    }
+
+    fn unreachable(&self, Candidate { address, .. }: Candidate) -> Failure {
+        Failure::Connect { address, source: std::io::ErrorKind::TimedOut.into() }
+    }
+
+    fn silent(&self, Candidate { address, .. }: Candidate) -> Failure {
+        Failure::Silent { address }
+    }
 }

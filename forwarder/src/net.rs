@@ -6,6 +6,7 @@
 //! Deliberately absent: anything that moves a flow's bytes. A [`Stream`] lives for one TLS
 //! handshake; then its descriptor goes to a pump.
 
+mod changes;
 mod events;
 mod handshake;
 mod listener;
@@ -21,6 +22,7 @@ use adit_proto::limits::CARRIER_USER_TIMEOUT;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{SockRef, TcpKeepalive};
 
+pub use changes::{NetworkChanged, forward_network_changes};
 pub use events::forward_events;
 pub use handshake::{ShakeError, Shaken, shake_hands};
 pub use listener::{CONTACT_BACKLOG, Listener, bind, stop_listening};

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use adit::config::{ConfigError, ForwarderConfig, RelayConfig};
+use adit::config::{ConfigError, ForwarderConfig, PLACES_MAX, RelayConfig};
 use tempfile::TempDir;
 
 const KEY: &str = "ed25519:Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE";
@@ -121,6 +121,9 @@ fn bad_values_are_refused_with_their_line() {
             "adit.toml:2: relay: \"relay.example.net\" is no",
         ),
         ("relay.example.net:443", "relay:0", "adit.toml:2: relay: port \"0\" is out of range"),
+        ("\"relay.example.net:443\"", "443", "adit.toml:2: relay: \"443\" is no address"),
+        ("\"relay.example.net:443\"", "[]", "adit.toml:2: relay: the list is empty"),
+        ("\"relay.example.net:443\"", "true", "adit.toml:2: invalid type"),
         (
             "\"KEY\"",
             "\"ed25519:short\"",
@@ -139,6 +142,35 @@ fn bad_values_are_refused_with_their_line() {
     for (good, bad, expected) in cases {
         forwarder_refuses(&format!("{TOP}{WEB}").replace(good, bad), expected);
     }
+}
+
+/// A list of places is checked item by item, with the line of each.
+#[test]
+fn bad_places_of_a_list_are_refused_with_their_line() {
+    let list = |places: &str| TOP.replace("\"relay.example.net:443\"", &format!("[\n{places}]"));
+    forwarder_refuses(
+        &list("\"relay.example.net:443\",\n\"192.0.2.7\",\n"),
+        "adit.toml:4: relay: \"192.0.2.7\" is no address",
+    );
+    forwarder_refuses(
+        &list("\"relay:443\",\n\"relay:80\",\n\"relay:443\",\n"),
+        "adit.toml:5: place \"relay:443\" is used already in line 3",
+    );
+    let many: String = (0..=PLACES_MAX).map(|index| format!("\"relay{index}:443\",\n")).collect();
+    forwarder_refuses(&list(&many), "adit.toml:11: relay: more than 8 places for one relay");
+}
+
+/// One place or several lead to the same relay, and are shown as they were written.
+#[test]
+fn a_relay_has_one_place_or_several() {
+    let (_dir, path) = file(TOP);
+    let config = ForwarderConfig::load(&path).unwrap();
+    assert_eq!(config.relay.to_string(), "relay.example.net:443");
+    let several = "[\"relay.example.net:443\", \"[2001:db8::7]:443\"]";
+    let (_dir, path) = file(&TOP.replace("\"relay.example.net:443\"", several));
+    let config = ForwarderConfig::load(&path).unwrap();
+    assert_eq!(config.relay.to_string(), "relay.example.net:443, [2001:db8::7]:443");
+    assert_eq!(config.relay.len(), 2);
 }
 
 /// The same for the relay, item by item where there is a list.

@@ -8,8 +8,8 @@ use adit_proto::limits::{CONTACTS_MAX, NAME_MAX};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::file::{File, Schema};
-use super::{ConfigError, Contact, FORWARDER_SOCKET, Place, Problem, beside};
+use super::file::{File, OneOrMany, Schema};
+use super::{ConfigError, Contact, FORWARDER_SOCKET, PLACES_MAX, Place, Places, Problem, beside};
 use crate::key::PublicKey;
 
 const SCHEMA: Schema = Schema {
@@ -22,8 +22,8 @@ const SCHEMA: Schema = Schema {
 pub struct ForwarderConfig {
     /// Where its private key lies.
     pub key: PathBuf,
-    /// Where the relay listens.
-    pub relay: Place,
+    /// Where the one relay listens: each place leads to it.
+    pub relay: Places,
     /// The one key that the relay may have.
     pub relay_key: PublicKey,
     /// Where `adit status` asks.
@@ -47,7 +47,7 @@ pub struct Peer {
 #[serde(deny_unknown_fields)]
 struct Raw {
     key: Spanned<String>,
-    relay: Spanned<String>,
+    relay: Spanned<OneOrMany>,
     relay_key: Spanned<String>,
     socket: Option<String>,
     #[serde(default)]
@@ -72,12 +72,29 @@ impl ForwarderConfig {
         let raw: Raw = file.parse(&SCHEMA)?;
         Ok(Self {
             key: beside(path, raw.key.get_ref()),
-            relay: file.value("relay", &raw.relay)?,
+            relay: relay(&file, &raw.relay)?,
             relay_key: file.value("relay_key", &raw.relay_key)?,
             socket: beside(path, raw.socket.as_deref().unwrap_or(FORWARDER_SOCKET)),
             peers: peers(&file, &raw.peer)?,
         })
     }
+}
+
+fn relay(file: &File, raw: &Spanned<OneOrMany>) -> Result<Places, ConfigError> {
+    let mut seen = BTreeMap::new();
+    let mut places = Vec::new();
+    let refused = |span, reason| Err(file.error(span, Problem::Value { key: "relay", reason }));
+    for place in raw.get_ref().values::<Place>(file, "relay", raw.span())? {
+        file.unique(&mut seen, ("place", "name it once"), place.get_ref(), place.span())?;
+        if places.len() >= PLACES_MAX {
+            return refused(place.span(), format!("more than {PLACES_MAX} places for one relay"));
+        }
+        places.push(place.into_inner());
+    }
+    if places.is_empty() {
+        return refused(raw.span(), "the list is empty: name at least one place".to_owned());
+    }
+    Ok(Places::from(places))
 }
 
 fn peers(file: &File, raw: &[RawPeer]) -> Result<Vec<Peer>, ConfigError> {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::ops::Deref;
 use std::str::FromStr;
 
 /// A host and a port; the host may be a name, which is resolved each time it is needed.
@@ -41,6 +42,38 @@ impl fmt::Display for Place {
         } else {
             write!(f, "{}:{}", self.host, self.port)
         }
+    }
+}
+
+/// How many places one relay may have.
+pub const PLACES_MAX: usize = 8;
+
+/// The places at which one relay is reached, in the order of the configuration. Shown joined by
+/// `", "`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places(Vec<Place>);
+
+impl From<Vec<Place>> for Places {
+    fn from(places: Vec<Place>) -> Self {
+        Self(places)
+    }
+}
+
+impl Deref for Places {
+    type Target = [Place];
+
+    fn deref(&self) -> &[Place] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, place) in self.iter().enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            write!(f, "{separator}{place}")?;
+        }
+        Ok(())
     }
 }
 

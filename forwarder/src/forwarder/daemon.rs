@@ -200,7 +200,7 @@ impl Daemon {
     }
 
     fn wait_after(&mut self, ended: Ended, now: Instant) -> Duration {
-        let wait = self.redial.wait(ended);
+        let wait = self.redial.wait(ended, false);
         self.tunnel = Tunnel::Waiting { until: now + wait };
         Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
     }

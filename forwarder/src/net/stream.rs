@@ -20,16 +20,21 @@ impl Stream {
         Self { inner, remote, is_handed_over: false }
     }
 
-    /// Connects to `remote` within `time_max`.
+    /// Connects to `remote` within `time_max`. An attempt that is given up is closed at once.
     ///
     /// # Errors
-    /// When nobody answers there, or not in time. An attempt that was given up stays in the kernel
-    /// until its retries are spent, so at most a dozen are ever pending.
+    /// When nobody answers there, or not in time.
     pub async fn connect(remote: SocketAddr, time_max: Duration) -> io::Result<Self> {
-        match tokio::time::timeout(time_max, TcpStream::connect(remote)).await {
-            Ok(connected) => Ok(Self::new(connected?, remote)),
-            Err(_elapsed) => Err(io::ErrorKind::TimedOut.into()),
-        }
+        // Not the ring's connect: given up, it would stay in the kernel until its retries are
+        // spent, which takes two minutes.
+        let connecting = tokio::net::TcpStream::connect(remote);
+        let Ok(connected) = tokio::time::timeout(time_max, connecting).await else {
+            return Err(io::ErrorKind::TimedOut.into());
+        };
+        let stream = connected?.into_std()?;
+        // The ring answers "try again" on a socket that does not block, instead of waiting.
+        stream.set_nonblocking(false)?;
+        Ok(Self::new(TcpStream::from_std(stream), remote))
     }
 
     /// The other end's address.

@@ -1,0 +1,140 @@
+//! Why an attempt to reach the relay came to nothing.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+
+use super::redial::Ended;
+use crate::config::Place;
+use crate::net::ShakeError;
+use crate::tls::HandshakeError;
+
+/// Failures of one attempt that its error shows.
+const FAILURES_SHOWN: usize = 4;
+
+/// None of the relay's addresses led to it. Shown with the reason of each.
+#[derive(Debug)]
+pub struct DialError {
+    /// What went wrong, in the order in which it did.
+    pub failures: Vec<Failure>,
+}
+
+impl fmt::Display for DialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, failure) in self.failures.iter().take(FAILURES_SHOWN).enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            write!(f, "{separator}{failure}")?;
+        }
+        match self.failures.len() {
+            0 => write!(f, "the relay has no address"),
+            len if len > FAILURES_SHOWN => write!(f, "; and {} more", len - FAILURES_SHOWN),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for DialError {}
+
+impl DialError {
+    /// How the next attempt should be timed.
+    pub fn ended(&self) -> Ended {
+        // One address of a stranger among dead ones says nothing about the relay.
+        let is_denied = !self.failures.is_empty() && self.failures.iter().all(Failure::is_denial);
+        if is_denied { Ended::Denied } else { Ended::Failed }
+    }
+}
+
+/// Why one name, or one address, did not lead to the relay.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The name has no address at the moment, or nobody says which.
+    #[error("cannot resolve {place}: {source}")]
+    Resolve {
+        /// The place.
+        place: Place,
+        /// Why.
+        source: io::Error,
+    },
+    /// Nobody answers.
+    #[error("cannot connect to {address}: {source}")]
+    Connect {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Somebody accepts connections, and says nothing.
+    #[error("{address}: connects, but does not complete the TLS handshake in time")]
+    Silent {
+        /// Who accepted.
+        address: SocketAddr,
+    },
+    /// Somebody answers, but the handshake fails.
+    #[error("{address}: {source}")]
+    Handshake {
+        /// Who answered.
+        address: SocketAddr,
+        /// Why.
+        source: ShakeError,
+    },
+}
+
+impl Failure {
+    /// The address that failed, once there was one.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Resolve { .. } => None,
+            Self::Connect { address, .. }
+            | Self::Silent { address }
+            | Self::Handshake { address, .. } => Some(*address),
+        }
+    }
+
+    /// Whether nothing changes until somebody changes a file.
+    fn is_denial(&self) -> bool {
+        let Self::Handshake { source: ShakeError::Handshake(error), .. } = self else {
+            return false;
+        };
+        matches!(
+            error,
+            HandshakeError::WrongRelay { .. }
+                | HandshakeError::AccessDenied
+                | HandshakeError::NotAdit { .. }
+                | HandshakeError::NotTls(_)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(port: u16) -> Failure {
+        let address = SocketAddr::from(([192, 0, 2, 1], port));
+        Failure::Connect { address, source: io::Error::other("refused") }
+    }
+
+    fn stranger() -> Failure {
+        let error = HandshakeError::NotTls("HTTP".to_owned());
+        Failure::Handshake { address: ([192, 0, 2, 2], 80).into(), source: error.into() }
+    }
+
+    /// A captive portal beside a dead path is waited out as a dead path is.
+    #[test]
+    fn only_refusals_by_all_count_as_a_refusal() {
+        let ended = |failures| DialError { failures }.ended();
+        assert_eq!(ended(vec![stranger(), stranger()]), Ended::Denied);
+        assert_eq!(ended(vec![stranger(), refused(443)]), Ended::Failed);
+        assert_eq!(ended(vec![]), Ended::Failed);
+    }
+
+    /// Each address has its reason in the error, and a long list stays a line.
+    #[test]
+    fn every_reason_is_shown_up_to_a_bound() {
+        let shown = |count| DialError { failures: (1..=count).map(refused).collect() }.to_string();
+        assert_eq!(shown(1), "cannot connect to 192.0.2.1:1: refused");
+        let two = "cannot connect to 192.0.2.1:1: refused; cannot connect to 192.0.2.1:2: refused";
+        assert_eq!(shown(2), two);
+        assert!(shown(20).ends_with("192.0.2.1:4: refused; and 16 more"), "{}", shown(20));
+    }
+}
