@@ -5,10 +5,9 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use adit_proto::flow::Chunk;
-use adit_proto::id::Time;
 use adit_proto::limits::{GATHERED_MAX, RECORD_ACCEPTED_MAX, SLOT_HEADROOM};
 use adit_proto::record::{AlertDescription, Opened, Opener, RecordLayer};
-use adit_proto::session::{Event, Session};
+use adit_proto::session::Event;
 use adit_ring::{Buffer, Memory};
 
 use crate::handoff::Down;
@@ -24,22 +23,20 @@ pub(crate) struct Intake {
     unfinished: Vec<u8>,
 }
 
-/// What one receive brought: events, and the memory in which their payloads lie.
+/// What one receive brought: where in the memory the content of each record is.
 #[derive(Debug)]
 pub(crate) struct Collected {
     pub(crate) memory: Rc<Memory>,
-    pub(crate) events: Vec<Event>,
+    pub(crate) contents: Vec<Range<usize>>,
 }
 
 impl Intake {
-    /// Opens every whole record in `buffer`, whose payload the kernel just filled. Ranges in the
-    /// events are within the returned memory. The records before a faulty one count.
+    /// Opens every whole record in `buffer`, whose payload the kernel just filled. The records
+    /// before a faulty one count.
     pub(crate) fn handle_received(
         &mut self,
         mut buffer: Buffer,
         records: &mut RecordLayer,
-        session: &mut Session<Memory>,
-        now: Time,
     ) -> (Collected, Result<(), Down>) {
         let end = CARRIER_HEADROOM + buffer.payload_len();
         let start = CARRIER_HEADROOM - self.unfinished.len();
@@ -48,9 +45,9 @@ impl Intake {
             front.copy_from_slice(&self.unfinished);
         }
         self.unfinished.clear();
-        let mut events = Vec::new();
-        let result = self.handle_bytes(bytes, start..end, records, session, now, &mut events);
-        (Collected { memory: Rc::new(Memory::from(buffer)), events }, result)
+        let mut contents = Vec::new();
+        let result = self.open_all(bytes, start..end, records, &mut contents);
+        (Collected { memory: Rc::new(Memory::from(buffer)), contents }, result)
     }
 
     /// The same for bytes that came with the handshake.
@@ -58,25 +55,20 @@ impl Intake {
         &mut self,
         leftover: Vec<u8>,
         records: &mut RecordLayer,
-        session: &mut Session<Memory>,
-        now: Time,
     ) -> (Collected, Result<(), Down>) {
         let mut bytes = leftover.into_boxed_slice();
-        let mut events = Vec::new();
         let all = 0..bytes.len();
-        let result = self.handle_bytes(&mut bytes, all, records, session, now, &mut events);
-        (Collected { memory: Rc::new(Memory::from(bytes)), events }, result)
+        let mut contents = Vec::new();
+        let result = self.open_all(&mut bytes, all, records, &mut contents);
+        (Collected { memory: Rc::new(Memory::from(bytes)), contents }, result)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call's worth of borrowed parts")]
-    fn handle_bytes(
+    fn open_all(
         &mut self,
         bytes: &mut [u8],
         filled: Range<usize>,
         records: &mut RecordLayer,
-        session: &mut Session<Memory>,
-        now: Time,
-        events: &mut Vec<Event>,
+        contents: &mut Vec<Range<usize>>,
     ) -> Result<(), Down> {
         let mut at = filled.start;
         loop {
@@ -88,13 +80,7 @@ impl Intake {
             };
             let record_len = record.len();
             match records.open(record).map_err(broken)? {
-                Opened::Data(content) => {
-                    let first = events.len();
-                    let shift_by = at + content.start;
-                    let content = record.get(content).unwrap_or_default();
-                    session.handle_record(content, now, events).map_err(broken)?;
-                    shift(events.get_mut(first..).unwrap_or_default(), shift_by);
-                }
+                Opened::Data(content) => contents.push(content.start + at..content.end + at),
                 Opened::KeyUpdated | Opened::Ignored => {}
                 Opened::CloseNotify => return Err(Down::Lost("the other end closed it".into())),
                 Opened::Alert(AlertDescription::AccessDenied) => return Err(Down::Denied),
@@ -105,8 +91,15 @@ impl Intake {
     }
 }
 
+impl Collected {
+    /// The bytes of one of [`Collected::contents`].
+    pub(crate) fn content(&self, range: Range<usize>) -> &[u8] {
+        (*self.memory).as_ref().get(range).unwrap_or_default()
+    }
+}
+
 /// From a record's content to the memory that it lies in.
-fn shift(events: &mut [Event], by: usize) {
+pub(crate) fn shift(events: &mut [Event], by: usize) {
     for event in events {
         if let Event::Data(_, range) = event {
             *range = range.start + by..range.end + by;
@@ -114,7 +107,7 @@ fn shift(events: &mut [Event], by: usize) {
     }
 }
 
-fn broken(error: impl std::fmt::Display) -> Down {
+pub(crate) fn broken(error: impl std::fmt::Display) -> Down {
     Down::Broken(error.to_string())
 }
 

@@ -1,14 +1,8 @@
 //! The daemon `adit run`: the internal contact point. One loop takes every input in turn; what
 //! takes time runs beside it and reports through the same inbox.
-//!
-//! ```text
-//!            the wait is over             a carrier                     HELLO, WELCOME
-//!  Waiting ──────────────────▶ Dialling ───────────▶ Carried (opening) ───────────────▶ Carried (up)
-//!     ▲                            │ no carrier             │                               │
-//!     └────────────────────────────┴────────────────────────┴────────────── down ───────────┘
-//! ```
 
 mod daemon;
+mod tunnel;
 
 use std::path::Path;
 
@@ -57,5 +51,6 @@ fn spawn_pump(features: Features) -> Result<(PumpHandle, EventReceiver), Failed>
 
 fn listen_to(events: EventReceiver, inbox: &mpsc::Sender<Input>) -> std::io::Result<()> {
     net::forward_events(events, inbox.clone())?;
+    net::forward_network_changes(inbox)?;
     net::forward_signals(inbox)
 }

@@ -8,14 +8,17 @@
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
-pub use adit_proto::frame::ControlFrame;
+pub use adit_proto::frame::{ControlFrame, GoawayReason};
 use adit_proto::id::{ContactId, SessionId, Side};
 use adit_proto::record::RecordLayer;
 use adit_ring::Waker;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde::Serialize;
+
+use crate::key::PublicKey;
 
 use adit_proto::limits::HANDOFF_MAX;
 
@@ -39,17 +42,30 @@ pub struct Carrier {
 /// What the control plane tells a pump.
 #[derive(Debug)]
 pub enum Command {
-    /// Starts a session on a carrier.
-    Start {
+    /// Brings a carrier: for a session that begins, or for one that is to be resumed.
+    ///
+    /// At the forwarder `session` says which. At the relay the other end's `HELLO` does: `session`
+    /// then is the name of the one that begins, should it not name the one that `key` has.
+    Carry {
         /// The name that later commands and events use.
         session: SessionKey,
         /// Which end this is.
         side: Side,
+        /// Who is at the other end; at the relay the owner of the session.
+        key: PublicKey,
         /// Whom it is with, for logs: the forwarder's name at the relay, the relay's address at
         /// the forwarder.
         name: Arc<str>,
+        /// How long the session is to outlive the loss of a carrier; the relay decides.
+        grace: Duration,
         /// What carries it.
         carrier: Box<Carrier>,
+    },
+    /// The network of this host has changed: probes the session's carrier, and lets it be replaced
+    /// unless it answers.
+    Doubt {
+        /// Which session.
+        session: SessionKey,
     },
     /// Sends a registrar's frame to the other end.
     Send {
@@ -96,7 +112,9 @@ pub enum Command {
     Close {
         /// Which session.
         session: SessionKey,
-        /// Why, told to the other end in `GOAWAY`.
+        /// Why, told to the other end in `GOAWAY` …
+        reason: GoawayReason,
+        /// … and in words.
         why: String,
     },
     /// Asks for an [`Event::Report`].
@@ -108,12 +126,37 @@ pub enum Command {
 /// What a pump tells the control plane.
 #[derive(Debug)]
 pub enum Event {
-    /// `WELCOME` was sent or received: frames may go.
+    /// `WELCOME` was sent or received: the session begins, or goes on on another carrier.
     Up {
         /// Which session.
         session: SessionKey,
-        /// Its name on the wire.
+        /// The name that came with the carrier; another one where that resumes `session`.
+        carrier: SessionKey,
+        /// The session's name on the wire.
         id: SessionId,
+        /// Whether it goes on: what was registered is, and flows run.
+        is_resumed: bool,
+    },
+    /// The session has no carrier any more; it waits for another.
+    Lost {
+        /// Which session.
+        session: SessionKey,
+        /// Why.
+        why: Down,
+    },
+    /// The session's carrier does not answer in time, or does so again.
+    Suspect {
+        /// Which session.
+        session: SessionKey,
+        /// Whether another carrier is worth having.
+        is_suspect: bool,
+    },
+    /// A carrier came to nothing; the session that it was for is as it was.
+    Dropped {
+        /// The name that came with the carrier.
+        session: SessionKey,
+        /// Why.
+        why: Down,
     },
     /// A registrar's frame from the other end.
     Frame {
@@ -146,8 +189,14 @@ pub enum Down {
     #[error("no answer from the other end")]
     Silent,
     /// The other end said goodbye in so many words.
-    #[error("the other end ended the session: {0}")]
-    Goaway(String),
+    #[error("the other end ended the session: {1}")]
+    Goaway(GoawayReason, String),
+    /// No carrier came in time; the flows were reset.
+    #[error("no other connection came in time: its flows are reset")]
+    Grace,
+    /// The carrier that it was to replace answers again.
+    #[error("the present connection answers again")]
+    Spare,
     /// The other end does not know this key.
     #[error("the other end does not accept this key")]
     Denied,
@@ -176,8 +225,10 @@ pub struct SessionReport {
     pub name: String,
     /// Its name on the wire, shortened.
     pub id: String,
-    /// The carrier's other end.
+    /// The carrier's other end; empty while there is none.
     pub carrier: String,
+    /// How often another carrier has taken over.
+    pub resumptions: u64,
     /// Smoothed round trip through the tunnel, in microseconds; 0 while unknown.
     pub round_trip_us: u64,
     /// Flows that are open.

@@ -12,15 +12,17 @@
 //! **Architecture Invariant:** a pump never blocks but in step 5, takes no lock, and never waits
 //! for the control plane.
 
+mod carriers;
 mod contacts;
 mod flows;
+mod greetings;
 mod sessions;
 mod slots;
 mod timers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use adit_proto::id::Time;
 use adit_proto::limits::{
@@ -29,11 +31,15 @@ use adit_proto::limits::{
 };
 use adit_ring::{Completion, Features, Group, Layout, Refusal, Ring, SliceList, Token};
 use crossbeam::channel::bounded;
+use nix::time::ClockId;
 
 use crate::collector::CARRIER_HEADROOM;
 use crate::handoff::{
-    Command, Down, Event, EventSender, PumpEnd, PumpHandle, Report, SessionKey, crossing,
+    Command, Down, Event, EventSender, GoawayReason, PumpEnd, PumpHandle, Report, SessionKey,
+    crossing,
 };
+use crate::key::PublicKey;
+use carriers::{Arrival, CarrierSocket};
 use contacts::Listener;
 use flows::FlowSocket;
 use sessions::Tunnel;
@@ -53,11 +59,13 @@ struct Pump {
     end: PumpEnd,
     /// Events that did not fit into the channel, oldest first.
     unsent: VecDeque<Event>,
-    origin: Instant,
     now: Time,
     timers: Timers,
     tunnels: Slots<Tunnel>,
     tunnels_by_key: BTreeMap<SessionKey, Slot>,
+    /// At the relay: a key has one session.
+    tunnels_by_owner: BTreeMap<PublicKey, Slot>,
+    carriers: Slots<CarrierSocket>,
     flows: Slots<FlowSocket>,
     listeners: Slots<Listener>,
     /// Whose turn to send it is.
@@ -121,11 +129,12 @@ impl Pump {
             groups: Groups { carriers, flows },
             end,
             unsent: VecDeque::new(),
-            origin: Instant::now(),
             now: Time::default(),
             timers: Timers::default(),
             tunnels: Slots::default(),
             tunnels_by_key: BTreeMap::new(),
+            tunnels_by_owner: BTreeMap::new(),
+            carriers: Slots::default(),
             flows: Slots::default(),
             listeners: Slots::default(),
             tunnels_to_send: Vec::new(),
@@ -165,8 +174,10 @@ impl Pump {
         }
     }
 
+    /// The time that goes on while the machine is suspended, as the other end's does.
     fn clock(&self) -> Time {
-        Time::default() + self.origin.elapsed()
+        let now = ClockId::CLOCK_BOOTTIME.now().expect("invariant: Linux has CLOCK_BOOTTIME");
+        Time::default() + Duration::from(now)
     }
 
     fn wait(&self) -> Duration {
@@ -190,9 +201,10 @@ impl Pump {
 
     fn handle_command(&mut self, command: Command) {
         match command {
-            Command::Start { session, side, name, carrier } => {
-                self.start(session, side, name, *carrier);
+            Command::Carry { session, side, key, name, grace, carrier } => {
+                self.carry(side, Arrival { session, key, name, grace }, *carrier);
             }
+            Command::Doubt { session } => self.doubt(session),
             Command::Send { session, frame } => self.send_control(session, frame),
             Command::Serve { session, contact, peer, target } => {
                 self.serve(session, contact, peer, target);
@@ -202,7 +214,7 @@ impl Pump {
             }
             Command::Withdraw { session, contact } => self.withdraw(session, contact),
             Command::Drain { session } => self.drain(session),
-            Command::Close { session, why } => self.close(session, &why),
+            Command::Close { session, reason, why } => self.close(session, reason, &why),
             Command::Report => {
                 let report = self.report();
                 self.emit(Event::Report(report));
@@ -243,6 +255,7 @@ impl Pump {
         while let Some(timer) = self.timers.pop_due(self.now) {
             match timer {
                 Timer::Session(slot) => self.handle_session_timeout(slot),
+                Timer::Greeting(slot) => self.handle_greeting_timeout(slot),
                 Timer::Connect(slot) => self.handle_connect_timeout(slot),
                 Timer::Accept(slot) => self.arm_accept(slot),
                 Timer::Close(slot) => self.end(slot, Down::Closed),
@@ -300,7 +313,7 @@ impl Pump {
         }
         let keys: Vec<SessionKey> = self.tunnels_by_key.keys().copied().collect();
         for key in keys {
-            self.close(key, "the daemon ends");
+            self.close(key, GoawayReason::Ending, "the daemon ends");
         }
     }
 
@@ -310,7 +323,7 @@ impl Pump {
         Report {
             memory_held: pools.iter().map(|pool| pool.held() * pool.stride()).sum(),
             memory_max: pools.iter().map(|pool| pool.buffers() * pool.stride()).sum(),
-            sessions: self.tunnels.iter().map(|(_, tunnel)| tunnel.report()).collect(),
+            sessions: self.tunnels.iter().map(|(_, tunnel)| self.report_session(tunnel)).collect(),
         }
     }
 

@@ -51,6 +51,8 @@ pub struct CarrierStatus {
     pub remote: Option<String>,
     /// Smoothed round trip in microseconds; 0 while unknown.
     pub round_trip_us: u64,
+    /// How often another carrier has taken the session over.
+    pub resumptions: u64,
     /// Why there is none, or why the last one was lost.
     pub last_error: Option<String>,
 }
@@ -124,8 +126,10 @@ pub struct RelayStatus {
 pub struct AdmittedStatus {
     /// Its name.
     pub name: String,
-    /// Whether it has a session.
+    /// Whether its session has a carrier.
     pub connected: bool,
+    /// How often another carrier has taken the session over.
+    pub resumptions: u64,
     /// Its address as seen from the relay.
     pub remote: Option<String>,
     /// The session's name, while there is one.

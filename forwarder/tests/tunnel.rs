@@ -1,179 +1,20 @@
-//! Two pumps and a real carrier between them, over loopback, in one process: what an external peer
-//! and an internal peer see of each other.
+//! What an external peer and an internal peer see of each other, through two pumps.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use adit::handoff::{Carrier, Command, Down, Event, EventReceiver, PumpHandle, SessionKey, events};
-use adit::key::{PrivateKey, PublicKey};
-use adit::pump;
-use adit::tls::{ClientTls, Handshake, ServerTls, Trust};
+use adit::handoff::{Command, Down, Event, GoawayReason};
 use adit_proto::id::{ContactId, Side};
 
-const DEADLINE: Duration = Duration::from_secs(20);
-const SESSION: SessionKey = SessionKey(1);
-const CONTACT: ContactId = ContactId(5);
+#[path = "tunnel/pumps.rs"]
+#[expect(dead_code, reason = "shared with the tests of resumption")]
+mod pumps;
 
-#[derive(Debug)]
-struct TrustAll;
-
-impl Trust for TrustAll {
-    fn accepts(&self, _: &PublicKey) -> bool {
-        true
-    }
-}
-
-/// Shakes hands over a blocking stream.
-fn shake(mut handshake: Handshake, mut stream: TcpStream) -> Carrier {
-    let mut buffer = [0; 4096];
-    loop {
-        while let Some(bytes) = handshake.poll_transmit() {
-            stream.write_all(&bytes).unwrap();
-        }
-        if handshake.is_done() {
-            break;
-        }
-        let len = stream.read(&mut buffer).unwrap();
-        handshake.handle_bytes(&buffer[..len]).unwrap();
-    }
-    let done = handshake.finish().unwrap();
-    let remote = stream.peer_addr().unwrap();
-    Carrier {
-        stream: OwnedFd::from(stream),
-        records: done.records,
-        leftover: done.leftover,
-        remote,
-    }
-}
-
-/// A carrier's two ends: the forwarder's and the relay's.
-fn carriers() -> (Carrier, Carrier) {
-    let (relay_key, key) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
-    let server = ServerTls::new(&relay_key, Arc::new(TrustAll)).unwrap();
-    let client = ClientTls::new(&key, relay_key.public()).unwrap();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (accepted, _) = listener.accept().unwrap();
-    let relay = thread::spawn(move || shake(Handshake::server(&server).unwrap(), accepted));
-    let forwarder = shake(Handshake::client(&client, "localhost").unwrap(), stream);
-    (forwarder, relay.join().unwrap())
-}
-
-/// A daemon's pump and its events.
-struct End {
-    pump: PumpHandle,
-    events: EventReceiver,
-}
-
-impl End {
-    fn start(side: Side, carrier: Carrier) -> Self {
-        let (sender, receiver) = events().unwrap();
-        let pump = pump::spawn(pump::probe().unwrap(), sender).unwrap();
-        let carrier = Box::new(carrier);
-        let start = Command::Start { session: SESSION, side, name: "test".into(), carrier };
-        pump.send(start).unwrap();
-        Self { pump, events: receiver }
-    }
-
-    fn wait_for<T>(&self, what: &str, mut take: impl FnMut(Event) -> Option<T>) -> T {
-        let deadline = Instant::now() + DEADLINE;
-        while Instant::now() < deadline {
-            match self.events.poll_event() {
-                Some(event) => {
-                    if let Some(found) = take(event) {
-                        return found;
-                    }
-                }
-                None => thread::yield_now(),
-            }
-        }
-        panic!("no {what} within {DEADLINE:?}");
-    }
-
-    fn wait_until_up(&self) {
-        self.wait_for("Up", |event| matches!(event, Event::Up { .. }).then_some(()));
-    }
-
-    fn wait_until_down(&self) -> Down {
-        self.wait_for("Down", |event| match event {
-            Event::Down { why, .. } => Some(why),
-            _ => None,
-        })
-    }
-}
-
-struct Tunnel {
-    relay: End,
-    forwarder: End,
-    /// Where external peers connect.
-    contact: SocketAddr,
-}
-
-/// A tunnel that leads to `target`.
-fn tunnel(target: SocketAddr) -> Tunnel {
-    let (forwarder, relay) = carriers();
-    let forwarder = End::start(Side::Forwarder, forwarder);
-    let relay = End::start(Side::Relay, relay);
-    forwarder.wait_until_up();
-    relay.wait_until_up();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let contact = listener.local_addr().unwrap();
-    let serve = Command::Serve { session: SESSION, contact: CONTACT, peer: "peer".into(), target };
-    forwarder.pump.send(serve).unwrap();
-    // Commands are taken in order: once this is answered, the forwarder serves the contact point.
-    forwarder.pump.send(Command::Report).unwrap();
-    forwarder.wait_for("Report", |event| matches!(event, Event::Report(_)).then_some(()));
-    let listen =
-        Command::Listen { session: SESSION, contact: CONTACT, peer: "peer".into(), listener };
-    relay.pump.send(listen).unwrap();
-    Tunnel { relay, forwarder, contact }
-}
-
-/// An internal peer that handles each connection with `handle`.
-fn internal_peer(handle: impl Fn(TcpStream) + Send + Clone + 'static) -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let handle = handle.clone();
-            thread::spawn(move || handle(stream.unwrap()));
-        }
-    });
-    address
-}
-
-fn echo(mut stream: TcpStream) {
-    let mut reader = stream.try_clone().unwrap();
-    std::io::copy(&mut reader, &mut stream).ok();
-    stream.shutdown(Shutdown::Write).ok();
-}
-
-fn connect(tunnel: &Tunnel) -> TcpStream {
-    let stream = TcpStream::connect(tunnel.contact).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream
-}
-
-fn pattern(len: usize, seed: usize) -> Vec<u8> {
-    (0..len).map(|n| u8::try_from((n * 7 + seed) % 251).unwrap()).collect()
-}
-
-/// Writes `bytes` and reads as many back; both at once, so that no buffer has to hold them.
-fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
-    let mut writer = stream.try_clone().unwrap();
-    let mut received = vec![0; bytes.len()];
-    thread::scope(|scope| {
-        scope.spawn(move || writer.write_all(bytes).unwrap());
-        stream.read_exact(&mut received).unwrap();
-    });
-    received
-}
+use pumps::{DEADLINE, End, SESSION, connect, echo, exchange, internal_peer, pattern, tunnel};
 
 /// Bytes cross in both directions at once, whole and in order, and each side's end is passed on.
 #[test]
@@ -291,16 +132,23 @@ fn stalled_readers_stop_nobody_else() {
     drop(stalled);
 }
 
+fn close(why: &str) -> Command {
+    Command::Close { session: SESSION, reason: GoawayReason::Ending, why: why.to_owned() }
+}
+
 /// A session that is closed resets its flows at both ends and says why.
 #[test]
 fn a_closed_session_resets_its_flows_and_says_why() {
     let tunnel = tunnel(internal_peer(echo));
     let mut stream = connect(&tunnel);
     exchange(&mut stream, b"x");
-    let close = Command::Close { session: SESSION, why: "time to go".into() };
+    let close = close("time to go");
     tunnel.forwarder.pump.send(close).unwrap();
     assert_eq!(tunnel.forwarder.wait_until_down(), Down::Closed);
-    assert_eq!(tunnel.relay.wait_until_down(), Down::Goaway("time to go".into()));
+    assert_eq!(
+        tunnel.relay.wait_until_down(),
+        Down::Goaway(GoawayReason::Ending, "time to go".into())
+    );
     assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
@@ -321,9 +169,7 @@ fn a_drained_session_ends_with_its_last_flow() {
 /// waits for the pump's longest sleep.
 #[test]
 fn no_command_waits_for_another_wake_up() {
-    let (sender, receiver) = events().unwrap();
-    let pump = pump::spawn(pump::probe().unwrap(), sender).unwrap();
-    let end = End { pump, events: receiver };
+    let end = End::new(Side::Relay);
     let started = Instant::now();
     for round in 0..20_000 {
         // Two in quick succession, at ever other distances.
@@ -390,7 +236,7 @@ fn a_busy_session_closes_at_once() {
     }));
     let mut streams: Vec<_> = (0..4).map(|_| connect(&tunnel)).collect();
     streams.iter_mut().for_each(|stream| stream.read_exact(&mut [0; 100_000]).unwrap());
-    let close = Command::Close { session: SESSION, why: "now".into() };
+    let close = close("now");
     tunnel.forwarder.pump.send(close).unwrap();
     assert_eq!(tunnel.forwarder.wait_until_down(), Down::Closed);
     tunnel.relay.wait_until_down();

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use adit::config::{Admitted, RelayConfig};
 use adit::exit::{Exit, Failed};
-use adit::handoff::{self, Command, Down, Event, EventReceiver, PumpHandle, SessionKey};
+use adit::handoff::{
+    self, Command, Down, Event, EventReceiver, GoawayReason, PumpHandle, SessionKey,
+};
 use adit::key::{PrivateKey, PublicKey};
 use adit::net::{self, Listener, Shaken, Signal};
 use adit::pump;
@@ -63,7 +65,7 @@ impl From<Ask> for Input {
     }
 }
 
-/// A session, from its carrier's arrival to its end.
+/// A session, or a carrier whose `HELLO` has yet to say which session it is for.
 #[derive(Debug)]
 struct Session {
     key: PublicKey,
@@ -73,6 +75,8 @@ struct Session {
     /// Our own address as the forwarder dialled it.
     local: IpAddr,
     id: Option<SessionId>,
+    /// Whether it has a carrier, or waits for one.
+    is_carried: bool,
 }
 
 /// The way to the end.
@@ -89,6 +93,8 @@ struct Daemon {
     pumps: Vec<PumpHandle>,
     admission: Arc<Admission>,
     policies: BTreeMap<PublicKey, Policy>,
+    /// Carriers that have not said `HELLO` yet, by the name of the session that may begin.
+    arrivals: BTreeMap<SessionKey, Session>,
     sessions: BTreeMap<SessionKey, Session>,
     /// The newest session of each key: the one whose frames count.
     sessions_by_key: BTreeMap<PublicKey, SessionKey>,
@@ -147,6 +153,7 @@ impl Daemon {
             pumps,
             admission,
             policies,
+            arrivals: BTreeMap::new(),
             sessions: BTreeMap::new(),
             sessions_by_key: BTreeMap::new(),
             last_session: 0,
@@ -228,8 +235,8 @@ impl Daemon {
             % self.pumps.len().max(1)
     }
 
-    /// The newest carrier of a key wins: whoever holds the key has dialled again, and may not
-    /// know yet that the older carrier is dead.
+    /// Hands a carrier to its key's pump, which finds out from `HELLO` whether it resumes the
+    /// key's session or begins another.
     fn start(&mut self, shaken: Shaken, now: Instant) -> Result<(), Failed> {
         let Shaken { carrier, peer: key, local } = shaken;
         if self.ending.is_some() {
@@ -243,31 +250,30 @@ impl Daemon {
         let name: Arc<str> = Arc::from(policy.name.as_str());
         self.last_session += 1;
         let session = SessionKey(self.last_session);
-        if let Some(old) = self.sessions_by_key.insert(key, session) {
-            tracing::info!(forwarder = %name, remote = %carrier.remote, "dialled again");
-            self.close(old, "a newer connection with the same key has taken over")?;
-        }
         let (pump, remote) = (self.pump_of(&key), carrier.remote);
-        let state = Session { key, name: Arc::clone(&name), pump, remote, local, id: None };
-        self.sessions.insert(session, state);
+        let is_carried = true;
+        let name_there = Arc::clone(&name);
+        let state = Session { key, name, pump, remote, local, id: None, is_carried };
+        self.arrivals.insert(session, state);
+        let (side, name, grace) = (Side::Relay, name_there, self.config.grace);
         let carrier = Box::new(carrier);
-        self.tell(pump, Command::Start { session, side: Side::Relay, name, carrier })
+        self.tell(pump, Command::Carry { session, side, key, name, grace, carrier })
     }
 
-    fn close(&self, session: SessionKey, why: &str) -> Result<(), Failed> {
-        let Some(state) = self.sessions.get(&session) else { return Ok(()) };
-        self.tell(state.pump, Command::Close { session, why: why.to_owned() })
+    fn close(&self, session: SessionKey, reason: GoawayReason, why: &str) -> Result<(), Failed> {
+        let found = self.sessions.get(&session).or_else(|| self.arrivals.get(&session));
+        let Some(state) = found else { return Ok(()) };
+        self.tell(state.pump, Command::Close { session, reason, why: why.to_owned() })
     }
 
     fn handle_event(&mut self, event: Event, now: Instant) -> Result<(), Failed> {
         match event {
-            Event::Up { session, id } => {
-                if let Some(state) = self.sessions.get_mut(&session) {
-                    state.id = Some(id);
-                    let (name, remote) = (&state.name, state.remote);
-                    tracing::info!(forwarder = %name, %remote, session = %id, "tunnel up");
-                }
+            Event::Up { session, carrier, id, is_resumed } => {
+                self.handle_up(session, carrier, id, is_resumed);
             }
+            Event::Lost { session, why } => self.handle_lost(session, &why, now),
+            Event::Dropped { session, why } => self.handle_dropped(session, &why, now),
+            Event::Suspect { .. } => {}
             Event::Frame { session, frame } => return self.handle_frame(session, frame, now),
             Event::Down { session, why } => self.handle_down(session, &why, now),
             Event::Report(report) => self.gathering.handle_report(report),
@@ -275,18 +281,52 @@ impl Daemon {
         Ok(())
     }
 
+    fn handle_up(
+        &mut self,
+        session: SessionKey,
+        carrier: SessionKey,
+        id: SessionId,
+        is_resumed: bool,
+    ) {
+        let Some(arrival) = self.arrivals.remove(&carrier) else { return };
+        let (name, remote) = (Arc::clone(&arrival.name), arrival.remote);
+        let what = if is_resumed { "tunnel resumed" } else { "tunnel up" };
+        tracing::info!(forwarder = %name, %remote, session = %id, "{what}");
+        self.sessions_by_key.insert(arrival.key, session);
+        self.sessions.insert(session, Session { id: Some(id), ..arrival });
+    }
+
+    fn handle_lost(&mut self, session: SessionKey, why: &Down, now: Instant) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        state.is_carried = false;
+        let (name, remote, grace) = (&state.name, state.remote, self.config.grace);
+        tracing::warn!(forwarder = %name, %remote, ?grace, "connection lost, flows wait: {why}");
+        self.count_broken(why, remote, now);
+    }
+
+    fn handle_dropped(&mut self, carrier: SessionKey, why: &Down, now: Instant) {
+        let Some(state) = self.arrivals.remove(&carrier) else { return };
+        let (name, remote) = (&state.name, state.remote);
+        tracing::warn!(forwarder = %name, %remote, "no tunnel: {why}");
+        self.count_broken(why, remote, now);
+    }
+
+    fn count_broken(&self, why: &Down, remote: SocketAddr, now: Instant) {
+        if let Down::Broken(_) = why {
+            self.refusals.borrow_mut().count(Cause::Protocol, remote, why, now);
+        }
+    }
+
     fn handle_down(&mut self, session: SessionKey, why: &Down, now: Instant) {
         let Some(state) = self.sessions.remove(&session) else { return };
         if self.sessions_by_key.get(&state.key) == Some(&session) {
             self.sessions_by_key.remove(&state.key);
         }
-        if let Down::Broken(_) = why {
-            self.refusals.borrow_mut().count(Cause::Protocol, state.remote, why, now);
-        }
+        self.count_broken(why, state.remote, now);
         let (name, remote) = (&state.name, state.remote);
         match why {
             Down::Closed => tracing::info!(forwarder = %name, %remote, "tunnel closed"),
-            why => tracing::warn!(forwarder = %name, %remote, "tunnel lost: {why}"),
+            why => tracing::warn!(forwarder = %name, %remote, "tunnel down: {why}"),
         }
         self.registrar.handle_down(session, now);
     }
@@ -303,8 +343,8 @@ impl Daemon {
         let same = RelayConfig { forwarders: config.forwarders.clone(), ..self.config.clone() };
         if same != config {
             tracing::warn!(
-                "only the forwarders are reloaded: a change of key, listen, contact_address or \
-                 socket needs a restart"
+                "only the forwarders are reloaded: a change of key, listen, contact_address, socket \
+                 or session needs a restart"
             );
         }
         self.policies = policies(&config.forwarders);
@@ -314,11 +354,10 @@ impl Daemon {
         self.config.forwarders = config.forwarders;
         self.revoke()?;
         let is_removed = |state: &Session| !self.policies.contains_key(&state.key);
-        let removed = self.sessions.iter().filter(|(_, state)| is_removed(state));
-        for session in removed.map(|(session, _)| *session).collect::<Vec<_>>() {
-            self.close(session, "the relay no longer accepts this key")?;
-        }
-        Ok(())
+        let all = self.sessions.iter().chain(&self.arrivals);
+        let why = "the relay no longer accepts this key";
+        all.filter(|(_, state)| is_removed(state))
+            .try_for_each(|(session, _)| self.close(*session, GoawayReason::Revoked, why))
     }
 
     fn terminate(&mut self, now: Instant) -> Result<(), Failed> {
@@ -339,7 +378,9 @@ impl Daemon {
 
     fn close_all(&mut self, now: Instant) -> Result<(), Failed> {
         self.ending = Some(Ending::Closing { until: now + CLOSE_MAX });
-        self.sessions.keys().try_for_each(|session| self.close(*session, "the relay is ending"))
+        let why = "the relay is ending";
+        let mut sessions = self.sessions.keys().chain(self.arrivals.keys());
+        sessions.try_for_each(|session| self.close(*session, GoawayReason::Ending, why))
     }
 
     /// Ends a contact point for good: no new flows, and the port is free.

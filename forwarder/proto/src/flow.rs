@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
+use crate::frame::Credit;
 use crate::id::{ContactId, Time};
 use crate::limits::{FLOW_QUEUED_MAX, FLOW_WINDOW, FLOW_WINDOW_MAX, PAYLOAD_MAX};
 
@@ -43,6 +44,9 @@ pub struct Flow<B> {
     /// kernel may fill more buffers than it was asked to) waits for it in the queue.
     offset: u64,
     credit: u64,
+    /// Bytes that the far socket has taken, by the last `CREDIT`.
+    taken: u64,
+    has_said_blocked: bool,
     /// The socket was not read for want of credit or room, and wants to be told when there is.
     pub(crate) is_starved: bool,
     /// It waits for the session's grant to grow.
@@ -50,6 +54,8 @@ pub struct Flow<B> {
     received: u64,
     is_finished_by_peer: bool,
     window: Window,
+    /// The other end waits for a `CREDIT`.
+    is_awaited: bool,
     /// A `CREDIT` waits to be sent.
     pub(crate) is_credit_due: bool,
 }
@@ -64,11 +70,14 @@ impl<B> Flow<B> {
             sending: Sending::Open,
             offset: 0,
             credit,
+            taken: 0,
+            has_said_blocked: false,
             is_starved: false,
             is_throttled: false,
             received: 0,
             is_finished_by_peer: false,
             window: Window::new(now),
+            is_awaited: false,
             is_credit_due: false,
         }
     }
@@ -92,19 +101,25 @@ impl<B> Flow<B> {
         self.queue.push_back(chunk);
     }
 
-    /// Length of the next chunk, if there is one and the credit covers it. `share` is how many
-    /// bytes the flow may have under way while the session's grant is short; what exceeds it
-    /// marks the flow as throttled.
-    pub(crate) fn next_len(&mut self, share: u64) -> Option<usize> {
+    /// Length of the next chunk, if there is one and the credit covers it.
+    pub(crate) fn next_len(&self) -> Option<usize> {
         let len = self.queue.front()?.payload.len();
-        let end = self.offset + len as u64;
-        if end > self.credit {
-            return None;
-        }
-        // The other end's window is at least the first one, so it has taken at least this much.
-        let taken = self.credit.saturating_sub(FLOW_WINDOW);
-        self.is_throttled = end > taken + share;
-        (!self.is_throttled).then_some(len)
+        (self.offset + len as u64 <= self.credit).then_some(len)
+    }
+
+    /// Bytes that the far socket has taken, as far as we know.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Bytes that were read and that the far socket has not taken, as far as we know.
+    pub(crate) fn under_way(&self) -> u64 {
+        self.offset + self.queued as u64 - self.taken
+    }
+
+    /// Whether the other end is to be told that this flow waits; true once for each `CREDIT`.
+    pub(crate) fn poll_blocked(&mut self) -> bool {
+        self.under_way() > 0 && !std::mem::replace(&mut self.has_said_blocked, true)
     }
 
     pub(crate) fn pop(&mut self) -> Option<Chunk<B>> {
@@ -130,8 +145,11 @@ impl<B> Flow<B> {
         is_due
     }
 
-    pub(crate) fn handle_credit(&mut self, limit: u64) {
-        self.credit = self.credit.max(limit);
+    /// A `CREDIT` that claims more to be taken than was sent counts for what was sent.
+    pub(crate) fn handle_credit(&mut self, credit: Credit) {
+        self.credit = self.credit.max(credit.limit);
+        self.taken = self.taken.max(credit.taken.min(self.offset));
+        self.has_said_blocked = false;
     }
 
     /// Whether the other end may send `len` more bytes; if so they count as received.
@@ -147,12 +165,25 @@ impl<B> Flow<B> {
 
     /// The socket took `len` bytes; true when a `CREDIT` should be sent.
     pub(crate) fn handle_taken(&mut self, len: usize, now: Time, round_trip: Duration) -> bool {
-        self.window.handle_taken(len as u64, now, round_trip) && !self.is_finished_by_peer
+        let is_due = self.window.handle_taken(len as u64, now, round_trip);
+        (is_due || self.is_awaited && self.has_taken_all()) && !self.is_finished_by_peer
     }
 
-    /// How far the other end may send.
-    pub(crate) fn granted(&self) -> u64 {
-        self.window.granted
+    /// The other end waits to hear what was taken; true when a `CREDIT` should be sent now.
+    pub(crate) fn handle_blocked(&mut self) -> bool {
+        self.is_awaited = true;
+        self.has_taken_all()
+    }
+
+    fn has_taken_all(&self) -> bool {
+        self.window.taken == self.received
+    }
+
+    /// The `CREDIT` to send now.
+    pub(crate) fn take_credit(&mut self) -> Credit {
+        self.is_awaited = false;
+        self.window.grant();
+        Credit { limit: self.window.granted, taken: self.window.taken }
     }
 
     /// Both directions have ended.
@@ -185,11 +216,11 @@ impl Window {
             }
             self.measured_from = (self.taken, now);
         }
-        let is_due = self.taken + self.size >= self.granted + self.size / 4;
-        if is_due {
-            self.granted = self.taken + self.size;
-        }
-        is_due
+        self.taken + self.size >= self.granted + self.size / 4
+    }
+
+    fn grant(&mut self) {
+        self.granted = self.granted.max(self.taken + self.size);
     }
 }
 
@@ -208,8 +239,8 @@ mod tests {
     #[test]
     fn a_stale_credit_takes_nothing_back() {
         let mut flow = flow();
-        flow.handle_credit(FLOW_WINDOW + 1000);
-        flow.handle_credit(10);
+        flow.handle_credit(Credit { limit: FLOW_WINDOW + 1000, taken: 0 });
+        flow.handle_credit(Credit { limit: 10, taken: 0 });
         assert_eq!(flow.credit, FLOW_WINDOW + 1000);
     }
 
@@ -252,7 +283,9 @@ mod tests {
             let mut now = Time(0);
             for _ in 0..5000 {
                 now = now + gap;
-                window.handle_taken(16 * 1024, now, round_trip);
+                if window.handle_taken(16 * 1024, now, round_trip) {
+                    window.grant();
+                }
             }
             window.size
         };
@@ -274,7 +307,9 @@ mod tests {
                 // The other end has sent no more than it was granted.
                 let len = (len as u64).min(window.granted - window.taken);
                 let before = window.granted;
-                window.handle_taken(len, now, Duration::from_millis(1));
+                if window.handle_taken(len, now, Duration::from_millis(1)) {
+                    window.grant();
+                }
                 prop_assert!(window.granted >= before);
                 prop_assert!(window.granted - window.taken <= FLOW_WINDOW_MAX);
                 prop_assert!(window.granted - window.taken >= PAYLOAD_MAX as u64);

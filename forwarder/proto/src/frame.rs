@@ -9,7 +9,8 @@ mod control;
 use bytes::{Buf, BufMut};
 
 pub use body::{
-    Datagram, Goaway, Hello, Open, Poll, Protocol, Refused, Registered, Registration, is_name,
+    Credit, Datagram, Goaway, GoawayReason, Hello, Open, Poll, Protocol, Refused, Registered,
+    Registration, is_name,
 };
 pub use control::ControlFrame;
 
@@ -38,10 +39,11 @@ pub enum Kind {
     Ping = 15,
     Pong = 16,
     Goaway = 17,
+    Blocked = 18,
 }
 
 impl Kind {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::Hello,
         Self::Welcome,
         Self::Register,
@@ -59,6 +61,7 @@ impl Kind {
         Self::Ping,
         Self::Pong,
         Self::Goaway,
+        Self::Blocked,
     ];
 
     fn from_wire(kind: u8) -> Result<Self, FrameError> {
@@ -128,15 +131,17 @@ pub enum Frame<'a> {
     Data(FlowId, &'a [u8]),
     /// A UDP flow's datagrams.
     Datagram(FlowId, Datagram<'a>),
-    /// How far the flow may send, in bytes since its opening.
-    Credit(FlowId, u64),
+    /// How far the flow may send, in bytes since its opening, and what was taken.
+    Credit(FlowId, Credit),
+    /// The flow has more to send than it may: the other end says at once what was taken.
+    Blocked(FlowId),
     /// What was received so far and how far the session may send.
     Poll(Poll),
     /// A probe; the other end returns the same number.
     Ping(u64),
     /// The answer to a probe.
     Pong(u64),
-    /// The sender drains: no new flows.
+    /// The sender drains, or ends the session.
     Goaway(Goaway),
 }
 
@@ -175,6 +180,7 @@ impl Frame<'_> {
             Self::Ping(_) => Kind::Ping,
             Self::Pong(_) => Kind::Pong,
             Self::Goaway(_) => Kind::Goaway,
+            Self::Blocked(_) => Kind::Blocked,
         }
     }
 
@@ -211,6 +217,7 @@ impl Frame<'_> {
             | Self::Reset(FlowId(id), _)
             | Self::Data(FlowId(id), _)
             | Self::Datagram(FlowId(id), _)
+            | Self::Blocked(FlowId(id))
             | Self::Credit(FlowId(id), _) => *id,
             _ => 0,
         }
@@ -226,11 +233,11 @@ impl Frame<'_> {
             Self::Reset(_, reason) => out.put_u8(*reason as u8),
             Self::Data(_, payload) => out.put_slice(payload),
             Self::Datagram(_, datagram) => datagram.encode(out),
-            Self::Credit(_, limit) => out.put_u64(*limit),
+            Self::Credit(_, credit) => credit.encode(out),
             Self::Poll(poll) => poll.encode(out),
             Self::Ping(number) | Self::Pong(number) => out.put_u64(*number),
             Self::Goaway(goaway) => goaway.encode(out),
-            Self::Unregister(_) | Self::Accept(_) | Self::Fin(_) => {}
+            Self::Unregister(_) | Self::Accept(_) | Self::Fin(_) | Self::Blocked(_) => {}
         }
     }
 }
@@ -313,11 +320,12 @@ fn parse_body(kind: Kind, flags: u8, id: u32, mut body: &[u8]) -> Option<Frame<'
         Kind::Accept => Frame::Accept(FlowId(id)),
         Kind::Fin => Frame::Fin(FlowId(id)),
         Kind::Reset => Frame::Reset(FlowId(id), ResetReason::from_wire(body.try_get_u8().ok()?)),
-        Kind::Credit => Frame::Credit(FlowId(id), body.try_get_u64().ok()?),
+        Kind::Credit => Frame::Credit(FlowId(id), Credit::parse(&mut body)?),
         Kind::Poll => Frame::Poll(Poll::parse(&mut body)?),
         Kind::Ping => Frame::Ping(body.try_get_u64().ok()?),
         Kind::Pong => Frame::Pong(body.try_get_u64().ok()?),
         Kind::Goaway => Frame::Goaway(Goaway::parse(&mut body)?),
+        Kind::Blocked => Frame::Blocked(FlowId(id)),
     };
     body.is_empty().then_some(frame)
 }

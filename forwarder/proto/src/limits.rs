@@ -71,22 +71,34 @@ pub const POLL_DELAY: Duration = Duration::from_millis(25);
 /// for two lost probes.
 pub const PING_IDLE: Duration = Duration::from_secs(5);
 /// How often the round trip is measured while flows move.
-pub const PING_BUSY: Duration = Duration::from_secs(1);
+pub const PING_BUSY: Duration = Duration::from_millis(500);
+/// Silence after a probe that makes a carrier suspect, or four round trips if that is more.
+pub const SUSPECT_AFTER: Duration = Duration::from_secs(1);
 /// How long a probe may stay unanswered before the next one.
 pub const PING_RETRY: Duration = Duration::from_secs(2);
 /// Unanswered probes after which the carrier is dead.
 pub const PING_MISSED_MAX: u32 = 3;
 /// How long a record may stay unacknowledged while the other end answers probes: it withholds.
 pub const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
-/// A flow may have as many bytes under way as the session's grant has left, divided by this: flows
-/// that nobody reads never take all of the grant.
-pub const GRANT_SHARE: u64 = SESSION_WINDOW / FLOW_WINDOW;
-/// The least that a flow may have under way: the credit that is not yet announced, since it is
-/// announced by quarters of a window, and two records. Some 500 flows that nobody reads take all
-/// of a session's grant.
-pub const FLOW_SHARE_MIN: u64 = FLOW_WINDOW / 4 + 2 * PAYLOAD_MAX as u64;
+/// A flow may have no more under way than what is left of the session's grant, divided by this.
+pub const GRANT_SHARES: u64 = 8;
+/// The least that a flow may have under way: 10,000 flows that nobody reads take 20 MiB.
+pub const FLOW_SHARE_MIN: u64 = 2 * 1024;
+/// Bytes that a flow's reader must have taken to get a full share of a grant that runs short.
+pub const FLOW_SHARE_PROVEN: u64 = 4 * 1024 * 1024;
+/// Flows that try again when the grant has grown: each `POLL` wakes so many.
+pub const THROTTLED_WAKE_MAX: usize = 8;
+/// How long a session outlives the loss of a carrier, unless the relay's configuration says
+/// otherwise …
+pub const GRACE: Duration = Duration::from_secs(60);
+/// … the shortest …
+pub const GRACE_MIN: Duration = Duration::from_secs(1);
+/// … and the longest that it can.
+pub const GRACE_MAX: Duration = Duration::from_secs(3_600);
+/// Flows that one end may open while there is no carrier: they wait for the next.
+pub const DETACHED_FLOWS_MAX: usize = 1_024;
 /// How long `HELLO` or `WELCOME` may take to come.
-pub const OPENING_MAX: Duration = Duration::from_secs(10);
+pub const OPENING_MAX: Duration = Duration::from_secs(5);
 
 /// How long an internal peer's connect may take.
 pub const CONNECT_MAX: Duration = Duration::from_secs(10);

@@ -1,39 +1,40 @@
 //! A session: the tunnel as one end knows it. It counts, retains and acknowledges reliable
 //! records, keeps the flows, and says what to send next.
 //!
-//! ```text
-//!              HELLO sent / awaited          WELCOME received / sent
-//!   Opening ───────────────────────▶ (10 s) ───────────────────────▶ Up
-//! ```
+//! It outlives its carriers: `session/resume.rs` has its states.
 //!
 //! **Architecture Invariant:** a session never sends what it cannot retain, and never accepts what
 //! it did not grant: stream bytes are bounded by the `POLL` grant, records by
 //! [`limits::RETAINED_RECORDS_MAX`].
 
+mod error;
 mod liveness;
 mod receive;
+mod resume;
+mod share;
 mod transmit;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::flow::{Chunk, Flow};
-use crate::frame::{ControlFrame, Frame, FrameError, Goaway, Hello, Kind, Open, ResetReason};
+use crate::frame::{ControlFrame, Frame, Goaway, GoawayReason, Open, ResetReason};
 use crate::id::{FlowId, SessionId, Side, Time};
 use crate::limits::{
-    self, CONTROL_QUEUED_MAX, FLOW_WINDOW, FLOWS_MAX, PAYLOAD_MAX, ROUND_TRIP_MIN,
-    SESSION_QUEUED_MAX, SESSION_WINDOW, VERSION,
+    CONTROL_QUEUED_MAX, DETACHED_FLOWS_MAX, FLOWS_MAX, PAYLOAD_MAX, ROUND_TRIP_MIN, SESSION_WINDOW,
 };
 use crate::schedule::Schedule;
 use liveness::Liveness;
+use resume::{Carriage, Retained};
+
+pub use error::{OpenError, SessionError, TransmitError};
+pub use resume::{Greeted, parse_greeting, seal_greeting};
 
 /// What the session asks its owner to do. Ranges are within the record's content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The session is up: frames may go both ways.
-    Up(SessionId),
     /// The other end's registrar says something.
     Control(ControlFrame),
     /// The other end opened a flow: connect it, then [`Session::accept_flow`], or
@@ -47,66 +48,6 @@ pub enum Event {
     Finished(FlowId),
     /// The flow is gone: reset its socket.
     Reset(FlowId, ResetReason),
-}
-
-/// What the other end did wrong; it ends the session and no other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SessionError {
-    /// Its bytes are not frames.
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-    /// It speaks another version of the protocol.
-    #[error("it speaks version {0} of the protocol, this end version {VERSION}")]
-    Version(u16),
-    /// A frame came where its kind may not.
-    #[error("a {0:?} frame came out of place")]
-    Unexpected(Kind),
-    /// Reliable and unreliable frames in one record could not be counted.
-    #[error("one record mixed reliable and unreliable frames")]
-    Mixed,
-    /// It sent more than a flow's credit.
-    #[error("flow {} went beyond its credit, or its end", .0.0)]
-    Credit(FlowId),
-    /// It sent more than the session's grant.
-    #[error("it went beyond the session's grant")]
-    Grant,
-    /// It acknowledged records that were never sent.
-    #[error("it acknowledged {acknowledged} records of {sent}")]
-    Acknowledged {
-        /// The count it claims.
-        acknowledged: u64,
-        /// The count that was sent.
-        sent: u64,
-    },
-    /// It opened a flow under an id that is not its to choose, or in use.
-    #[error("it opened flow {}, which is not free to it", .0.0)]
-    FlowTaken(FlowId),
-    /// It makes us owe more answers than it takes.
-    #[error("it asks more than it reads")]
-    Flooded,
-    /// It did not answer `HELLO`, or never said it.
-    #[error("no HELLO or WELCOME within {} s", limits::OPENING_MAX.as_secs())]
-    Opening,
-    /// It answers probes and acknowledges nothing.
-    #[error("it acknowledged nothing for {} s", limits::UNACKNOWLEDGED_MAX.as_secs())]
-    Unacknowledged,
-    /// It grants flows less than one record's payload.
-    #[error("it grants a flow only {0} bytes, less than one record")]
-    FlowWindow(u64),
-    /// It answers no probes.
-    #[error("it answered none of {} probes", limits::PING_MISSED_MAX)]
-    Silent,
-}
-
-/// Why a flow cannot be opened now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
-    /// `WELCOME` has not come yet.
-    #[error("the tunnel is not up yet")]
-    NotUp,
-    /// The session has [`limits::FLOWS_MAX`] flows.
-    #[error("the tunnel has {FLOWS_MAX} flows already")]
-    Limit,
 }
 
 /// A sealed record, to be sent as it is: the first `len` bytes of `memory`.
@@ -137,24 +78,17 @@ pub struct Counters {
     pub flows_reset: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// The relay waits for `HELLO`.
-    AwaitsHello,
-    /// The forwarder is to say `HELLO`, and then waits for `WELCOME`.
-    SaysHello,
-    AwaitsWelcome,
-    /// The relay is to say `WELCOME`, before anything else.
-    SaysWelcome,
-    Up,
-}
-
 /// One end of a session. `B` is a record's memory: a slot of a pool, or a vector in simulations.
 #[derive(Debug)]
 pub struct Session<B> {
     side: Side,
     id: SessionId,
-    state: State,
+    /// Counts the carriers.
+    epoch: u64,
+    carriage: Carriage,
+    grace: Duration,
+    /// Flows that we opened while there was no carrier.
+    opened_detached: usize,
     flows: HashMap<FlowId, Flow<B>>,
     next_flow: FlowId,
     schedule: Schedule,
@@ -163,7 +97,7 @@ pub struct Session<B> {
     control: VecDeque<Frame<'static>>,
     credits_due: VecDeque<FlowId>,
     /// Flows that wait for the grant to grow.
-    throttled: BTreeSet<FlowId>,
+    throttled: VecDeque<FlowId>,
     /// Memory of the record that small frames are gathered into.
     gathered: Vec<u8>,
     /// Flows whose sockets may be read again.
@@ -178,7 +112,9 @@ pub struct Session<B> {
 #[derive(Debug)]
 struct Sent<B> {
     records: u64,
-    retained: VecDeque<Sealed<B>>,
+    retained: VecDeque<Retained<B>>,
+    /// How many of the retained records, the last ones, the present carrier has yet to bring.
+    unsent: usize,
     /// When the retention last shrank, or was empty.
     acknowledged_at: Time,
     /// Stream bytes the other end takes in all.
@@ -191,6 +127,8 @@ struct Sent<B> {
 #[derive(Debug, Default)]
 struct Received {
     records: u64,
+    /// How many of the next reliable records the older carrier has brought already.
+    repeated: u64,
     /// Stream bytes that sockets took, of those in [`Counters::bytes_received`].
     taken: u64,
     polled_records: u64,
@@ -200,29 +138,30 @@ struct Received {
 }
 
 impl<B> Session<B> {
-    /// A session on a new carrier. `id` is the relay's random choice; a forwarder passes
-    /// [`SessionId::NONE`] and learns it from `WELCOME`.
-    pub fn new(side: Side, id: SessionId, now: Time) -> Self {
-        let state = match side {
-            Side::Forwarder => State::SaysHello,
-            Side::Relay => State::AwaitsHello,
-        };
+    /// A session that has had no greeting yet. `id` is the relay's random choice, and `grace` how
+    /// long it will wait for another carrier; a forwarder passes [`SessionId::NONE`] and any grace,
+    /// and learns both from `WELCOME`.
+    pub fn new(side: Side, id: SessionId, grace: Duration, now: Time) -> Self {
         Self {
             side,
             id,
-            state,
+            epoch: 0,
+            carriage: Carriage::Opening,
+            grace,
+            opened_detached: 0,
             flows: HashMap::new(),
             next_flow: side.first_flow(),
             schedule: Schedule::default(),
             queued: 0,
             control: VecDeque::new(),
             credits_due: VecDeque::new(),
-            throttled: BTreeSet::new(),
+            throttled: VecDeque::new(),
             gathered: Vec::new(),
             readable: VecDeque::new(),
             sent: Sent {
                 records: 0,
                 retained: VecDeque::new(),
+                unsent: 0,
                 acknowledged_at: now,
                 grant: 0,
                 flow_window: 0,
@@ -233,9 +172,25 @@ impl<B> Session<B> {
         }
     }
 
-    /// Whether frames may go: `WELCOME` was sent or received.
+    /// Whether `WELCOME` was sent or received: flows may be opened, with a carrier or without.
     pub fn is_up(&self) -> bool {
-        self.state == State::Up
+        self.carriage != Carriage::Opening
+    }
+
+    /// Whether there is a carrier that frames may go on.
+    pub fn is_carried(&self) -> bool {
+        self.carriage == Carriage::Carried
+    }
+
+    /// Whether a probe is overdue, or the network has changed, and nothing was heard since: another
+    /// carrier is worth having.
+    pub fn is_suspect(&self) -> bool {
+        self.liveness.is_suspect()
+    }
+
+    /// The network has changed: probes the carrier, and suspects it until it answers.
+    pub fn handle_doubt(&mut self, now: Time) {
+        self.liveness.handle_doubt(now);
     }
 
     /// Opens a flow to what is registered under the contact point.
@@ -248,6 +203,12 @@ impl<B> Session<B> {
         }
         if self.flows.len() >= FLOWS_MAX {
             return Err(OpenError::Limit);
+        }
+        if !self.is_carried() {
+            if self.opened_detached >= DETACHED_FLOWS_MAX {
+                return Err(OpenError::Detached);
+            }
+            self.opened_detached += 1;
         }
         while self.flows.contains_key(&self.next_flow) {
             self.advance_flow_id();
@@ -270,22 +231,6 @@ impl<B> Session<B> {
         if self.flows.contains_key(&id) {
             self.control.push_back(Frame::Accept(id));
         }
-    }
-
-    /// How many bytes may be read from the flow's socket now. When it is less than a slot's
-    /// payload, [`Session::poll_readable`] names the flow as soon as it is worth asking again.
-    pub fn room(&mut self, id: FlowId) -> usize {
-        let Some(flow) = self.flows.get_mut(&id) else { return 0 };
-        let room = flow.room();
-        if room < PAYLOAD_MAX {
-            flow.is_starved = true;
-            return 0;
-        }
-        if self.queued >= SESSION_QUEUED_MAX && flow.queued() > 0 {
-            flow.is_starved = true;
-            return 0;
-        }
-        room
     }
 
     /// A flow whose socket may be read again.
@@ -338,17 +283,17 @@ impl<B> Session<B> {
 
     /// Ends the session from this side: nothing but a last word is sent any more. Its flows are
     /// gone; the other end resets them when it hears it.
-    pub fn handle_close(&mut self, why: &str) {
+    pub fn handle_close(&mut self, reason: GoawayReason, why: &str) {
         self.flows.clear();
         self.queued = 0;
         self.control.clear();
         self.credits_due.clear();
-        self.handle_goaway(why);
+        self.handle_goaway(reason, why);
     }
 
     /// Tells the other end that this one drains or ends.
-    pub fn handle_goaway(&mut self, text: &str) {
-        let goaway = Goaway { text: text.to_owned(), place: String::new() };
+    pub fn handle_goaway(&mut self, reason: GoawayReason, text: &str) {
+        let goaway = Goaway { reason, text: text.to_owned(), place: String::new() };
         self.handle_control(ControlFrame::Goaway(goaway));
     }
 
@@ -401,44 +346,5 @@ impl<B> Session<B> {
 
     fn check_control(&self) -> Result<(), SessionError> {
         if self.control.len() > CONTROL_QUEUED_MAX { Err(SessionError::Flooded) } else { Ok(()) }
-    }
-
-    fn greeting(&self) -> Hello {
-        Hello {
-            version: VERSION,
-            session: self.id,
-            epoch: 0,
-            received: self.received.records,
-            grant: self.received.grant,
-            flow_window: FLOW_WINDOW,
-            datagram_keys: Vec::new(),
-        }
-    }
-
-    fn handle_greeting(&mut self, hello: &Hello) -> Result<(), SessionError> {
-        if hello.version != VERSION {
-            return Err(SessionError::Version(hello.version));
-        }
-        if hello.flow_window < PAYLOAD_MAX as u64 {
-            return Err(SessionError::FlowWindow(hello.flow_window));
-        }
-        self.raise_grant(hello.grant);
-        self.sent.flow_window = hello.flow_window;
-        Ok(())
-    }
-
-    /// The other end takes `bytes` in all; of more than we may retain no use is made.
-    fn raise_grant(&mut self, bytes: u64) {
-        let bytes = bytes.min(self.counters.bytes_sent + SESSION_WINDOW);
-        if bytes <= self.sent.grant {
-            return;
-        }
-        self.sent.grant = bytes;
-        for id in std::mem::take(&mut self.throttled) {
-            if let Some(flow) = self.flows.get_mut(&id) {
-                flow.is_throttled = false;
-                self.schedule.activate(flow.contact, id);
-            }
-        }
     }
 }

@@ -11,8 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use adit_proto::frame::{
-    Datagram, Frame, FrameError, Frames, Goaway, Hello, Kind, Open, Poll, Protocol, Refused,
-    Registered, Registration, ResetReason,
+    Credit, Datagram, Frame, FrameError, Frames, Goaway, GoawayReason, Hello, Kind, Open, Poll,
+    Protocol, Refused, Registered, Registration, ResetReason,
 };
 use adit_proto::id::{ContactId, FlowId, SessionId};
 use adit_proto::limits::{FRAME_HEADER, PAYLOAD_MAX, TEXT_MAX};
@@ -26,18 +26,29 @@ fn hello() -> impl Strategy<Value = Hello> {
     (
         any::<u16>(),
         any::<[u8; 16]>(),
-        any::<[u64; 4]>(),
+        any::<[u64; 5]>(),
+        any::<u32>(),
         proptest::collection::vec(any::<u8>(), 0..80),
     )
         .prop_map(
-            |(version, session, [epoch, received, grant, flow_window], datagram_keys)| Hello {
+            |(
                 version,
-                session: SessionId(session),
-                epoch,
-                received,
-                grant,
-                flow_window,
+                session,
+                [epoch, received, replays_from, grant, flow_window],
+                grace,
                 datagram_keys,
+            )| {
+                Hello {
+                    version,
+                    session: SessionId(session),
+                    epoch,
+                    received,
+                    replays_from,
+                    grant,
+                    flow_window,
+                    grace: Duration::from_millis(grace.into()),
+                    datagram_keys,
+                }
             },
         )
 }
@@ -76,11 +87,26 @@ fn frame() -> impl Strategy<Value = Frame<'static>> {
         any::<u32>().prop_map(|id| Frame::Accept(FlowId(id))),
         any::<u32>().prop_map(|id| Frame::Fin(FlowId(id))),
         any::<u32>().prop_map(|id| Frame::Reset(FlowId(id), ResetReason::ConnectRefused)),
-        (any::<u32>(), any::<u64>()).prop_map(|(id, limit)| Frame::Credit(FlowId(id), limit)),
+        any::<(u32, u64, u64)>()
+            .prop_map(|(id, limit, taken)| Frame::Credit(FlowId(id), Credit { limit, taken })),
         any::<(u64, u64)>().prop_map(|(records, bytes)| Frame::Poll(Poll { records, bytes })),
         any::<u64>().prop_map(Frame::Ping),
         any::<u64>().prop_map(Frame::Pong),
-        (text(), text()).prop_map(|(text, place)| Frame::Goaway(Goaway { text, place })),
+        any::<u32>().prop_map(|id| Frame::Blocked(FlowId(id))),
+        (goaway_reason(), text(), text()).prop_map(|(reason, text, place)| Frame::Goaway(Goaway {
+            reason,
+            text,
+            place
+        })),
+    ]
+}
+
+fn goaway_reason() -> impl Strategy<Value = GoawayReason> {
+    prop_oneof![
+        Just(GoawayReason::Draining),
+        Just(GoawayReason::Ending),
+        Just(GoawayReason::Superseded),
+        Just(GoawayReason::Revoked),
     ]
 }
 
@@ -116,7 +142,7 @@ fn a_frame_with_a_tail_is_malformed() {
 /// Kinds and flags that this version does not know are refused.
 #[test]
 fn unknown_kinds_and_flags_are_refused() {
-    for kind in (0..=u8::MAX).filter(|kind| !(1..=17).contains(kind)) {
+    for kind in (0..=u8::MAX).filter(|kind| !(1..=18).contains(kind)) {
         let content = [kind, 0, 0, 0, 0, 0, 0, 1];
         assert_eq!(Frames::new(&content).next(), Some(Err(FrameError::UnknownKind(kind))));
     }
@@ -139,7 +165,8 @@ fn names_with_control_characters_are_refused() {
 /// Our own long text is cut at a character, so that the other end can read it.
 #[test]
 fn long_text_is_cut_between_characters() {
-    let goaway = Goaway { text: "ä".repeat(TEXT_MAX), place: String::new() };
+    let goaway =
+        Goaway { reason: GoawayReason::Ending, text: "ä".repeat(TEXT_MAX), place: String::new() };
     let content = encode(&[Frame::Goaway(goaway)]);
     let Some(Ok(Frame::Goaway(read))) = Frames::new(&content).next() else { panic!() };
     assert_eq!(read.text, "ä".repeat(TEXT_MAX / 2));

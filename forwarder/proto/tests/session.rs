@@ -11,10 +11,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use adit_proto::frame::{Frame, FrameError, Kind, Poll, ResetReason};
-use adit_proto::id::{FlowId, Side, Time};
+use adit_proto::id::{FlowId, Side};
 use adit_proto::limits::{FLOW_WINDOW, PAYLOAD_MAX, POLL_DELAY, VERSION};
-use adit_proto::record::Opened;
-use adit_proto::session::{Event, SessionError};
+use adit_proto::session::{Event, SessionError, parse_greeting};
 use proptest::prelude::*;
 
 #[path = "session/pair.rs"]
@@ -28,25 +27,28 @@ fn forwarder_hears(frames: &[Frame<'_>]) -> Result<(), SessionError> {
     pair.forwarder.receive_content(&encode(frames), pair.now)
 }
 
-/// An unknown version ends the session before it is up.
+/// A greeting of another version is refused before it concerns any session.
 #[test]
 fn another_version_is_refused() {
-    let mut relay = End::new(Side::Relay);
-    let mut forwarder = End::new(Side::Forwarder);
-    let mut hello = forwarder.transmit(Time(0)).remove(0);
-    let Opened::Data(content) = relay.records.open(&mut hello).unwrap() else { panic!() };
-    let mut content = hello[content].to_vec();
-    content[8..10].copy_from_slice(&(VERSION + 1).to_be_bytes());
-    let refused = relay.receive_content(&content, Time(1));
-    assert_eq!(refused, Err(SessionError::Version(VERSION + 1)));
+    let mut hello = End::new(Side::Forwarder).session.hello();
+    hello.version += 1;
+    let read = parse_greeting(&encode(&[Frame::Hello(hello)]), Side::Forwarder);
+    assert_eq!(read, Err(SessionError::Version(VERSION + 1)));
 }
 
-/// Nothing but the greeting may come before the session is up.
+/// The first record of a carrier is a greeting, whole and alone.
 #[test]
-fn data_before_hello_is_refused() {
-    let mut relay = End::new(Side::Relay);
-    let early = encode(&[Frame::Data(FlowId(1), b"x")]);
-    assert_eq!(relay.receive_content(&early, Time(0)), Err(SessionError::Unexpected(Kind::Data)));
+fn nothing_but_a_greeting_opens_a_carrier() {
+    let hello = End::new(Side::Forwarder).session.hello();
+    let greets = |frames: &[Frame<'_>]| parse_greeting(&encode(frames), Side::Forwarder);
+    assert_eq!(greets(&[Frame::Hello(hello.clone())]), Ok(hello.clone()));
+    let early = greets(&[Frame::Data(FlowId(1), b"x")]);
+    assert_eq!(early, Err(SessionError::Unexpected(Kind::Data)));
+    let more = greets(&[Frame::Hello(hello.clone()), Frame::Ping(1)]);
+    assert_eq!(more, Err(SessionError::Unexpected(Kind::Ping)));
+    let wrong_way = greets(&[Frame::Welcome(hello)]);
+    assert_eq!(wrong_way, Err(SessionError::Unexpected(Kind::Welcome)));
+    assert_eq!(greets(&[]), Err(FrameError::Truncated.into()));
 }
 
 /// Each way of breaking the protocol has its own typed end.

@@ -147,10 +147,20 @@ impl Ring {
         // One byte more than whole buffers: a kernel that would otherwise append whatever else has
         // come (since 6.15) stops at the buffer that it would have to cut.
         let len = if is_bundle { buffers_max * payload + 1 } else { payload };
+        self.receive(socket, group, len, if is_bundle { RECEIVE_BUNDLE } else { 0 }, token);
+    }
+
+    /// Receives once, at most `bytes_max` bytes into one buffer of `group`.
+    pub fn recv_few(&mut self, socket: &Socket, group: Group, bytes_max: usize, token: Token) {
+        let len = bytes_max.min(self.pool(group).0.layout().payload);
+        self.receive(socket, group, len, 0, token);
+    }
+
+    fn receive(&mut self, socket: &Socket, group: Group, len: usize, how: u16, token: Token) {
         let len = u32::try_from(len).expect("invariant: a receive is < 4 GiB");
         let entry = opcode::Recv::new(Fd(socket.raw()), std::ptr::null_mut(), len)
             .buf_group(group.0)
-            .ioprio(if is_bundle { RECEIVE_BUNDLE } else { 0 })
+            .ioprio(how)
             .build()
             .flags(squeue::Flags::BUFFER_SELECT);
         let operation = Operation::Receive(group);

@@ -20,8 +20,8 @@ const LIKENESS_MIN: f64 = 0.75;
 pub(super) struct Schema {
     /// At the top.
     pub(super) top: &'static [&'static str],
-    /// In each `[[table]]` of this name.
-    pub(super) tables: (&'static str, &'static [&'static str]),
+    /// In the `[table]`, or in each `[[table]]`, of a name.
+    pub(super) tables: &'static [(&'static str, &'static [&'static str])],
 }
 
 /// A file's text, under the name it was asked for.
@@ -45,12 +45,16 @@ impl File {
     /// The file's values, once all of its keys are known ones.
     pub(super) fn parse<T: DeserializeOwned>(&self, schema: &Schema) -> Result<T, ConfigError> {
         let table = DeTable::parse(&self.text).map_err(|e| self.syntax(&e))?;
-        let (name, keys) = schema.tables;
         self.check_keys(table.get_ref(), schema.top)?;
-        let entries = table.get_ref().get(name).and_then(|value| value.get_ref().as_array());
-        for entry in entries.into_iter().flatten() {
-            if let DeValue::Table(entry) = entry.get_ref() {
-                self.check_keys(entry, keys)?;
+        for (name, keys) in schema.tables {
+            match table.get_ref().get(*name).map(Spanned::get_ref) {
+                Some(DeValue::Table(entry)) => self.check_keys(entry, keys)?,
+                Some(DeValue::Array(entries)) => {
+                    for entry in entries.iter().filter_map(|entry| entry.get_ref().as_table()) {
+                        self.check_keys(entry, keys)?;
+                    }
+                }
+                _ => {}
             }
         }
         toml::from_str(&self.text).map_err(|e| self.syntax(&e))

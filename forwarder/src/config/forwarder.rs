@@ -14,7 +14,7 @@ use crate::key::PublicKey;
 
 const SCHEMA: Schema = Schema {
     top: &["key", "relay", "relay_key", "socket", "peer"],
-    tables: ("peer", &["name", "tcp", "contact"]),
+    tables: &[("peer", &["name", "tcp", "contact"])],
 };
 
 /// What the forwarder is told by its file.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
+use adit_proto::limits::{GRACE, GRACE_MAX, GRACE_MIN};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -14,8 +16,8 @@ use super::{ConfigError, PortRange, Ports, Problem, RELAY_SOCKET, beside};
 use crate::key::PublicKey;
 
 const SCHEMA: Schema = Schema {
-    top: &["key", "listen", "contact_address", "socket", "forwarder"],
-    tables: ("forwarder", &["name", "key", "ports"]),
+    top: &["key", "listen", "contact_address", "socket", "session", "forwarder"],
+    tables: &[("session", &["grace_s"]), ("forwarder", &["name", "key", "ports"])],
 };
 
 /// What the relay is told by its file.
@@ -29,6 +31,8 @@ pub struct RelayConfig {
     pub contact_address: Option<IpAddr>,
     /// Where `adit-relay status` asks.
     pub socket: PathBuf,
+    /// How long a session waits for its forwarder to come back.
+    pub grace: Duration,
     /// Who may register what.
     pub forwarders: Vec<Admitted>,
 }
@@ -52,7 +56,15 @@ struct Raw {
     contact_address: Option<Spanned<String>>,
     socket: Option<String>,
     #[serde(default)]
+    session: RawSession,
+    #[serde(default)]
     forwarder: Vec<RawForwarder>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSession {
+    grace_s: Option<Spanned<u64>>,
 }
 
 #[derive(Deserialize)]
@@ -80,9 +92,21 @@ impl RelayConfig {
             listen: listen(&file, &raw.listen)?,
             contact_address,
             socket: beside(path, raw.socket.as_deref().unwrap_or(RELAY_SOCKET)),
+            grace: grace(&file, raw.session.grace_s.as_ref())?,
             forwarders: forwarders(&file, &raw.forwarder)?,
         })
     }
+}
+
+fn grace(file: &File, raw: Option<&Spanned<u64>>) -> Result<Duration, ConfigError> {
+    let Some(raw) = raw else { return Ok(GRACE) };
+    let grace = Duration::from_secs(*raw.get_ref());
+    if (GRACE_MIN..=GRACE_MAX).contains(&grace) {
+        return Ok(grace);
+    }
+    let (min, max) = (GRACE_MIN.as_secs(), GRACE_MAX.as_secs());
+    let reason = format!("{} is out of range: write {min} to {max} seconds", raw.get_ref());
+    Err(file.error(raw.span(), Problem::Value { key: "grace_s", reason }))
 }
 
 fn listen(file: &File, raw: &Spanned<OneOrMany>) -> Result<Vec<SocketAddr>, ConfigError> {

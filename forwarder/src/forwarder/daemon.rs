@@ -7,15 +7,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_proto::id::{ContactId, SessionId, Side};
+use adit_proto::id::{ContactId, Side};
+use adit_proto::limits::GRACE;
 use tokio::sync::mpsc;
 
+use super::tunnel::Tunnel;
 use crate::config::ForwarderConfig;
 use crate::exit::{Exit, Failed};
-use crate::gateway::{DialError, Ended, Gateway, Redial};
-use crate::handoff::{Carrier, Command, Down, Event, PumpHandle, Report, SessionKey};
+use crate::gateway::{DialError, Gateway};
+use crate::handoff::{Carrier, Command, Down, Event, GoawayReason, PumpHandle, Report, SessionKey};
 use crate::key::PublicKey;
-use crate::net::{self, Signal};
+use crate::net::{self, NetworkChanged, Signal};
 use crate::registrar::{Action, Registrar};
 use crate::status::{Ask, CarrierStatus, ForwarderStatus, Gathering, Memory, Traffic, VERSION};
 
@@ -34,6 +36,13 @@ pub(super) enum Input {
     Resolved(ContactId, io::Result<SocketAddr>),
     Ask(Ask),
     Signal(Signal),
+    NetworkChanged,
+}
+
+impl From<NetworkChanged> for Input {
+    fn from(_: NetworkChanged) -> Self {
+        Self::NetworkChanged
+    }
 }
 
 impl From<Event> for Input {
@@ -54,20 +63,6 @@ impl From<Ask> for Input {
     }
 }
 
-/// How far the tunnel has come.
-#[derive(Debug)]
-enum Tunnel {
-    Waiting { until: Instant },
-    Dialling,
-    Carried { session: SessionKey, remote: SocketAddr, up: Option<Up> },
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Up {
-    id: SessionId,
-    since: Instant,
-}
-
 /// The way to the end.
 #[derive(Clone, Copy, Debug)]
 enum Ending {
@@ -78,14 +73,14 @@ enum Ending {
 pub(super) struct Daemon {
     file: PathBuf,
     config: ForwarderConfig,
+    /// The relay, for people.
+    name: Arc<str>,
     key: PublicKey,
     gateway: Rc<Gateway>,
     pump: PumpHandle,
     inbox: mpsc::Sender<Input>,
     registrar: Registrar,
     tunnel: Tunnel,
-    redial: Redial,
-    last_session: u64,
     last_error: Option<String>,
     gathering: Gathering,
     ending: Option<Ending>,
@@ -103,14 +98,13 @@ impl Daemon {
         Self {
             file: file.into(),
             registrar: Registrar::new(config.peers.clone()),
+            name: Arc::from(config.relay.to_string()),
             config,
             key,
             gateway: Rc::new(gateway),
             pump,
             inbox,
-            tunnel: Tunnel::Waiting { until: Instant::now() },
-            redial: Redial::default(),
-            last_session: 0,
+            tunnel: Tunnel::new(Instant::now()),
             last_error: None,
             gathering: Gathering::new(1),
             ending: None,
@@ -137,6 +131,7 @@ impl Daemon {
     fn handle(&mut self, input: Input, now: Instant) -> Result<(), Failed> {
         match input {
             Input::Event(event) => self.handle_event(event, now),
+            Input::NetworkChanged => return self.handle_network_change(now),
             Input::Dialled(Ok(carrier)) => return self.start(carrier),
             Input::Dialled(Err(error)) => self.handle_no_carrier(&error, now),
             Input::Resolved(id, resolved) => self.registrar.handle_resolved(id, resolved, now),
@@ -172,8 +167,7 @@ impl Daemon {
         Ok(())
     }
 
-    fn dial(&mut self) {
-        self.tunnel = Tunnel::Dialling;
+    fn dial(&self) {
         let (gateway, inbox) = (Rc::clone(&self.gateway), self.inbox.clone());
         net::spawn(async move {
             let dialled = gateway.dial().await;
@@ -182,81 +176,109 @@ impl Daemon {
     }
 
     fn start(&mut self, carrier: Carrier) -> Result<(), Failed> {
-        if self.ending.is_some() {
+        if self.ending.is_some() && self.tunnel.session().is_none() {
             return Ok(());
         }
-        self.last_session += 1;
-        let session = SessionKey(self.last_session);
-        self.tunnel = Tunnel::Carried { session, remote: carrier.remote, up: None };
-        let name = Arc::from(self.config.relay.to_string());
+        let session = self.tunnel.handle_dialled(carrier.remote);
+        let (side, key, name) = (Side::Forwarder, self.config.relay_key, self.name.clone());
         let carrier = Box::new(carrier);
-        self.tell(Command::Start { session, side: Side::Forwarder, name, carrier })
+        // The relay's WELCOME says how long the grace really is.
+        self.tell(Command::Carry { session, side, key, name, grace: GRACE, carrier })
+    }
+
+    fn handle_network_change(&mut self, now: Instant) -> Result<(), Failed> {
+        tracing::debug!("this host's addresses or routes have changed");
+        self.tunnel.handle_network_change(now);
+        match self.tunnel.session() {
+            Some(session) => self.tell(Command::Doubt { session }),
+            None => Ok(()),
+        }
     }
 
     fn handle_no_carrier(&mut self, error: &DialError, now: Instant) {
-        let wait = self.wait_after(error.ended(), now);
-        tracing::warn!(relay = %self.config.relay, again_in = ?wait, "no tunnel: {error}");
+        let again_in = self.tunnel.handle_not_dialled(error.ended(), now);
+        tracing::warn!(relay = %self.name, ?again_in, "no connection: {error}");
         self.last_error = Some(error.to_string());
     }
 
-    fn wait_after(&mut self, ended: Ended, now: Instant) -> Duration {
-        let wait = self.redial.wait(ended, false);
-        self.tunnel = Tunnel::Waiting { until: now + wait };
-        Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
-    }
-
-    /// Events of sessions that are no longer ours are late news.
     fn handle_event(&mut self, event: Event, now: Instant) {
-        let (current, remote) = match self.tunnel {
-            Tunnel::Carried { session, remote, .. } => (Some(session), Some(remote)),
-            _ => (None, None),
+        let session = match &event {
+            Event::Report(_) => None,
+            Event::Up { session, .. }
+            | Event::Frame { session, .. }
+            | Event::Lost { session, .. }
+            | Event::Suspect { session, .. }
+            | Event::Dropped { session, .. }
+            | Event::Down { session, .. } => Some(*session),
         };
+        if session.is_some_and(|session| !self.tunnel.is_current(session)) {
+            return;
+        }
         match event {
-            Event::Up { session, id } if Some(session) == current => {
-                if let Tunnel::Carried { up, remote, .. } = &mut self.tunnel {
-                    tracing::info!(relay = %self.config.relay, %remote, session = %id, "tunnel up");
-                    *up = Some(Up { id, since: now });
-                }
-                self.last_error = None;
-                self.registrar.handle_up(session);
+            Event::Up { session, id, is_resumed, .. } => {
+                self.tunnel.handle_up(id, now);
+                self.handle_up(session, is_resumed);
             }
-            Event::Frame { session, frame } if Some(session) == current => {
-                self.registrar.handle_frame(frame, now);
+            Event::Frame { frame, .. } => self.registrar.handle_frame(frame, now),
+            Event::Lost { why, .. } => self.handle_lost(&why, now),
+            Event::Suspect { is_suspect, .. } => {
+                tracing::debug!(is_suspect, "the connection's probes");
+                self.tunnel.handle_suspect(is_suspect, now);
             }
-            Event::Down { session, why } if Some(session) == current => {
-                self.handle_down(&why, remote, now);
-            }
+            Event::Dropped { why, .. } => self.handle_dropped(&why, now),
+            Event::Down { why, .. } => self.handle_down(&why, now),
             Event::Report(report) => self.gathering.handle_report(report),
-            Event::Up { .. } | Event::Frame { .. } | Event::Down { .. } => {}
         }
     }
 
-    fn handle_down(&mut self, why: &Down, remote: Option<SocketAddr>, now: Instant) {
-        let up_for = match self.tunnel {
-            Tunnel::Carried { up: Some(up), .. } => Some(now.duration_since(up.since)),
-            _ => None,
-        };
-        let ended = match (why, up_for) {
-            (Down::Denied, _) => Ended::Denied,
-            (_, Some(up_for)) => Ended::Lost(up_for),
-            (_, None) => Ended::Failed,
-        };
+    fn handle_up(&mut self, session: SessionKey, is_resumed: bool) {
+        let (relay, remote) = (&self.name, self.tunnel.remote().map(tracing::field::display));
+        let id = self.tunnel.id().map(tracing::field::display);
+        self.last_error = None;
+        if is_resumed {
+            tracing::info!(%relay, remote, session = id, "tunnel resumed");
+            return;
+        }
+        tracing::info!(%relay, remote, session = id, "tunnel up");
+        // What an older session had registered is gone.
         self.registrar.handle_down();
-        let wait = self.wait_after(ended, now);
+        self.registrar.handle_up(session);
+    }
+
+    fn handle_lost(&mut self, why: &Down, now: Instant) {
+        let again_in = self.tunnel.handle_lost(now);
+        tracing::warn!(relay = %self.name, ?again_in, "connection lost, flows wait: {why}");
         self.last_error = Some(why.to_string());
-        let (relay, key) = (&self.config.relay, self.key);
-        match (why, up_for) {
+    }
+
+    fn handle_dropped(&mut self, why: &Down, now: Instant) {
+        let again_in = self.tunnel.handle_dropped(now);
+        match why {
+            Down::Spare => tracing::debug!("a new connection was not needed: {why}"),
+            why => tracing::warn!(relay = %self.name, ?again_in, "no tunnel: {why}"),
+        }
+    }
+
+    fn handle_down(&mut self, why: &Down, now: Instant) {
+        let was_up = self.tunnel.id().is_some();
+        let again_in = self.tunnel.handle_down(why, now);
+        self.registrar.handle_down();
+        self.last_error = Some(why.to_string());
+        let (relay, key) = (&self.name, self.key);
+        match why {
             _ if self.ending.is_some() => tracing::info!(%relay, "tunnel closed"),
-            (Down::Denied, _) => tracing::error!(
-                again_in = ?wait,
+            Down::Denied => tracing::error!(
+                ?again_in,
                 "the relay {relay} does not accept this key: add it there, as a [[forwarder]] with \
                  key = \"{key}\", then reload the relay (kill -HUP)"
             ),
-            (_, Some(_)) => {
-                let remote = remote.map(tracing::field::display);
-                tracing::warn!(%relay, remote, again_in = ?wait, "tunnel lost: {why}");
-            }
-            (_, None) => tracing::warn!(%relay, again_in = ?wait, "no tunnel: {why}"),
+            Down::Goaway(GoawayReason::Superseded, _) => tracing::error!(
+                ?again_in,
+                "another forwarder with this key has taken over at {relay}: give each its own key \
+                 (adit keygen)"
+            ),
+            _ if was_up => tracing::warn!(%relay, ?again_in, "tunnel down: {why}"),
+            _ => tracing::warn!(%relay, ?again_in, "no tunnel: {why}"),
         }
     }
 
@@ -288,32 +310,30 @@ impl Daemon {
         }
         tracing::info!("ending when the last flow has ended, or in {} s", DRAIN_MAX.as_secs());
         self.ending = Some(Ending::Draining { until: now + DRAIN_MAX });
-        match self.tunnel {
-            Tunnel::Carried { session, .. } => self.tell(Command::Drain { session }),
-            _ => Ok(()),
+        match self.tunnel.session() {
+            Some(session) => self.tell(Command::Drain { session }),
+            None => Ok(()),
         }
     }
 
     fn close(&mut self, now: Instant) -> Result<(), Failed> {
         self.ending = Some(Ending::Closing { until: now + CLOSE_MAX });
-        let Tunnel::Carried { session, .. } = self.tunnel else { return Ok(()) };
-        self.tell(Command::Close { session, why: "the forwarder is ending".to_owned() })
+        let Some(session) = self.tunnel.session() else { return Ok(()) };
+        let (reason, why) = (GoawayReason::Ending, "the forwarder is ending".to_owned());
+        self.tell(Command::Close { session, reason, why })
     }
 
     fn has_ended(&self) -> bool {
-        let is_carried = matches!(self.tunnel, Tunnel::Carried { .. });
+        let is_over = self.tunnel.session().is_none();
         match self.ending {
             None => false,
-            Some(Ending::Draining { .. }) => !is_carried,
-            Some(Ending::Closing { until }) => !is_carried || Instant::now() >= until,
+            Some(Ending::Draining { .. }) => is_over,
+            Some(Ending::Closing { until }) => is_over || Instant::now() >= until,
         }
     }
 
     fn poll_timeout(&self) -> Instant {
-        let tunnel = match self.tunnel {
-            Tunnel::Waiting { until } => Some(until),
-            _ => None,
-        };
+        let tunnel = self.tunnel.poll_timeout();
         let ending = self.ending.map(|ending| match ending {
             Ending::Draining { until } | Ending::Closing { until } => until,
         });
@@ -331,38 +351,35 @@ impl Daemon {
                 sender.send(status.clone()).ok();
             }
         }
-        match (self.ending, &self.tunnel) {
-            (Some(Ending::Draining { until }), _) if until <= now => self.close(now)?,
-            (None, Tunnel::Waiting { until }) if *until <= now => self.dial(),
-            _ => {}
+        if let Some(Ending::Draining { until }) = self.ending
+            && until <= now
+        {
+            self.close(now)?;
+        }
+        // Flows that are to end in peace need a carrier, too.
+        let is_wanted = self.ending.is_none() || self.tunnel.session().is_some();
+        if is_wanted && self.tunnel.poll_dial(now) {
+            self.dial();
         }
         Ok(())
     }
 
     fn status(&self, reports: &[Report]) -> ForwarderStatus {
-        let (state, session, remote, up) = match self.tunnel {
-            Tunnel::Waiting { .. } => ("waiting", None, None, None),
-            Tunnel::Dialling => ("dialling", None, None, None),
-            Tunnel::Carried { session, remote, up: None } => {
-                ("opening", Some(session), Some(remote), None)
-            }
-            Tunnel::Carried { session, remote, up: Some(up) } => {
-                ("up", Some(session), Some(remote), Some(up))
-            }
-        };
+        let session = self.tunnel.session();
         let mut sessions = reports.iter().flat_map(|report| &report.sessions);
         let report = sessions.find(|report| Some(SessionKey(report.key)) == session);
         ForwarderStatus {
             version: VERSION.to_owned(),
             key: self.key.to_string(),
-            relay: self.config.relay.to_string(),
+            relay: self.name.to_string(),
             carrier: CarrierStatus {
-                state: state.to_owned(),
-                remote: remote.map(|remote| remote.to_string()),
+                state: self.tunnel.state().to_owned(),
+                remote: self.tunnel.remote().map(|remote| remote.to_string()),
                 round_trip_us: report.map_or(0, |report| report.round_trip_us),
+                resumptions: report.map_or(0, |report| report.resumptions),
                 last_error: self.last_error.clone(),
             },
-            session: up.map(|up| up.id.to_string()),
+            session: self.tunnel.id().map(|id| id.to_string()),
             peers: self.registrar.peers(),
             flows: report.map_or(0, |report| report.flows),
             traffic: report.map(Traffic::from).unwrap_or_default(),

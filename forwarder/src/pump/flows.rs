@@ -11,8 +11,8 @@ use adit_proto::limits::{
 use adit_ring::{Received, SendHow, Slice, SliceList, Socket};
 
 use super::Pump;
+use super::carriers::is_dry;
 use super::contacts::Contact;
-use super::sessions::is_dry;
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
 use crate::collector;
@@ -181,11 +181,17 @@ impl Pump {
             // A session whose carrier is stuck leaves the last slots to the others.
             return self.retry_flow(slot);
         }
-        let slots = (tunnel.session.room(flow.id) / PAYLOAD_MAX).min(FLOW_RECEIVE_SLOTS);
-        if slots > 0 {
-            flow.is_receiving = true;
-            let token = slot.token(Purpose::FlowReceive);
-            self.ring.recv(&flow.socket, self.groups.flows, slots, token);
+        let room = tunnel.session.room(flow.id);
+        if room == 0 {
+            // The other end may have to hear that the flow waits.
+            let tunnel = flow.tunnel;
+            return self.schedule_send(tunnel);
+        }
+        flow.is_receiving = true;
+        let token = slot.token(Purpose::FlowReceive);
+        match (room / PAYLOAD_MAX).min(FLOW_RECEIVE_SLOTS) {
+            0 => self.ring.recv_few(&flow.socket, self.groups.flows, room, token),
+            slots => self.ring.recv(&flow.socket, self.groups.flows, slots, token),
         }
     }
 

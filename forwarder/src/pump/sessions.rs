@@ -1,25 +1,24 @@
-//! Sessions on their carriers: records in, batches of records out, and how a session ends.
+//! Sessions: what belongs to one, what its events mean, and how it ends.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_proto::frame::ControlFrame;
-use adit_proto::id::{ContactId, FlowId, SessionId, Side, Time};
-use adit_proto::limits::{CARRIER_BUFFERS_LOW, CARRIER_NOTSENT, CARRIER_USER_TIMEOUT, HANDOFF_MAX};
-use adit_proto::record::{KEY_UPDATE_LEN, RecordLayer};
+use adit_proto::frame::{ControlFrame, GoawayReason};
+use adit_proto::id::{ContactId, FlowId, Time};
+use adit_proto::limits::{CARRIER_BUFFERS_LOW, HANDOFF_MAX};
 use adit_proto::session::{self, SessionError};
-use adit_ring::{Memory, Received, SendHow, Slice, SliceList, Socket};
+use adit_ring::{Memory, Slice};
 
 use super::Pump;
+use super::carriers::Role;
 use super::contacts::Contact;
-use super::slots::{Purpose, Slot};
+use super::slots::Slot;
 use super::timers::Timer;
-use crate::collector::{Collected, Intake};
-use crate::distributor::Batch;
-use crate::handoff::{Carrier, Down, Event, SessionKey, SessionReport};
+use crate::collector::broken;
+use crate::handoff::{Down, Event, SessionKey, SessionReport};
+use crate::key::PublicKey;
 
 /// The least time between two runs of a session's timer.
 const TIMER_STEP: Duration = Duration::from_millis(5);
@@ -28,138 +27,85 @@ const TIMER_STEP_BUSY: Duration = Duration::from_millis(100);
 /// How long a closed session may take to say goodbye.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
 
-/// A session, its carrier, and what belongs to them.
+/// A session, its carriers, and what belongs to them.
 #[derive(Debug)]
 pub(super) struct Tunnel {
     pub(super) key: SessionKey,
+    /// Who is at the other end.
+    owner: PublicKey,
     /// Whom the session is with, for reports.
     name: Arc<str>,
     pub(super) session: session::Session<Memory>,
     pub(super) contacts: BTreeMap<ContactId, Contact>,
     pub(super) flows: BTreeMap<FlowId, Slot>,
     pub(super) flows_failed: u64,
-    socket: Socket,
-    remote: String,
-    records: RecordLayer,
-    intake: Intake,
-    batch: Batch,
-    is_sending: bool,
-    is_to_send: bool,
+    /// What carries it at the moment.
+    pub(super) carrier: Option<Slot>,
+    /// What may carry it next: its greeting is under way.
+    pub(super) candidate: Option<Slot>,
+    pub(super) resumptions: u64,
+    /// What the control plane was told last.
+    pub(super) is_suspect: bool,
+    pub(super) is_to_send: bool,
     /// No new flows; the session ends with the last one.
     pub(super) is_draining: bool,
     /// The session ends once the carrier has taken what is queued.
-    is_closing: bool,
+    pub(super) is_closing: bool,
     /// The other end's parting words.
-    farewell: Option<String>,
+    pub(super) farewell: Option<(GoawayReason, String)>,
     timer: Option<Time>,
 }
 
 impl Tunnel {
-    pub(super) fn report(&self) -> SessionReport {
-        let counters = self.session.counters();
-        SessionReport {
-            key: self.key.0,
-            name: self.name.to_string(),
-            id: self.session.id().to_string(),
-            carrier: self.remote.clone(),
-            round_trip_us: u64::try_from(self.session.round_trip().as_micros()).unwrap_or(0),
-            flows: self.flows.len(),
-            flows_opened: counters.flows_opened,
-            flows_failed: self.flows_failed,
-            bytes_sent: counters.bytes_sent,
-            bytes_received: counters.bytes_received,
-            records_retained: self.session.records_retained(),
-            bytes_waiting: self.session.bytes_waiting(),
-        }
-    }
-}
-
-/// A session's wire name: random, since the other end is to present it when it resumes.
-fn random_id() -> SessionId {
-    let mut id = [0; 16];
-    aws_lc_rs::rand::fill(&mut id).expect("invariant: the system's random source works");
-    SessionId(id)
-}
-
-impl Pump {
-    pub(super) fn start(&mut self, key: SessionKey, side: Side, name: Arc<str>, carrier: Carrier) {
-        let socket = Socket::from(carrier.stream);
-        // Without these the carrier works, only less well; the sockets are the kernel's own.
-        socket.set_nodelay().ok();
-        socket.set_notsent_lowat(CARRIER_NOTSENT).ok();
-        socket.set_user_timeout(CARRIER_USER_TIMEOUT).ok();
-        let id = if side == Side::Relay { random_id() } else { SessionId::NONE };
-        let slot = self.tunnels.insert(Tunnel {
+    pub(super) fn new(
+        key: SessionKey,
+        owner: PublicKey,
+        name: Arc<str>,
+        session: session::Session<Memory>,
+    ) -> Self {
+        Self {
             key,
+            owner,
             name,
-            session: session::Session::new(side, id, self.now),
+            session,
             contacts: BTreeMap::new(),
             flows: BTreeMap::new(),
             flows_failed: 0,
-            socket,
-            remote: carrier.remote.to_string(),
-            records: carrier.records,
-            intake: Intake::default(),
-            batch: Batch::new(),
-            is_sending: false,
+            carrier: None,
+            candidate: None,
+            resumptions: 0,
+            is_suspect: false,
             is_to_send: false,
             is_draining: false,
             is_closing: false,
             farewell: None,
             timer: None,
-        });
-        self.tunnels_by_key.insert(key, slot);
-        self.take_leftover(slot, carrier.leftover);
-        self.arm_carrier(slot);
-        self.schedule_send(slot);
+        }
     }
 
-    fn take_leftover(&mut self, slot: Slot, leftover: Vec<u8>) {
-        let Some(tunnel) = self.tunnels.get_mut(slot) else { return };
-        let Tunnel { intake, records, session, .. } = tunnel;
-        let (collected, result) = intake.handle_leftover(leftover, records, session, self.now);
-        self.handle_collected(slot, collected, result);
+    /// Nothing is left to be done but to say goodbye, and that is said.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_closing || self.is_draining && self.has_drained()
     }
 
+    /// Every flow has ended, and the other end has all of it.
+    fn has_drained(&self) -> bool {
+        self.flows.is_empty() && self.session.flows() == 0 && self.session.records_retained() == 0
+    }
+}
+
+impl Pump {
     pub(super) fn tunnel_of(&mut self, key: SessionKey) -> Option<(Slot, &mut Tunnel)> {
         let slot = *self.tunnels_by_key.get(&key)?;
         Some((slot, self.tunnels.get_mut(slot)?))
     }
 
-    pub(super) fn arm_carrier(&mut self, slot: Slot) {
-        let Some(tunnel) = self.tunnels.get(slot) else { return };
-        let token = slot.token(Purpose::CarrierReceive);
-        self.ring.recv(&tunnel.socket, self.groups.carriers, 1, token);
-    }
-
-    pub(super) fn handle_carrier_received(&mut self, slot: Slot, result: io::Result<Received>) {
-        let Some(tunnel) = self.tunnels.get_mut(slot) else { return };
-        let received = match result {
-            Ok(received) => received,
-            Err(error) if is_dry(&error) => return self.carriers_dry.push(slot),
-            Err(error) => return self.end(slot, Down::Lost(error.to_string())),
-        };
-        let Some(buffer) = received.into_iter().next() else {
-            return self.end(slot, Down::Lost("the other end closed it".into()));
-        };
-        let Tunnel { intake, records, session, .. } = tunnel;
-        let (collected, result) = intake.handle_received(buffer, records, session, self.now);
-        self.arm_carrier(slot);
-        self.handle_collected(slot, collected, result);
-    }
-
-    fn handle_collected(&mut self, slot: Slot, collected: Collected, result: Result<(), Down>) {
-        for event in collected.events {
-            self.handle_session_event(slot, event, &collected.memory);
-        }
-        if let Err(why) = result {
-            self.end(slot, why);
-        }
-        self.wake_readable(slot);
-        self.schedule_send(slot);
-    }
-
-    fn handle_session_event(&mut self, slot: Slot, event: session::Event, memory: &Rc<Memory>) {
+    pub(super) fn handle_session_event(
+        &mut self,
+        slot: Slot,
+        event: session::Event,
+        memory: &Rc<Memory>,
+    ) {
         match event {
             session::Event::Data(flow, range) => {
                 self.distribute(slot, flow, Slice::from_memory(memory, range));
@@ -168,21 +114,14 @@ impl Pump {
             session::Event::Accepted(_) => {}
             session::Event::Finished(flow) => self.finish_flow(slot, flow),
             session::Event::Reset(flow, reason) => self.reset_flow(slot, flow, reason),
-            session::Event::Up(id) => self.handle_up(slot, id),
             session::Event::Control(frame) => self.handle_control(slot, frame),
         }
-    }
-
-    fn handle_up(&mut self, slot: Slot, id: SessionId) {
-        let Some(tunnel) = self.tunnels.get(slot) else { return };
-        let session = tunnel.key;
-        self.emit(Event::Up { session, id });
     }
 
     fn handle_control(&mut self, slot: Slot, frame: ControlFrame) {
         let Some(tunnel) = self.tunnels.get_mut(slot) else { return };
         if let ControlFrame::Goaway(goaway) = &frame {
-            tunnel.farewell = Some(goaway.text.clone());
+            tunnel.farewell = Some((goaway.reason, goaway.text.clone()));
         }
         if self.unsent.len() >= HANDOFF_MAX {
             return self.end(slot, Down::Broken("it asks more than can be answered".into()));
@@ -199,62 +138,6 @@ impl Pump {
         }
     }
 
-    /// Sends one batch on the carrier, if none is under way and there is something to send.
-    pub(super) fn send_carrier(&mut self, slot: Slot) {
-        let mut slices = self.take_slices();
-        let now = self.clock();
-        let Some(tunnel) = self.tunnels.get_mut(slot) else { return self.keep_slices(slices) };
-        tunnel.is_to_send = false;
-        if tunnel.is_sending {
-            return self.keep_slices(slices);
-        }
-        let mut events = Vec::new();
-        if let Err(error) = tunnel.seal_batch(now, &mut slices, &mut events) {
-            self.keep_slices(slices);
-            return self.end(slot, Down::Broken(error.to_string()));
-        }
-        let Some(tunnel) = self.tunnels.get_mut(slot) else { return };
-        if slices.is_empty() {
-            let is_over = tunnel.is_closing || tunnel.is_draining && tunnel.has_drained();
-            self.keep_slices(slices);
-            if is_over {
-                return self.end(slot, Down::Closed);
-            }
-        } else {
-            tunnel.is_sending = true;
-            let token = slot.token(Purpose::CarrierSend);
-            self.ring.send(&tunnel.socket, slices, SendHow::Whole, token);
-        }
-        for event in events {
-            if let session::Event::Up(id) = event {
-                self.handle_up(slot, id);
-            }
-        }
-        self.wake_readable(slot);
-        self.set_session_timer(slot);
-    }
-
-    pub(super) fn handle_carrier_sent(
-        &mut self,
-        slot: Slot,
-        result: io::Result<usize>,
-        slices: SliceList,
-    ) {
-        let asked: usize = slices.iter().map(|slice| slice.len()).sum();
-        self.keep_slices(slices);
-        let now = self.clock();
-        let Some(tunnel) = self.tunnels.get_mut(slot) else { return };
-        tunnel.is_sending = false;
-        match result {
-            Ok(sent) if sent == asked => {
-                tunnel.batch.handle_sent(now);
-                self.schedule_send(slot);
-            }
-            Ok(_) => self.end(slot, Down::Lost("it was closed within a record".into())),
-            Err(error) => self.end(slot, Down::Lost(error.to_string())),
-        }
-    }
-
     pub(super) fn send_control(&mut self, key: SessionKey, frame: ControlFrame) {
         let Some((slot, tunnel)) = self.tunnel_of(key) else { return };
         tunnel.session.handle_control(frame);
@@ -266,7 +149,7 @@ impl Pump {
         if std::mem::replace(&mut tunnel.is_draining, true) {
             return;
         }
-        tunnel.session.handle_goaway("it drains");
+        tunnel.session.handle_goaway(GoawayReason::Draining, "it drains");
         let contacts: BTreeSet<ContactId> = tunnel.contacts.keys().copied().collect();
         for contact in contacts {
             self.withdraw(key, contact);
@@ -274,13 +157,25 @@ impl Pump {
         self.schedule_send(slot);
     }
 
-    pub(super) fn close(&mut self, key: SessionKey, why: &str) {
-        let Some((slot, tunnel)) = self.tunnel_of(key) else { return };
-        if !tunnel.session.is_up() || tunnel.is_closing {
+    pub(super) fn close(&mut self, key: SessionKey, reason: GoawayReason, why: &str) {
+        if let Some(&slot) = self.tunnels_by_key.get(&key) {
+            return self.close_tunnel(slot, reason, why);
+        }
+        // A carrier that has not said yet which session it is for.
+        let is_named = |role: &Role| matches!(role, Role::AwaitsHello(a) if a.session == key);
+        let found = self.carriers.iter().find(|(_, carrier)| is_named(&carrier.role));
+        if let Some(slot) = found.map(|(slot, _)| slot) {
+            self.lose_carrier(slot, Down::Closed);
+        }
+    }
+
+    pub(super) fn close_tunnel(&mut self, slot: Slot, reason: GoawayReason, why: &str) {
+        let Some(tunnel) = self.tunnels.get_mut(slot) else { return };
+        if !tunnel.session.is_carried() || tunnel.is_closing {
             return self.end(slot, Down::Closed);
         }
         tunnel.is_closing = true;
-        tunnel.session.handle_close(why);
+        tunnel.session.handle_close(reason, why);
         self.let_go(slot);
         self.timers.set(self.now + CLOSE_MAX, Timer::Close(slot));
         self.schedule_send(slot);
@@ -294,18 +189,22 @@ impl Pump {
             return;
         }
         tunnel.timer = None;
-        match tunnel.session.handle_timeout(now) {
-            Ok(()) => self.schedule_send(slot),
-            Err(SessionError::Silent) => self.end(slot, Down::Silent),
-            Err(error) => self.end(slot, Down::Lost(error.to_string())),
+        match (tunnel.session.handle_timeout(now), tunnel.carrier) {
+            (Ok(()), _) => self.schedule_send(slot),
+            (Err(SessionError::Silent), Some(carrier)) => self.lose_carrier(carrier, Down::Silent),
+            (Err(SessionError::Grace), _) => self.end(slot, Down::Grace),
+            (Err(error), _) => self.end(slot, broken(error)),
         }
+        self.check_suspect(slot);
         self.set_session_timer(slot);
     }
 
-    fn set_session_timer(&mut self, slot: Slot) {
+    pub(super) fn set_session_timer(&mut self, slot: Slot) {
         let Some(tunnel) = self.tunnels.get_mut(slot) else { return };
         // What is due now waits for the carrier to be free; the timer must not spin meanwhile.
-        let step = if tunnel.is_sending { TIMER_STEP_BUSY } else { TIMER_STEP };
+        let carrier = tunnel.carrier.and_then(|carrier| self.carriers.get(carrier));
+        let is_sending = carrier.is_some_and(|carrier| carrier.is_sending);
+        let step = if is_sending { TIMER_STEP_BUSY } else { TIMER_STEP };
         let due = tunnel.session.poll_timeout().max(self.now + step);
         if tunnel.timer.is_none_or(|set| due < set) {
             tunnel.timer = Some(due);
@@ -327,7 +226,7 @@ impl Pump {
 
     /// Lets go of the session's flows and contact points. Flows that have ended at both ends still
     /// hand out what has come; the others are reset.
-    fn let_go(&mut self, slot: Slot) {
+    pub(super) fn let_go(&mut self, slot: Slot) {
         let Some(tunnel) = self.tunnels.get_mut(slot) else { return };
         let flows = std::mem::take(&mut tunnel.flows);
         let contacts = std::mem::take(&mut tunnel.contacts);
@@ -339,53 +238,37 @@ impl Pump {
         contacts.into_values().for_each(|contact| self.drop_contact(contact));
     }
 
-    /// Ends the session: its flows are reset, its carrier closed, its key is free.
+    /// Ends the session: its flows are reset, its carriers closed, its key is free.
     pub(super) fn end(&mut self, slot: Slot, why: Down) {
         self.let_go(slot);
         let Some(tunnel) = self.tunnels.remove(slot) else { return };
         self.tunnels_by_key.remove(&tunnel.key);
-        // The last completion closes the descriptor. What the kernel has queued is still sent.
-        tunnel.socket.shutdown_both().ok();
-        self.ring.cancel(&tunnel.socket);
-        let why = match (tunnel.farewell, why) {
-            (Some(text), Down::Lost(_)) => Down::Goaway(text),
-            (_, why) => why,
-        };
+        if self.tunnels_by_owner.get(&tunnel.owner) == Some(&slot) {
+            self.tunnels_by_owner.remove(&tunnel.owner);
+        }
+        for carrier in tunnel.carrier.into_iter().chain(tunnel.candidate) {
+            self.close_carrier(carrier);
+        }
         self.emit(Event::Down { session: tunnel.key, why });
     }
-}
 
-impl Tunnel {
-    /// Every flow has ended, and the other end has all of it.
-    fn has_drained(&self) -> bool {
-        self.flows.is_empty() && self.session.flows() == 0 && self.session.records_retained() == 0
-    }
-
-    /// Seals what is to be sent next into `slices`.
-    fn seal_batch(
-        &mut self,
-        now: Time,
-        slices: &mut SliceList,
-        events: &mut Vec<session::Event>,
-    ) -> Result<(), adit_proto::record::SealError> {
-        if self.records.key_update_due() {
-            let mut update = vec![0; KEY_UPDATE_LEN];
-            let len = self.records.key_update(false, &mut update)?;
-            update.truncate(len);
-            slices.push(Slice::from(update));
+    pub(super) fn report_session(&self, tunnel: &Tunnel) -> SessionReport {
+        let counters = tunnel.session.counters();
+        let carrier = tunnel.carrier.and_then(|carrier| self.carriers.get(carrier));
+        SessionReport {
+            key: tunnel.key.0,
+            name: tunnel.name.to_string(),
+            id: tunnel.session.id().to_string(),
+            carrier: carrier.map(|carrier| carrier.remote.clone()).unwrap_or_default(),
+            resumptions: tunnel.resumptions,
+            round_trip_us: u64::try_from(tunnel.session.round_trip().as_micros()).unwrap_or(0),
+            flows: tunnel.flows.len(),
+            flows_opened: counters.flows_opened,
+            flows_failed: tunnel.flows_failed,
+            bytes_sent: counters.bytes_sent,
+            bytes_received: counters.bytes_received,
+            records_retained: tunnel.session.records_retained(),
+            bytes_waiting: tunnel.session.bytes_waiting(),
         }
-        let mut sealed = Vec::new();
-        let bytes_max = self.batch.bytes_max();
-        let sealer = &mut self.records.sealer;
-        self.session.poll_records(bytes_max, now, sealer, &mut sealed, events)?;
-        slices.extend(sealed.iter().map(|s| Slice::from_memory(&s.memory, 0..s.len)));
-        let bytes = slices.iter().map(|slice| slice.len()).sum();
-        self.batch.handle_started(bytes, now);
-        Ok(())
     }
-}
-
-/// Whether the group of buffers was empty: a state, not an error.
-pub(super) fn is_dry(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32)
 }

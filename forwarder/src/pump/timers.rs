@@ -12,6 +12,8 @@ use super::slots::Slot;
 pub(crate) enum Timer {
     /// The session's own timer: probes, a `POLL`.
     Session(Slot),
+    /// A carrier's greeting has taken too long.
+    Greeting(Slot),
     /// A connect to an internal peer has taken too long.
     Connect(Slot),
     /// A session that is closed has not got rid of its last words.

@@ -108,7 +108,11 @@ pub fn forwarder_table(status: &ForwarderStatus) -> String {
             carrier.state,
             round_trip(carrier.round_trip_us)
         ),
-        format!("session   {}", or_dash(status.session.as_deref())),
+        format!(
+            "session   {}, resumed {} times",
+            or_dash(status.session.as_deref()),
+            carrier.resumptions
+        ),
         format!("flows     {} open; {}", status.flows, traffic(&status.traffic)),
         format!("memory    {}", memory(status.memory)),
     ];

@@ -41,7 +41,8 @@ impl Daemon {
         };
         AdmittedStatus {
             name: admitted.name.clone(),
-            connected: session.is_some(),
+            connected: session.is_some_and(|session| session.is_carried),
+            resumptions: report.map_or(0, |report| report.resumptions),
             remote: session.map(|session| session.remote.to_string()),
             session: session.and_then(|session| session.id).map(|id| id.to_string()),
             round_trip_us: report.map_or(0, |report| report.round_trip_us),

@@ -19,10 +19,15 @@ pub struct Hello {
     pub epoch: u64,
     /// Reliable records received in this session so far.
     pub received: u64,
+    /// In `WELCOME`: how many reliable records come before the first that this carrier brings.
+    pub replays_from: u64,
     /// How many stream bytes the sender of this frame will take in all, as in `POLL`.
     pub grant: u64,
     /// A flow's credit at its opening, in bytes.
     pub flow_window: u64,
+    /// How long the session outlives the loss of a carrier; the relay decides, so that both ends
+    /// give up at the same time. Without meaning in `HELLO`.
+    pub grace: Duration,
     /// Keys of the datagram path; empty where there is none.
     pub datagram_keys: Vec<u8>,
 }
@@ -33,8 +38,10 @@ impl Hello {
         out.put_slice(&self.session.0);
         out.put_u64(self.epoch);
         out.put_u64(self.received);
+        out.put_u64(self.replays_from);
         out.put_u64(self.grant);
         out.put_u64(self.flow_window);
+        out.put_u32(u32::try_from(self.grace.as_millis()).unwrap_or(u32::MAX));
         put_bytes(out, &self.datagram_keys);
     }
 
@@ -44,8 +51,10 @@ impl Hello {
             session: SessionId(take_array(body)?),
             epoch: body.try_get_u64().ok()?,
             received: body.try_get_u64().ok()?,
+            replays_from: body.try_get_u64().ok()?,
             grant: body.try_get_u64().ok()?,
             flow_window: body.try_get_u64().ok()?,
+            grace: Duration::from_millis(body.try_get_u32().ok()?.into()),
             datagram_keys: take_bytes(body, TEXT_MAX)?.to_vec(),
         })
     }
@@ -231,9 +240,55 @@ impl Poll {
     }
 }
 
-/// `GOAWAY`: the sender drains.
+/// `CREDIT`: how far one flow may send. Both counts are absolute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credit {
+    /// How many bytes the flow may carry in all.
+    pub limit: u64,
+    /// How many of them the socket has taken.
+    pub taken: u64,
+}
+
+impl Credit {
+    pub(super) fn encode(self, out: &mut Vec<u8>) {
+        out.put_u64(self.limit);
+        out.put_u64(self.taken);
+    }
+
+    pub(super) fn parse(body: &mut &[u8]) -> Option<Self> {
+        Some(Self { limit: body.try_get_u64().ok()?, taken: body.try_get_u64().ok()? })
+    }
+}
+
+/// Why the sender of `GOAWAY` ends the session or lets it run dry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum GoawayReason {
+    /// No new flows; the session ends with the last one.
+    Draining = 1,
+    /// The session ends now, with the daemon.
+    Ending = 2,
+    /// Somebody else with the same key has begun a session: dialling again at once would only
+    /// take it away from them.
+    Superseded = 3,
+    /// The key is no longer accepted.
+    Revoked = 4,
+}
+
+impl GoawayReason {
+    fn from_wire(reason: u8) -> Self {
+        [Self::Draining, Self::Superseded, Self::Revoked]
+            .into_iter()
+            .find(|known| *known as u8 == reason)
+            .unwrap_or(Self::Ending)
+    }
+}
+
+/// `GOAWAY`: the sender drains, or ends the session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Goaway {
+    /// Why, for the other end's program.
+    pub reason: GoawayReason,
     /// Why, in words for the log.
     pub text: String,
     /// Where to go instead, `host:port`; empty when there is no such place.
@@ -242,12 +297,17 @@ pub struct Goaway {
 
 impl Goaway {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u8(self.reason as u8);
         put_text(out, &self.text);
         put_text(out, &self.place);
     }
 
     pub(super) fn parse(body: &mut &[u8]) -> Option<Self> {
-        Some(Self { text: take_text(body, TEXT_MAX)?, place: take_text(body, TEXT_MAX)? })
+        Some(Self {
+            reason: GoawayReason::from_wire(body.try_get_u8().ok()?),
+            text: take_text(body, TEXT_MAX)?,
+            place: take_text(body, TEXT_MAX)?,
+        })
     }
 }
 

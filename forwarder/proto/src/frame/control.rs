@@ -14,7 +14,7 @@ pub enum ControlFrame {
     Refused(ContactId, Refused),
     /// Gives it up.
     Unregister(ContactId),
-    /// The sender drains.
+    /// The sender drains, or ends the session.
     Goaway(Goaway),
 }
 

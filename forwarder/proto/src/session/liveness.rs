@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::id::Time;
-use crate::limits::{OPENING_MAX, PING_BUSY, PING_IDLE, PING_MISSED_MAX, PING_RETRY};
+use crate::limits::{PING_BUSY, PING_IDLE, PING_MISSED_MAX, PING_RETRY, SUSPECT_AFTER};
 use crate::session::SessionError;
 
-/// Probes and what came of them.
+/// Probes and what came of them, on one carrier.
 #[derive(Debug)]
 pub(super) struct Liveness {
     /// When the next probe, or the next look at the one under way, is due.
@@ -14,7 +14,13 @@ pub(super) struct Liveness {
     number: u64,
     /// When the probe that is under way was sent.
     unanswered: Option<Time>,
+    /// Since when an answer is wanted: a carrier that is stuck does not even take the probe.
+    wanted: Option<Time>,
+    /// Something was heard since then.
+    was_heard: bool,
     missed: u32,
+    /// Nothing was heard where something should have been.
+    is_suspect: bool,
     /// Flows moved since the last probe: the round trip is worth measuring.
     is_busy: bool,
     is_probe_due: bool,
@@ -25,29 +31,29 @@ pub(super) struct Liveness {
 }
 
 impl Liveness {
+    /// A new carrier: the round trip is measured at once.
     pub(super) fn new(now: Time) -> Self {
         Self {
-            due: now + OPENING_MAX,
+            due: now + PING_RETRY,
             number: 0,
             unanswered: None,
+            wanted: Some(now),
+            was_heard: false,
             missed: 0,
+            is_suspect: false,
             is_busy: false,
-            is_probe_due: false,
+            is_probe_due: true,
             pong_due: None,
             round_trip: None,
             round_trip_min: None,
         }
     }
 
-    /// The session is up: measure the round trip at once.
-    pub(super) fn handle_up(&mut self, now: Time) {
-        self.is_probe_due = true;
-        self.due = now + PING_RETRY;
-    }
-
     /// Any record is a sign of life.
     pub(super) fn handle_record(&mut self) {
         self.missed = 0;
+        self.was_heard = true;
+        self.is_suspect = false;
     }
 
     /// Flows move.
@@ -58,6 +64,25 @@ impl Liveness {
         }
     }
 
+    /// The network has changed: the carrier is suspect until it is heard.
+    pub(super) fn handle_doubt(&mut self, now: Time) {
+        self.is_suspect = true;
+        self.want(now);
+    }
+
+    /// Wants a probe sent and answered.
+    fn want(&mut self, now: Time) {
+        self.is_probe_due = true;
+        self.wanted = Some(now);
+        self.was_heard = false;
+        self.due = now + PING_RETRY;
+    }
+
+    /// Whether another carrier is worth having.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.is_suspect
+    }
+
     pub(super) fn handle_ping(&mut self, number: u64) {
         self.pong_due = Some(number);
     }
@@ -65,6 +90,7 @@ impl Liveness {
     pub(super) fn handle_pong(&mut self, number: u64, now: Time) {
         let Some(sent) = self.unanswered.filter(|_| number == self.number) else { return };
         self.unanswered = None;
+        self.wanted = None;
         self.due = now + if self.is_busy { PING_BUSY } else { PING_IDLE };
         let sample = now.since(sent);
         let smoothed = self.round_trip.map_or(sample, |old| (old * 7 + sample) / 8);
@@ -84,27 +110,33 @@ impl Liveness {
 
     /// When [`Liveness::handle_timeout`] is due.
     pub(super) fn poll_timeout(&self) -> Time {
-        self.due
+        self.suspect_from().map_or(self.due, |from| from.min(self.due))
+    }
+
+    /// When the want of an answer makes the carrier suspect, if nothing is heard until then.
+    fn suspect_from(&self) -> Option<Time> {
+        let wanted = self.wanted.filter(|_| !self.was_heard && !self.is_suspect)?;
+        Some(wanted + SUSPECT_AFTER.max(4 * self.round_trip()))
     }
 
     /// Makes a probe due, or counts the one under way as missed; once per [`PING_RETRY`], however
     /// often it is called.
-    pub(super) fn handle_timeout(&mut self, is_up: bool, now: Time) -> Result<(), SessionError> {
+    pub(super) fn handle_timeout(&mut self, now: Time) -> Result<(), SessionError> {
+        if self.suspect_from().is_some_and(|from| from <= now) {
+            self.is_suspect = true;
+        }
         if now < self.due {
             return Ok(());
-        }
-        if !is_up {
-            return Err(SessionError::Opening);
         }
         // A probe that could not even be sent is missed too: the carrier is stuck.
         if self.unanswered.is_some() || self.is_probe_due {
             self.missed += 1;
+            self.is_suspect |= !self.was_heard;
             if self.missed >= PING_MISSED_MAX {
                 return Err(SessionError::Silent);
             }
         }
-        self.is_probe_due = true;
-        self.due = now + PING_RETRY;
+        self.want(now);
         Ok(())
     }
 
@@ -129,62 +161,85 @@ impl Liveness {
 mod tests {
     use super::*;
 
-    /// Runs the timer until the carrier is declared dead; the other end answers nothing.
-    fn silence_until_dead() -> Duration {
-        let mut liveness = Liveness::new(Time(0));
+    /// Runs the timer until `is_over`, with nothing heard; called far more often than is due.
+    fn silence_until(is_over: impl Fn(&Liveness, &Result<(), SessionError>) -> bool) -> Duration {
         let mut now = Time(0);
-        liveness.handle_up(now);
+        let mut liveness = Liveness::new(now);
         loop {
-            // Called far more often than anything is due.
+            liveness.poll_ping(now);
             now = now + Duration::from_millis(1);
-            match liveness.handle_timeout(true, now) {
-                Ok(()) => liveness.poll_ping(now),
-                Err(_) => return now.since(Time(0)),
-            };
+            let result = liveness.handle_timeout(now);
+            if is_over(&liveness, &result) {
+                return now.since(Time(0));
+            }
         }
     }
 
     /// Three probes at most, and seconds, not minutes.
     #[test]
     fn a_silent_carrier_is_noticed_in_seconds() {
-        let taken = silence_until_dead();
+        let taken = silence_until(|_, result| result.is_err());
         assert!(taken > Duration::from_secs(4) && taken < Duration::from_secs(10), "{taken:?}");
     }
 
-    /// An idle carrier is probed within a NAT's shortest idle timeout, and lives for ever.
+    /// Long before it is given up, a carrier that is not heard is suspect: another is dialled.
+    #[test]
+    fn a_carrier_is_suspect_after_a_second_of_silence() {
+        let taken = silence_until(|liveness, _| liveness.is_suspect());
+        assert!(taken <= SUSPECT_AFTER + Duration::from_millis(5), "{taken:?}");
+    }
+
+    /// A sign of life ends a suspicion; a change of the network begins one.
+    #[test]
+    fn a_doubt_lasts_until_something_is_heard() {
+        let mut liveness = Liveness::new(Time(0));
+        liveness.handle_doubt(Time(1));
+        assert!(liveness.is_suspect());
+        assert!(liveness.poll_ping(Time(2)).is_some());
+        liveness.handle_record();
+        assert!(!liveness.is_suspect());
+    }
+
+    /// An idle carrier is probed within a NAT's shortest idle timeout, and lives for ever without
+    /// a suspicion.
     #[test]
     fn an_answered_carrier_lives_and_keeps_its_nat_mapping() {
         let mut liveness = Liveness::new(Time(0));
         let mut now = Time(0);
-        liveness.handle_up(now);
         for _ in 0..1000 {
-            let due = liveness.poll_timeout();
-            assert!(due.since(now) <= Duration::from_secs(10));
-            now = due;
-            liveness.handle_timeout(true, now).unwrap();
             if let Some(number) = liveness.poll_ping(now) {
                 now = now + Duration::from_millis(40);
                 liveness.handle_record();
                 liveness.handle_pong(number, now);
             }
+            let due = liveness.poll_timeout();
+            assert!(due.since(now) <= Duration::from_secs(10));
+            now = due;
+            liveness.handle_timeout(now).unwrap();
+            assert!(!liveness.is_suspect());
         }
         assert_eq!(liveness.round_trip(), Duration::from_millis(40));
     }
 
-    /// A relay that accepts and then says nothing does not hold the forwarder for ever.
+    /// A line whose round trip is seconds long is slow, not suspect.
     #[test]
-    fn an_opening_that_stalls_is_given_up() {
+    fn a_slow_carrier_is_not_suspect() {
         let mut liveness = Liveness::new(Time(0));
-        assert_eq!(liveness.handle_timeout(false, Time(1)), Ok(()));
-        let late = Time(0) + OPENING_MAX;
-        assert_eq!(liveness.handle_timeout(false, late), Err(SessionError::Opening));
+        let number = liveness.poll_ping(Time(0)).unwrap();
+        let answered = Time(0) + Duration::from_millis(900);
+        liveness.handle_record();
+        liveness.handle_pong(number, answered);
+        let asked = answered + PING_IDLE;
+        liveness.handle_timeout(asked).unwrap();
+        liveness.poll_ping(asked).unwrap();
+        liveness.handle_timeout(asked + Duration::from_millis(1_500)).unwrap();
+        assert!(!liveness.is_suspect());
     }
 
     /// An answer to an older probe measures nothing.
     #[test]
     fn a_stale_pong_is_no_measurement() {
         let mut liveness = Liveness::new(Time(0));
-        liveness.handle_up(Time(0));
         let number = liveness.poll_ping(Time(5)).unwrap();
         liveness.handle_pong(number + 1, Time(6));
         assert_eq!(liveness.round_trip(), Duration::ZERO);

@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
-use super::{Event, Session, SessionError, State};
+use super::{Event, Session, SessionError};
 use crate::flow::Flow;
-use crate::frame::{ControlFrame, Frame, FrameError, Frames, Kind, Open, Poll, ResetReason};
+use crate::frame::{
+    ControlFrame, Credit, Frame, FrameError, Frames, Kind, Open, Poll, ResetReason,
+};
 use crate::id::{FlowId, Side, Time};
 use crate::limits::{FLOW_WINDOW, FLOWS_MAX, POLL_BYTES, POLL_DELAY, POLL_RECORDS, SESSION_WINDOW};
 
@@ -20,6 +22,9 @@ impl<B> Session<B> {
         events: &mut Vec<Event>,
     ) -> Result<(), SessionError> {
         self.liveness.handle_record();
+        if self.is_repeated(content, now) {
+            return Ok(());
+        }
         let mut frames = Frames::new(content);
         let mut is_reliable = None;
         while let Some(frame) = frames.next() {
@@ -38,6 +43,21 @@ impl<B> Session<B> {
         self.check_control()
     }
 
+    /// Whether the older carrier has brought this record already.
+    fn is_repeated(&mut self, content: &[u8], now: Time) -> bool {
+        if self.received.repeated == 0 {
+            return false;
+        }
+        let first = Frames::new(content).next();
+        let is_reliable = first.is_some_and(|frame| frame.is_ok_and(|f| f.kind().is_reliable()));
+        if is_reliable {
+            self.received.repeated -= 1;
+            // The other end is to hear once more what it may forget.
+            self.received.poll_due.get_or_insert(now + POLL_DELAY);
+        }
+        is_reliable
+    }
+
     /// `end` is where the frame ends in its record.
     fn handle_frame(
         &mut self,
@@ -47,9 +67,6 @@ impl<B> Session<B> {
         events: &mut Vec<Event>,
     ) -> Result<(), SessionError> {
         let kind = frame.kind();
-        if !self.is_up() {
-            return self.handle_opening(&frame, now, events);
-        }
         match frame {
             Frame::Data(id, payload) => {
                 self.handle_data(id, end - payload.len()..end, events)?;
@@ -67,7 +84,8 @@ impl<B> Session<B> {
                     events.push(Event::Reset(id, reason));
                 }
             }
-            Frame::Credit(id, limit) => self.handle_credit(id, limit),
+            Frame::Credit(id, credit) => self.handle_credit(id, credit),
+            Frame::Blocked(id) => self.handle_blocked(id),
             Frame::Poll(poll) => self.handle_poll(poll, now)?,
             Frame::Ping(number) => self.liveness.handle_ping(number),
             Frame::Pong(number) => self.liveness.handle_pong(number, now),
@@ -85,33 +103,6 @@ impl<B> Session<B> {
             }
         }
         Ok(())
-    }
-
-    fn handle_opening(
-        &mut self,
-        frame: &Frame<'_>,
-        now: Time,
-        events: &mut Vec<Event>,
-    ) -> Result<(), SessionError> {
-        match (self.state, frame) {
-            (State::AwaitsHello, Frame::Hello(hello)) => {
-                self.handle_greeting(hello)?;
-                self.state = State::SaysWelcome;
-            }
-            (State::AwaitsWelcome, Frame::Welcome(welcome)) => {
-                self.handle_greeting(welcome)?;
-                self.id = welcome.session;
-                self.handle_up(now, events);
-            }
-            _ => return Err(SessionError::Unexpected(frame.kind())),
-        }
-        Ok(())
-    }
-
-    pub(super) fn handle_up(&mut self, now: Time, events: &mut Vec<Event>) {
-        self.state = State::Up;
-        self.liveness.handle_up(now);
-        events.push(Event::Up(self.id));
     }
 
     fn handle_data(
@@ -170,9 +161,9 @@ impl<B> Session<B> {
         Ok(())
     }
 
-    fn handle_credit(&mut self, id: FlowId, limit: u64) {
+    fn handle_credit(&mut self, id: FlowId, credit: Credit) {
         let Some(flow) = self.flows.get_mut(&id) else { return };
-        flow.handle_credit(limit);
+        flow.handle_credit(credit);
         if flow.queued() > 0 {
             self.schedule.activate(flow.contact, id);
         }
@@ -182,16 +173,7 @@ impl<B> Session<B> {
     }
 
     fn handle_poll(&mut self, poll: Poll, now: Time) -> Result<(), SessionError> {
-        let sent = self.sent.records;
-        if poll.records > sent {
-            return Err(SessionError::Acknowledged { acknowledged: poll.records, sent });
-        }
-        let unacknowledged = usize::try_from(sent - poll.records).unwrap_or(usize::MAX);
-        let acknowledged = self.sent.retained.len().saturating_sub(unacknowledged);
-        if acknowledged > 0 {
-            self.sent.retained.drain(..acknowledged);
-            self.sent.acknowledged_at = now;
-        }
+        self.acknowledge(poll.records, now)?;
         self.raise_grant(poll.bytes);
         Ok(())
     }

@@ -1,17 +1,20 @@
-//! What is sent: answers and probes first, control frames, then the flows by the schedule.
+//! What is sent: answers and probes first, then what a lost carrier owes, control frames, and the
+//! flows by the schedule.
 //!
 //! A large payload is sealed where it lies and is a record of its own; small frames are gathered
 //! by copy into a shared one.
 
 use std::rc::Rc;
 
-use super::{Event, Sealed, Session, SessionError, State};
+use super::error::TransmitError;
+use super::resume::{Carriage, Retained};
+use super::{Sealed, Session, SessionError};
 use crate::flow::Chunk;
 use crate::frame::{Frame, Kind, header};
 use crate::id::{FlowId, Time};
 use crate::limits::{
-    CONTENT_MAX, FLOW_SHARE_MIN, FRAME_HEADER, GATHERED_MAX, GRANT_SHARE, RECORD_HEADER,
-    RECORD_MAX, RECORD_TRAILER, RETAINED_RECORDS_MAX, SLOT_HEADROOM, UNACKNOWLEDGED_MAX,
+    CONTENT_MAX, FRAME_HEADER, GATHERED_MAX, RECORD_HEADER, RECORD_MAX, RECORD_TRAILER,
+    RETAINED_RECORDS_MAX, SLOT_HEADROOM, UNACKNOWLEDGED_MAX,
 };
 use crate::record::{ContentType, SealError, Sealer};
 
@@ -58,71 +61,66 @@ impl<B: AsMut<[u8]> + From<Box<[u8]>>> Turn<'_, B> {
 
     fn seal(&mut self, mut memory: B, content_len: usize) -> Result<(), SealError> {
         let len = self.sealer.seal(ContentType::ApplicationData, memory.as_mut(), content_len)?;
-        self.bytes_left = self.bytes_left.saturating_sub(len);
-        self.records.push(Sealed { memory: Rc::new(memory), len });
+        self.push(Sealed { memory: Rc::new(memory), len });
         Ok(())
+    }
+
+    fn push(&mut self, record: Sealed<B>) {
+        self.bytes_left = self.bytes_left.saturating_sub(record.len);
+        self.records.push(record);
     }
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
-    /// Seals what is to be sent next, about `bytes` of it, and appends it to `records`. Events are
-    /// what saying `WELCOME` brings about.
+    /// Seals what is to be sent next, about `bytes` of it, and appends it to `records`. Without a
+    /// carrier there is nothing.
     ///
     /// # Errors
-    /// When the key may seal no more: the record layer's owner updates it long before.
+    /// When the key may seal no more (the record layer's owner updates it long before), or a
+    /// retained record cannot be sent again.
     pub fn poll_records(
         &mut self,
         bytes: usize,
         now: Time,
         sealer: &mut Sealer,
         records: &mut Vec<Sealed<B>>,
-        events: &mut Vec<Event>,
-    ) -> Result<(), SealError> {
+    ) -> Result<(), TransmitError> {
+        if !self.is_carried() {
+            return Ok(());
+        }
         let mut gathered = std::mem::take(&mut self.gathered);
         gathered.resize(RECORD_HEADER, 0);
         let mut turn = Turn { sealer, records, bytes_left: bytes, gathered: &mut gathered };
-        let result = self.transmit(&mut turn, now, events);
+        let result = self.transmit(&mut turn, now);
         self.gathered = gathered;
         result
     }
 
-    fn transmit(
-        &mut self,
-        turn: &mut Turn<'_, B>,
-        now: Time,
-        events: &mut Vec<Event>,
-    ) -> Result<(), SealError> {
-        self.transmit_greeting(turn, now, events)?;
-        if !self.is_up() {
-            return Ok(());
-        }
+    fn transmit(&mut self, turn: &mut Turn<'_, B>, now: Time) -> Result<(), TransmitError> {
         if self.sent.retained.is_empty() {
             self.sent.acknowledged_at = now;
         }
         self.transmit_unreliable(turn, now)?;
+        self.transmit_unsent(turn)?;
+        if self.sent.unsent > 0 {
+            // The other end counts by order: nothing new may go ahead.
+            return Ok(());
+        }
         self.transmit_control(turn)?;
         self.transmit_flows(turn)?;
-        self.flush(turn)
+        Ok(self.flush(turn)?)
     }
 
-    fn transmit_greeting(
-        &mut self,
-        turn: &mut Turn<'_, B>,
-        now: Time,
-        events: &mut Vec<Event>,
-    ) -> Result<(), SealError> {
-        match self.state {
-            State::SaysHello => {
-                turn.gather(&Frame::Hello(self.greeting()));
-                self.state = State::AwaitsWelcome;
-            }
-            State::SaysWelcome => {
-                turn.gather(&Frame::Welcome(self.greeting()));
-                self.handle_up(now, events);
-            }
-            _ => return Ok(()),
+    /// Sends again what the lost carrier did not bring.
+    fn transmit_unsent(&mut self, turn: &mut Turn<'_, B>) -> Result<(), TransmitError> {
+        while self.sent.unsent > 0 && turn.has_room() {
+            let next = self.sent.retained.len() - self.sent.unsent;
+            let Some(record) = self.sent.retained.get_mut(next) else { break };
+            let sealed = record.seal_again(turn.sealer)?;
+            turn.push(sealed);
+            self.sent.unsent -= 1;
         }
-        turn.flush().map(|_| ())
+        Ok(())
     }
 
     fn transmit_unreliable(&mut self, turn: &mut Turn<'_, B>, now: Time) -> Result<(), SealError> {
@@ -156,7 +154,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
             let id = self.credits_due.pop_front()?;
             if let Some(flow) = self.flows.get_mut(&id) {
                 flow.is_credit_due = false;
-                return Some(Frame::Credit(id, flow.granted()));
+                return Some(Frame::Credit(id, flow.take_credit()));
             }
         }
     }
@@ -168,11 +166,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
                 self.schedule.idle((contact, id));
                 continue;
             };
-            let left = self.sent.grant.saturating_sub(self.counters.bytes_sent);
-            let Some(len) = flow.next_len((left / GRANT_SHARE).max(FLOW_SHARE_MIN)) else {
-                if flow.is_throttled {
-                    self.throttled.insert(id);
-                } else if flow.take_fin() {
+            let Some(len) = flow.next_len() else {
+                if flow.take_fin() {
                     self.transmit_fin(turn, id)?;
                 }
                 self.schedule.idle((contact, id));
@@ -247,8 +242,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
 
     fn retain_last(&mut self, turn: &Turn<'_, B>) {
         if let Some(record) = turn.records.last() {
+            // The record just sealed is the last of its key.
+            let sequence = turn.sealer.sealed() - 1;
+            let key = turn.sealer.sealed_by();
             self.sent.records += 1;
-            self.sent.retained.push_back(record.clone());
+            self.sent.retained.push_back(Retained::new(record.clone(), key, sequence));
         }
     }
 
@@ -262,20 +260,33 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
 
     /// When [`Session::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Time {
-        let liveness = self.liveness.poll_timeout();
-        self.received.poll_due.map_or(liveness, |due| due.min(liveness))
+        match self.carriage {
+            Carriage::Lost { since } => since + self.grace,
+            Carriage::Opening | Carriage::Carried => {
+                let liveness = self.liveness.poll_timeout();
+                self.received.poll_due.map_or(liveness, |due| due.min(liveness))
+            }
+        }
     }
 
     /// Lets time pass: a probe or a `POLL` may have become due.
     ///
     /// # Errors
-    /// When the other end is silent: the carrier is dead.
+    /// [`SessionError::Silent`] when the carrier is dead; any other when the session is over.
     pub fn handle_timeout(&mut self, now: Time) -> Result<(), SessionError> {
+        match self.carriage {
+            Carriage::Opening => return Ok(()),
+            Carriage::Lost { since } if now.since(since) >= self.grace => {
+                return Err(SessionError::Grace);
+            }
+            Carriage::Lost { .. } => return Ok(()),
+            Carriage::Carried => {}
+        }
         let is_held = !self.sent.retained.is_empty();
         if is_held && now.since(self.sent.acknowledged_at) > UNACKNOWLEDGED_MAX {
             return Err(SessionError::Unacknowledged);
         }
-        self.liveness.handle_timeout(self.is_up(), now)
+        self.liveness.handle_timeout(now)
     }
 }
 

@@ -8,10 +8,10 @@ use adit_proto::flow::Chunk;
 use adit_proto::frame::{Frame, Open};
 use adit_proto::id::{ContactId, FlowId, SessionId, Side, Time};
 use adit_proto::limits::{
-    CARRIER_SEND_MAX, GATHERED_MAX, PAYLOAD_MAX, RECORD_TRAILER, SLOT_HEADROOM,
+    CARRIER_SEND_MAX, GATHERED_MAX, GRACE, PAYLOAD_MAX, RECORD_TRAILER, SLOT_HEADROOM,
 };
 use adit_proto::record::{KeySchedule, Opened, RecordLayer};
-use adit_proto::session::{Event, Sealed, Session, SessionError};
+use adit_proto::session::{Event, Greeted, Sealed, Session, SessionError};
 use rustls::crypto::cipher::{AeadKey, Iv};
 use rustls::{ConnectionTrafficSecrets, ExtractedSecrets};
 
@@ -51,7 +51,7 @@ impl End {
     pub(crate) fn new(side: Side) -> Self {
         let (tx, rx) = if side == Side::Relay { (1, 2) } else { (2, 1) };
         Self {
-            session: Session::new(side, SessionId([7; 16]), Time(0)),
+            session: Session::new(side, id(side), GRACE, Time(0)),
             records: records(tx, rx),
             delivered: BTreeMap::new(),
             untaken: BTreeMap::new(),
@@ -63,13 +63,7 @@ impl End {
     pub(crate) fn transmit(&mut self, now: Time) -> Vec<Vec<u8>> {
         let mut sealed: Vec<Sealed<Box<[u8]>>> = Vec::new();
         self.session
-            .poll_records(
-                CARRIER_SEND_MAX,
-                now,
-                &mut self.records.sealer,
-                &mut sealed,
-                &mut self.events,
-            )
+            .poll_records(CARRIER_SEND_MAX, now, &mut self.records.sealer, &mut sealed)
             .unwrap();
         sealed.iter().map(|record| record.memory[..record.len].to_vec()).collect()
     }
@@ -136,6 +130,11 @@ pub(crate) struct Pair {
     pub(crate) forwarder: End,
     pub(crate) relay: End,
     pub(crate) now: Time,
+    keys: u8,
+}
+
+fn id(side: Side) -> SessionId {
+    if side == Side::Relay { SessionId([7; 16]) } else { SessionId::NONE }
 }
 
 impl Pair {
@@ -145,10 +144,22 @@ impl Pair {
             forwarder: End::new(Side::Forwarder),
             relay: End::new(Side::Relay),
             now: Time(0),
+            keys: 0,
         };
+        pair.greet().unwrap();
         pair.exchange();
         assert!(pair.forwarder.session.is_up() && pair.relay.session.is_up());
         pair
+    }
+
+    /// A new carrier with keys of its own: `HELLO` one way, `WELCOME` the other.
+    pub(crate) fn greet(&mut self) -> Result<Greeted, SessionError> {
+        self.keys += 2;
+        self.forwarder.records = records(self.keys, self.keys + 1);
+        self.relay.records = records(self.keys + 1, self.keys);
+        let hello = self.forwarder.session.hello();
+        let welcome = self.relay.session.handle_hello(&hello, self.now)?;
+        self.forwarder.session.handle_welcome(&welcome, self.now)
     }
 
     /// Carries records both ways until neither end has more; a millisecond each way.

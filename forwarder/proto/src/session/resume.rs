@@ -1,0 +1,247 @@
+//! How a session outlives its carriers: greetings, the loss of a carrier, and what is sent again.
+//!
+//! ```text
+//!            WELCOME                  carrier lost
+//!  Opening ───────────▶ Carried ───────────────────▶ Lost ──grace──▶ over
+//!                        ▲   │ ▲                       │
+//!          newer carrier └───┘ └───────────────────────┘
+//!                                   HELLO, WELCOME
+//! ```
+//!
+//! Each end counts the reliable records that it received. A greeting says the count; what the
+//! other end has beyond it is sent again, in order, before anything new. The forwarder may go on
+//! receiving on the old carrier until `WELCOME` comes on the new one: `replays_from` says how much
+//! of the replay it has by then.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::error::TransmitError;
+use super::liveness::Liveness;
+use super::{Sealed, Session, SessionError};
+use crate::frame::{Frame, Frames, Hello};
+use crate::id::{SessionId, Side, Time};
+use crate::limits::{
+    FLOW_WINDOW, GRACE_MAX, PAYLOAD_MAX, RECORD_HEADER, RECORD_TRAILER, SESSION_WINDOW, VERSION,
+};
+use crate::record::{ContentType, SealError, SealedBy, Sealer};
+
+/// Whether something carries the session at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carriage {
+    /// The first carrier's greeting is under way.
+    Opening,
+    Carried,
+    Lost {
+        since: Time,
+    },
+}
+
+/// What came of a greeting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Greeted {
+    /// A session has begun in which nothing of an older one counts.
+    Started,
+    /// The session goes on where it was.
+    Resumed,
+}
+
+/// A record that was sent and not acknowledged, and what it takes to open it again.
+#[derive(Debug)]
+pub(super) struct Retained<B> {
+    sealed: Sealed<B>,
+    key: SealedBy,
+    sequence: u64,
+}
+
+impl<B> Retained<B> {
+    pub(super) fn new(sealed: Sealed<B>, key: SealedBy, sequence: u64) -> Self {
+        Self { sealed, key, sequence }
+    }
+}
+
+impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Retained<B> {
+    /// Opens the record in place and seals it again under the present carrier's key.
+    pub(super) fn seal_again(&mut self, sealer: &mut Sealer) -> Result<Sealed<B>, TransmitError> {
+        let len = self.sealed.len;
+        if Rc::get_mut(&mut self.sealed.memory).is_none() {
+            // The old carrier's last send still reads it: that memory must not change.
+            let copy: Box<[u8]> =
+                (*self.sealed.memory).as_ref().get(..len).unwrap_or_default().into();
+            self.sealed.memory = Rc::new(B::from(copy));
+        }
+        let memory = Rc::get_mut(&mut self.sealed.memory)
+            .expect("invariant: memory that nobody shares can be had")
+            .as_mut();
+        let record = memory.get_mut(..len).unwrap_or_default();
+        let (_, content) = self.key.reopen(self.sequence, record)?;
+        (self.key, self.sequence) = (sealer.sealed_by(), sealer.sealed());
+        self.sealed.len = sealer.seal(ContentType::ApplicationData, memory, content.len())?;
+        Ok(self.sealed.clone())
+    }
+}
+
+/// Reads the first record of a carrier, which holds one greeting and nothing else.
+///
+/// # Errors
+/// When it is anything else, or of another version of the protocol.
+pub fn parse_greeting(content: &[u8], from: Side) -> Result<Hello, SessionError> {
+    let mut frames = Frames::new(content);
+    let frame = frames.next().transpose()?;
+    let hello = match (frame, from) {
+        (Some(Frame::Hello(hello)), Side::Forwarder)
+        | (Some(Frame::Welcome(hello)), Side::Relay) => hello,
+        (Some(frame), _) => return Err(SessionError::Unexpected(frame.kind())),
+        (None, _) => return Err(crate::frame::FrameError::Truncated.into()),
+    };
+    if let Some(more) = frames.next().transpose()? {
+        return Err(SessionError::Unexpected(more.kind()));
+    }
+    if hello.version != VERSION {
+        return Err(SessionError::Version(hello.version));
+    }
+    if hello.flow_window < PAYLOAD_MAX as u64 {
+        return Err(SessionError::FlowWindow(hello.flow_window));
+    }
+    Ok(hello)
+}
+
+/// Seals a greeting as a record of its own. It is neither counted nor retained.
+///
+/// # Errors
+/// When the key may seal no more.
+pub fn seal_greeting(frame: &Frame<'_>, sealer: &mut Sealer) -> Result<Vec<u8>, SealError> {
+    let mut record = vec![0; RECORD_HEADER];
+    frame.encode(&mut record);
+    let content_len = record.len() - RECORD_HEADER;
+    record.resize(record.len() + RECORD_TRAILER, 0);
+    let len = sealer.seal(ContentType::ApplicationData, &mut record, content_len)?;
+    record.truncate(len);
+    Ok(record)
+}
+
+impl<B> Session<B> {
+    /// What the forwarder says first on a new carrier, whether it has a session already or not.
+    ///
+    /// While the older carrier lives, the session goes on there until `WELCOME` comes.
+    pub fn hello(&mut self) -> Hello {
+        self.epoch += 1;
+        self.greeting()
+    }
+
+    /// The relay takes the `HELLO` of a new carrier for this session, and returns the `WELCOME` to
+    /// send as the carrier's first record. From then on nothing that the older carrier brings may
+    /// be taken.
+    ///
+    /// # Errors
+    /// [`SessionError::Stale`] concerns the new carrier alone; any other ends the session.
+    pub fn handle_hello(&mut self, hello: &Hello, now: Time) -> Result<Hello, SessionError> {
+        if hello.epoch <= self.epoch {
+            return Err(SessionError::Stale { offered: hello.epoch, present: self.epoch });
+        }
+        self.sent.flow_window = hello.flow_window;
+        if self.carriage == Carriage::Opening && hello.session != SessionId::NONE {
+            // It names a session that is gone: the counts mean nothing here.
+        } else {
+            self.sent.unsent = 0;
+            self.acknowledge(hello.received, now)?;
+            self.raise_grant(hello.grant);
+        }
+        self.epoch = hello.epoch;
+        self.attach(now);
+        Ok(self.greeting())
+    }
+
+    /// The forwarder takes the `WELCOME` of the carrier that the last [`Session::hello`] was for.
+    ///
+    /// # Errors
+    /// When the ends disagree: the session must be ended.
+    pub fn handle_welcome(&mut self, welcome: &Hello, now: Time) -> Result<Greeted, SessionError> {
+        if welcome.epoch != self.epoch {
+            return Err(SessionError::Stale { offered: welcome.epoch, present: self.epoch });
+        }
+        let greeted = if welcome.session == self.id {
+            self.sent.unsent = 0;
+            self.acknowledge(welcome.received, now)?;
+            let received = self.received.records;
+            let replays_from = welcome.replays_from;
+            self.received.repeated = received
+                .checked_sub(replays_from)
+                .ok_or(SessionError::Gap { replays_from, received })?;
+            Greeted::Resumed
+        } else {
+            let epoch = self.epoch;
+            *self = Self::new(self.side, welcome.session, Duration::ZERO, now);
+            self.epoch = epoch;
+            Greeted::Started
+        };
+        self.grace = welcome.grace.min(GRACE_MAX);
+        self.sent.flow_window = welcome.flow_window;
+        self.raise_grant(welcome.grant);
+        self.attach(now);
+        Ok(greeted)
+    }
+
+    fn attach(&mut self, now: Time) {
+        self.carriage = Carriage::Carried;
+        self.opened_detached = 0;
+        self.sent.unsent = self.sent.retained.len();
+        self.sent.acknowledged_at = now;
+        self.received.poll_due = Some(now);
+        self.liveness = Liveness::new(now);
+    }
+
+    /// The carrier is gone. The session waits for another until [`Session::handle_timeout`] says
+    /// that its grace is over.
+    pub fn handle_carrier_lost(&mut self, now: Time) {
+        if self.carriage == Carriage::Carried {
+            self.carriage = Carriage::Lost { since: now };
+        }
+    }
+
+    fn greeting(&mut self) -> Hello {
+        let poll = self.take_poll();
+        // Should the greeting be lost with its carrier, the older one still has to be told.
+        self.received.poll_due = Some(Time::default());
+        Hello {
+            version: VERSION,
+            session: self.id,
+            epoch: self.epoch,
+            received: poll.records,
+            replays_from: self.sent.records - self.sent.retained.len() as u64,
+            grant: poll.bytes,
+            flow_window: FLOW_WINDOW,
+            grace: self.grace,
+            datagram_keys: Vec::new(),
+        }
+    }
+
+    /// The other end has `records`: those are retained no longer.
+    pub(super) fn acknowledge(&mut self, records: u64, now: Time) -> Result<(), SessionError> {
+        let sent = self.sent.records;
+        if records > sent {
+            return Err(SessionError::Acknowledged { acknowledged: records, sent });
+        }
+        // What is still to be sent again is sent, even if the other end has it from the older
+        // carrier: it counts.
+        let resent = sent - self.sent.unsent as u64;
+        let first = sent - self.sent.retained.len() as u64;
+        let acknowledged = records.min(resent).saturating_sub(first);
+        let acknowledged = usize::try_from(acknowledged).unwrap_or(usize::MAX);
+        if acknowledged > 0 {
+            self.sent.retained.drain(..acknowledged);
+            self.sent.acknowledged_at = now;
+        }
+        Ok(())
+    }
+
+    /// The other end takes `bytes` in all; of more than we may retain no use is made.
+    pub(super) fn raise_grant(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.counters.bytes_sent + SESSION_WINDOW);
+        if bytes <= self.sent.grant {
+            return;
+        }
+        self.sent.grant = bytes;
+        self.wake_throttled();
+    }
+}

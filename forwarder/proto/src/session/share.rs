@@ -1,0 +1,121 @@
+//! How much of the session's grant one flow may take up.
+//!
+//! Bytes that no socket takes stay in the grant. Were each flow let go to its credit, a few hundred
+//! that nobody reads would take all of it and hold up every other. So a flow has a share of what is
+//! left: plenty while little is taken up, and from then on as much as its reader has earned it.
+
+use super::Session;
+use crate::frame::Frame;
+use crate::id::FlowId;
+use crate::limits::{
+    FLOW_SHARE_MIN, FLOW_SHARE_PROVEN, GRANT_SHARES, PAYLOAD_MAX, SESSION_QUEUED_MAX,
+    SESSION_WINDOW, THROTTLED_WAKE_MAX,
+};
+
+/// How many bytes a flow may have under way. `left` is what is left of the session's grant,
+/// `flows` how many flows there are, `taken` how many bytes this one's reader has taken so far.
+///
+/// Where more than an eighth of the grant is taken up, a reader that has taken little gets little,
+/// since kernels take some hundred KiB for one that never reads. The square keeps 10,000 of those
+/// within the grant, and lets one that reads grow to a full share.
+fn share(left: u64, flows: usize, taken: u64) -> u64 {
+    let full = left / GRANT_SHARES;
+    if left >= SESSION_WINDOW / 8 * 7 {
+        return full;
+    }
+    // In KiB, so that the product fits.
+    let (earned, proven) = (taken.min(FLOW_SHARE_PROVEN) >> 10, FLOW_SHARE_PROVEN >> 10);
+    let earned = full * earned * earned / (proven * proven);
+    let even = full / flows.max(1) as u64;
+    earned.max(even).max(FLOW_SHARE_MIN).min(left)
+}
+
+impl<B> Session<B> {
+    /// How many bytes may be read from the flow's socket now. When it is none,
+    /// [`Session::poll_readable`] names the flow as soon as it is worth asking again.
+    pub fn room(&mut self, id: FlowId) -> usize {
+        let left = self.sent.grant.saturating_sub(self.counters.bytes_sent + self.queued as u64);
+        let flows = self.flows.len();
+        let Some(flow) = self.flows.get_mut(&id) else { return 0 };
+        let room = flow.room();
+        if room < PAYLOAD_MAX || self.queued >= SESSION_QUEUED_MAX && flow.queued() > 0 {
+            flow.is_starved = true;
+            return 0;
+        }
+        let share = share(left, flows, flow.taken());
+        let allowed = share.saturating_sub(flow.under_way());
+        let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
+        if allowed >= PAYLOAD_MAX || allowed as u64 >= FLOW_SHARE_MIN {
+            return room.min(allowed);
+        }
+        flow.is_starved = true;
+        if !std::mem::replace(&mut flow.is_throttled, true) {
+            self.throttled.push_back(id);
+        }
+        if flow.poll_blocked() {
+            self.control.push_back(Frame::Blocked(id));
+        }
+        0
+    }
+
+    /// The grant has grown: the flows that have waited longest for it may try again.
+    pub(super) fn wake_throttled(&mut self) {
+        let count = self.throttled.len().min(THROTTLED_WAKE_MAX);
+        for id in self.throttled.drain(..count) {
+            let Some(flow) = self.flows.get_mut(&id) else { continue };
+            flow.is_throttled = false;
+            if std::mem::take(&mut flow.is_starved) {
+                self.readable.push_back(id);
+            }
+        }
+    }
+
+    /// The flow waits to hear what was taken.
+    pub(super) fn handle_blocked(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        if flow.handle_blocked() && !std::mem::replace(&mut flow.is_credit_due, true) {
+            self.credits_due.push_back(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::FLOW_WINDOW;
+
+    /// What kernels take, at both ends of a socket, for a reader that never reads.
+    const UNREAD: u64 = 150 * 1024;
+
+    /// 10,000 flows that are never read leave a reader that takes what it gets room for more than
+    /// a fast line holds, wherever it comes in.
+    #[test]
+    fn ten_thousand_stalled_flows_leave_room_for_one_that_reads() {
+        let mut left = SESSION_WINDOW;
+        for stalled in 1..=10_000 {
+            let take = share(left, stalled, UNREAD).min(FLOW_WINDOW);
+            left -= take;
+            let reader = share(left, stalled + 1, FLOW_SHARE_PROVEN);
+            assert!(reader >= 512 * 1024, "{reader} bytes beside {stalled} stalled flows");
+        }
+    }
+
+    /// A reader that has taken nothing yet is not held back where there is plenty.
+    #[test]
+    fn a_new_flow_has_its_full_credit_while_little_is_taken_up() {
+        assert!(share(SESSION_WINDOW, 1, 0) >= FLOW_WINDOW);
+        assert!(share(SESSION_WINDOW - SESSION_WINDOW / 8, 1, 0) >= FLOW_WINDOW);
+    }
+
+    /// However short the grant is, a share is one that can be read, and never more than is left.
+    #[test]
+    fn a_share_is_worth_reading_and_within_what_is_left() {
+        for left in [FLOW_SHARE_MIN, 1 << 20, 1 << 24, SESSION_WINDOW] {
+            for taken in [0, UNREAD, FLOW_SHARE_PROVEN, u64::MAX] {
+                let share = share(left, 65_536, taken);
+                assert!((FLOW_SHARE_MIN..=left).contains(&share), "{left} {taken}: {share}");
+            }
+        }
+        assert_eq!(share(0, 1, u64::MAX), 0);
+    }
+}

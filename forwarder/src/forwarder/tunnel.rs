@@ -1,0 +1,301 @@
+//! How far the tunnel has come: the session, what carries it, and when to dial.
+//!
+//! ```text
+//!           wait is over            a carrier             WELCOME
+//!  Waiting ─────────────▶ Dialling ───────────▶ Greeting ─────────▶ Idle
+//!     ▲                      │ none                │ none             │ lost, suspect,
+//!     └──────────────────────┴─────────────────────┴──────────────────┘ or session over
+//! ```
+//!
+//! The session outlives its carriers, so dialling goes on beside it: a carrier that is suspect
+//! stays until another has taken over (make before break).
+//!
+//! A state machine: time and answers come in as arguments.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use adit_proto::frame::GoawayReason;
+use adit_proto::id::SessionId;
+
+use crate::gateway::{Ended, Redial};
+use crate::handoff::{Down, SessionKey};
+
+/// The tunnel as the control plane knows it.
+#[derive(Debug)]
+pub(super) struct Tunnel {
+    session: Option<Session>,
+    carrier: Option<Carrier>,
+    dial: Dial,
+    redial: Redial,
+    /// The address that the last carrier was dialled to.
+    remote: Option<SocketAddr>,
+    last_session: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Session {
+    key: SessionKey,
+    id: Option<SessionId>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Carrier {
+    remote: SocketAddr,
+    since: Instant,
+    is_suspect: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dial {
+    Idle,
+    Waiting { until: Instant },
+    Dialling,
+    Greeting,
+}
+
+impl Tunnel {
+    /// Nothing yet; the first attempt is due at once.
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            session: None,
+            carrier: None,
+            dial: Dial::Waiting { until: now },
+            redial: Redial::default(),
+            remote: None,
+            last_session: 0,
+        }
+    }
+
+    /// The session, from its first carrier's greeting to its end.
+    pub(super) fn session(&self) -> Option<SessionKey> {
+        self.session.map(|session| session.key)
+    }
+
+    /// Whether events of `session` concern this tunnel: those of older ones are late news.
+    pub(super) fn is_current(&self, session: SessionKey) -> bool {
+        self.session() == Some(session)
+    }
+
+    /// The session's name on the wire, once `WELCOME` has told it.
+    pub(super) fn id(&self) -> Option<SessionId> {
+        self.session.and_then(|session| session.id)
+    }
+
+    /// The present carrier's other end, or that of the one under way.
+    pub(super) fn remote(&self) -> Option<SocketAddr> {
+        let greeting = self.remote.filter(|_| self.dial == Dial::Greeting);
+        self.carrier.map(|carrier| carrier.remote).or(greeting)
+    }
+
+    /// For people: `up`, `suspect`, `opening`, `dialling` or `waiting`.
+    pub(super) fn state(&self) -> &'static str {
+        match (self.carrier, self.dial) {
+            (Some(carrier), _) if !carrier.is_suspect => "up",
+            (Some(_), _) => "suspect",
+            (None, Dial::Greeting) => "opening",
+            (None, Dial::Dialling) => "dialling",
+            (None, _) => "waiting",
+        }
+    }
+
+    /// When the next attempt is due, if one is.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        match self.dial {
+            Dial::Waiting { until } => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Whether to dial now; if so, the attempt counts as begun.
+    pub(super) fn poll_dial(&mut self, now: Instant) -> bool {
+        let is_due = self.poll_timeout().is_some_and(|until| until <= now);
+        if is_due {
+            self.dial = Dial::Dialling;
+        }
+        is_due
+    }
+
+    /// An attempt has brought a carrier; returns the session to offer it to.
+    pub(super) fn handle_dialled(&mut self, remote: SocketAddr) -> SessionKey {
+        self.dial = Dial::Greeting;
+        self.remote = Some(remote);
+        let session = self.session.get_or_insert_with(|| {
+            self.last_session += 1;
+            Session { key: SessionKey(self.last_session), id: None }
+        });
+        session.key
+    }
+
+    /// An attempt has come to nothing; returns how long to wait for the next, if one is wanted.
+    pub(super) fn handle_not_dialled(&mut self, ended: Ended, now: Instant) -> Option<Duration> {
+        self.dial = Dial::Idle;
+        self.wait_unless_well(ended, now)
+    }
+
+    /// The session has begun, or goes on, on the carrier that was dialled last.
+    pub(super) fn handle_up(&mut self, id: SessionId, now: Instant) {
+        if let (Some(session), Some(remote)) = (&mut self.session, self.remote) {
+            session.id = Some(id);
+            self.carrier = Some(Carrier { remote, since: now, is_suspect: false });
+            self.dial = Dial::Idle;
+        }
+    }
+
+    /// The session has no carrier any more; returns how long to wait before dialling.
+    pub(super) fn handle_lost(&mut self, now: Instant) -> Option<Duration> {
+        let lived = self.carrier.take().map(|carrier| now.duration_since(carrier.since));
+        if matches!(self.dial, Dial::Dialling | Dial::Greeting) {
+            // Another carrier is on its way already.
+            return None;
+        }
+        Some(self.wait(lived.map_or(Ended::Failed, Ended::Lost), now))
+    }
+
+    /// The carrier does not answer in time, or does so again.
+    pub(super) fn handle_suspect(&mut self, is_suspect: bool, now: Instant) {
+        let Some(carrier) = &mut self.carrier else { return };
+        carrier.is_suspect = is_suspect;
+        match self.dial {
+            Dial::Idle if is_suspect => self.dial = Dial::Waiting { until: now },
+            Dial::Waiting { .. } if !is_suspect => self.dial = Dial::Idle,
+            _ => {}
+        }
+    }
+
+    /// The network of this host has changed: whatever was waited for may be there now.
+    pub(super) fn handle_network_change(&mut self, now: Instant) {
+        if let Dial::Waiting { until } = &mut self.dial {
+            *until = now;
+        }
+    }
+
+    /// The carrier that was offered came to nothing; returns how long to wait for the next, if one
+    /// is wanted.
+    pub(super) fn handle_dropped(&mut self, now: Instant) -> Option<Duration> {
+        if self.dial != Dial::Greeting {
+            return None;
+        }
+        self.dial = Dial::Idle;
+        self.wait_unless_well(Ended::Failed, now)
+    }
+
+    /// The session is over; returns how long to wait before another is begun.
+    pub(super) fn handle_down(&mut self, why: &Down, now: Instant) -> Duration {
+        let carrier = self.carrier.take();
+        self.session = None;
+        let ended = match (why, carrier) {
+            (Down::Denied | Down::Goaway(GoawayReason::Revoked, _), _) => Ended::Denied,
+            (Down::Goaway(GoawayReason::Superseded, _), _) => Ended::Superseded,
+            (_, Some(carrier)) => Ended::Lost(now.duration_since(carrier.since)),
+            (_, None) => Ended::Failed,
+        };
+        self.wait(ended, now)
+    }
+
+    fn wait_unless_well(&mut self, ended: Ended, now: Instant) -> Option<Duration> {
+        let is_well = self.carrier.is_some_and(|carrier| !carrier.is_suspect);
+        (!is_well).then(|| self.wait(ended, now))
+    }
+
+    fn wait(&mut self, ended: Ended, now: Instant) -> Duration {
+        // Flows hang on it.
+        let is_urgent = self.id().is_some();
+        let wait = self.redial.wait(ended, is_urgent);
+        // An attempt that is under way serves the next session as well.
+        if self.dial != Dial::Dialling {
+            self.dial = Dial::Waiting { until: now + wait };
+        }
+        Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REMOTE: SocketAddr =
+        SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 443);
+    const ID: SessionId = SessionId([7; 16]);
+
+    fn up(now: Instant) -> Tunnel {
+        let mut tunnel = Tunnel::new(now);
+        assert!(tunnel.poll_dial(now));
+        tunnel.handle_dialled(REMOTE);
+        tunnel.handle_up(ID, now);
+        tunnel
+    }
+
+    /// A session keeps its name over its carriers.
+    #[test]
+    fn a_lost_carrier_is_dialled_for_the_same_session_at_once() {
+        let now = Instant::now();
+        let mut tunnel = up(now);
+        let session = tunnel.session();
+        let later = now + Duration::from_secs(5);
+        assert_eq!(tunnel.handle_lost(later), Some(Duration::ZERO));
+        assert!(tunnel.poll_dial(later));
+        assert_eq!(Some(tunnel.handle_dialled(REMOTE)), session);
+        tunnel.handle_up(ID, later);
+        assert_eq!((tunnel.state(), tunnel.poll_timeout()), ("up", None));
+    }
+
+    /// A carrier that is only suspect stays; when it answers again, no other is wanted.
+    #[test]
+    fn a_suspect_carrier_is_dialled_for_and_kept_when_it_answers() {
+        let now = Instant::now();
+        let mut tunnel = up(now);
+        tunnel.handle_suspect(true, now);
+        assert_eq!(tunnel.state(), "suspect");
+        assert!(tunnel.poll_dial(now));
+        tunnel.handle_dialled(REMOTE);
+        tunnel.handle_suspect(false, now);
+        assert_eq!(tunnel.handle_dropped(now), None);
+        assert_eq!((tunnel.state(), tunnel.poll_timeout()), ("up", None));
+    }
+
+    /// While a carrier is suspect, attempts that fail are repeated.
+    #[test]
+    fn attempts_go_on_while_the_carrier_is_suspect() {
+        let now = Instant::now();
+        let mut tunnel = up(now);
+        tunnel.handle_suspect(true, now);
+        assert!(tunnel.poll_dial(now));
+        let wait = tunnel.handle_not_dialled(Ended::Failed, now).unwrap();
+        assert!(wait <= Duration::from_secs(2), "{wait:?}");
+        assert!(tunnel.poll_timeout().is_some());
+    }
+
+    /// Who was overtaken by another with the same key does not take the session back at once.
+    #[test]
+    fn a_superseded_session_is_waited_out() {
+        let now = Instant::now();
+        let mut tunnel = up(now);
+        let why = Down::Goaway(GoawayReason::Superseded, String::new());
+        assert!(tunnel.handle_down(&why, now) >= Duration::from_secs(5));
+        assert_eq!((tunnel.session(), tunnel.state()), (None, "waiting"));
+    }
+
+    /// One attempt at a time, whatever happens meanwhile.
+    #[test]
+    fn a_carrier_lost_while_dialling_is_not_dialled_for_twice() {
+        let now = Instant::now();
+        let mut tunnel = up(now);
+        tunnel.handle_suspect(true, now);
+        assert!(tunnel.poll_dial(now));
+        assert_eq!(tunnel.handle_lost(now), None);
+        assert!(!tunnel.poll_dial(now + Duration::from_secs(60)));
+        tunnel.handle_down(&Down::Grace, now);
+        assert!(!tunnel.poll_dial(now + Duration::from_secs(60)));
+    }
+
+    /// A change of the network ends a wait.
+    #[test]
+    fn a_network_change_ends_the_wait() {
+        let now = Instant::now();
+        let mut tunnel = up(now);
+        tunnel.handle_down(&Down::Silent, now);
+        tunnel.handle_network_change(now);
+        assert!(tunnel.poll_dial(now));
+    }
+}

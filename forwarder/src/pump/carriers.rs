@@ -1,0 +1,282 @@
+//! Carriers: records in, batches of records out, and what becomes of one that is lost.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_proto::frame::Frame;
+use adit_proto::id::Time;
+use adit_proto::limits::{CARRIER_NOTSENT, CARRIER_USER_TIMEOUT, OPENING_MAX};
+use adit_proto::record::{KEY_UPDATE_LEN, RecordLayer, SealError};
+use adit_proto::session::{TransmitError, seal_greeting};
+use adit_ring::{Received, SendHow, Slice, SliceList, Socket};
+
+use super::Pump;
+use super::sessions::Tunnel;
+use super::slots::{Purpose, Slot};
+use super::timers::Timer;
+use crate::collector::{Collected, Intake, broken, shift};
+use crate::distributor::Batch;
+use crate::handoff::{Carrier, Down, Event, SessionKey};
+use crate::key::PublicKey;
+
+/// One carrier's connection.
+#[derive(Debug)]
+pub(super) struct CarrierSocket {
+    pub(super) role: Role,
+    pub(super) remote: String,
+    socket: Socket,
+    records: RecordLayer,
+    intake: Intake,
+    batch: Batch,
+    pub(super) is_sending: bool,
+}
+
+/// What a carrier is for at the moment.
+#[derive(Clone, Debug)]
+pub(super) enum Role {
+    /// At the relay: whose it is, until `HELLO` says which session it is for.
+    AwaitsHello(Arrival),
+    /// At the forwarder: `HELLO` was sent.
+    AwaitsWelcome(Slot),
+    /// It carries the session.
+    Carries(Slot),
+}
+
+/// A carrier's owner, and what a session that begins on it would be.
+#[derive(Clone, Debug)]
+pub(super) struct Arrival {
+    pub(super) session: SessionKey,
+    pub(super) key: PublicKey,
+    pub(super) name: Arc<str>,
+    pub(super) grace: Duration,
+}
+
+impl Pump {
+    /// Takes a carrier over: it reads, and has [`OPENING_MAX`] for its greeting.
+    pub(super) fn insert_carrier(&mut self, carrier: Carrier, role: Role) -> Slot {
+        let socket = Socket::from(carrier.stream);
+        // Without these the carrier works, only less well; the sockets are the kernel's own.
+        socket.set_nodelay().ok();
+        socket.set_notsent_lowat(CARRIER_NOTSENT).ok();
+        socket.set_user_timeout(CARRIER_USER_TIMEOUT).ok();
+        let slot = self.carriers.insert(CarrierSocket {
+            role,
+            remote: carrier.remote.to_string(),
+            socket,
+            records: carrier.records,
+            intake: Intake::default(),
+            batch: Batch::new(),
+            is_sending: false,
+        });
+        self.timers.set(self.now + OPENING_MAX, Timer::Greeting(slot));
+        self.arm_carrier(slot);
+        slot
+    }
+
+    /// Takes the bytes that came with the carrier's handshake.
+    pub(super) fn take_leftover(&mut self, slot: Slot, leftover: Vec<u8>) {
+        let Some(carrier) = self.carriers.get_mut(slot) else { return };
+        let (collected, result) = carrier.intake.handle_leftover(leftover, &mut carrier.records);
+        self.handle_collected(slot, &collected, result);
+    }
+
+    pub(super) fn arm_carrier(&mut self, slot: Slot) {
+        let Some(carrier) = self.carriers.get(slot) else { return };
+        let token = slot.token(Purpose::CarrierReceive);
+        self.ring.recv(&carrier.socket, self.groups.carriers, 1, token);
+    }
+
+    pub(super) fn handle_carrier_received(&mut self, slot: Slot, result: io::Result<Received>) {
+        let Some(carrier) = self.carriers.get_mut(slot) else { return };
+        let received = match result {
+            Ok(received) => received,
+            Err(error) if is_dry(&error) => return self.carriers_dry.push(slot),
+            Err(error) => return self.lose_carrier(slot, Down::Lost(error.to_string())),
+        };
+        let Some(buffer) = received.into_iter().next() else {
+            return self.lose_carrier(slot, Down::Lost("the other end closed it".into()));
+        };
+        let (collected, result) = carrier.intake.handle_received(buffer, &mut carrier.records);
+        self.arm_carrier(slot);
+        self.handle_collected(slot, &collected, result);
+    }
+
+    /// The first record of a carrier is its greeting; the others are the session's.
+    fn handle_collected(&mut self, slot: Slot, collected: &Collected, result: Result<(), Down>) {
+        let mut contents = collected.contents.iter().cloned();
+        let role = self.carriers.get(slot).map(|carrier| carrier.role.clone());
+        if let Some(role @ (Role::AwaitsHello(_) | Role::AwaitsWelcome(_))) = role
+            && let Some(first) = contents.next()
+        {
+            self.handle_greeting(slot, role, collected.content(first));
+        }
+        let Some(CarrierSocket { role: Role::Carries(tunnel), .. }) = self.carriers.get(slot)
+        else {
+            if let Err(why) = result {
+                self.lose_carrier(slot, why);
+            }
+            return;
+        };
+        let tunnel = *tunnel;
+        let handled = self.handle_records(tunnel, collected, contents);
+        match (handled, result) {
+            (Err(why), _) => return self.end(tunnel, why),
+            // What is wrong with a carrier's bytes is the carrier's fault: the session goes on.
+            (Ok(()), Err(why)) => self.lose_carrier(slot, why),
+            (Ok(()), Ok(())) => self.check_suspect(tunnel),
+        }
+        self.wake_readable(tunnel);
+        self.schedule_send(tunnel);
+    }
+
+    fn handle_records(
+        &mut self,
+        slot: Slot,
+        collected: &Collected,
+        contents: impl Iterator<Item = std::ops::Range<usize>>,
+    ) -> Result<(), Down> {
+        let Some(tunnel) = self.tunnels.get_mut(slot) else { return Ok(()) };
+        let mut events = Vec::new();
+        let mut result = Ok(());
+        for range in contents {
+            let (first, by) = (events.len(), range.start);
+            let content = collected.content(range);
+            result = tunnel.session.handle_record(content, self.now, &mut events).map_err(broken);
+            shift(events.get_mut(first..).unwrap_or_default(), by);
+            if result.is_err() {
+                break;
+            }
+        }
+        for event in events {
+            self.handle_session_event(slot, event, &collected.memory);
+        }
+        result
+    }
+
+    /// Sends a greeting as the first record of a carrier.
+    pub(super) fn send_greeting(&mut self, slot: Slot, frame: &Frame<'_>) -> Result<(), SealError> {
+        let Some(carrier) = self.carriers.get_mut(slot) else { return Ok(()) };
+        let record = seal_greeting(frame, &mut carrier.records.sealer)?;
+        carrier.is_sending = true;
+        let token = slot.token(Purpose::CarrierSend);
+        self.ring.send(&carrier.socket, vec![Slice::from(record)], SendHow::Whole, token);
+        Ok(())
+    }
+
+    /// Sends one batch on the session's carrier, if none is under way and there is something to
+    /// send.
+    pub(super) fn send_carrier(&mut self, slot: Slot) {
+        let mut slices = self.take_slices();
+        let now = self.clock();
+        let Some(tunnel) = self.tunnels.get_mut(slot) else { return self.keep_slices(slices) };
+        tunnel.is_to_send = false;
+        let carried = tunnel.carrier.and_then(|at| Some((at, self.carriers.get_mut(at)?)));
+        let Some((at, carrier)) = carried.filter(|(_, carrier)| !carrier.is_sending) else {
+            self.keep_slices(slices);
+            return self.set_session_timer(slot);
+        };
+        if let Err(error) = carrier.seal_batch(tunnel, now, &mut slices) {
+            self.keep_slices(slices);
+            return self.end(slot, broken(error));
+        }
+        if slices.is_empty() {
+            let is_over = tunnel.is_over();
+            self.keep_slices(slices);
+            if is_over {
+                return self.end(slot, Down::Closed);
+            }
+        } else {
+            carrier.is_sending = true;
+            self.ring.send(&carrier.socket, slices, SendHow::Whole, at.token(Purpose::CarrierSend));
+        }
+        self.wake_readable(slot);
+        self.set_session_timer(slot);
+    }
+
+    pub(super) fn handle_carrier_sent(
+        &mut self,
+        slot: Slot,
+        result: io::Result<usize>,
+        slices: SliceList,
+    ) {
+        let asked: usize = slices.iter().map(|slice| slice.len()).sum();
+        self.keep_slices(slices);
+        let now = self.clock();
+        let Some(carrier) = self.carriers.get_mut(slot) else { return };
+        carrier.is_sending = false;
+        match result {
+            Ok(sent) if sent == asked => {
+                carrier.batch.handle_sent(now);
+                if let Role::Carries(tunnel) = carrier.role {
+                    self.schedule_send(tunnel);
+                }
+            }
+            Ok(_) => {
+                self.lose_carrier(slot, Down::Lost("it was closed within a record".into()));
+            }
+            Err(error) => self.lose_carrier(slot, Down::Lost(error.to_string())),
+        }
+    }
+
+    pub(super) fn handle_greeting_timeout(&mut self, slot: Slot) {
+        let Some(carrier) = self.carriers.get(slot) else { return };
+        if !matches!(carrier.role, Role::Carries(_)) {
+            let seconds = OPENING_MAX.as_secs();
+            self.lose_carrier(slot, Down::Lost(format!("no HELLO or WELCOME within {seconds} s")));
+        }
+    }
+
+    /// The carrier is of no more use; its session waits for another.
+    pub(super) fn lose_carrier(&mut self, slot: Slot, why: Down) {
+        let Some(role) = self.carriers.get(slot).map(|carrier| carrier.role.clone()) else {
+            return;
+        };
+        self.close_carrier(slot);
+        match role {
+            Role::AwaitsHello(Arrival { session, .. }) => {
+                self.emit(Event::Dropped { session, why })
+            }
+            Role::AwaitsWelcome(tunnel) => self.handle_no_welcome(tunnel, why),
+            Role::Carries(tunnel) => self.handle_carrier_lost(tunnel, why),
+        }
+    }
+
+    /// Lets go of a carrier's connection; what the kernel has queued is still sent.
+    pub(super) fn close_carrier(&mut self, slot: Slot) {
+        if let Some(carrier) = self.carriers.remove(slot) {
+            // The last completion closes the descriptor.
+            carrier.socket.shutdown_both().ok();
+            self.ring.cancel(&carrier.socket);
+        }
+    }
+}
+
+impl CarrierSocket {
+    /// Seals what is to be sent next into `slices`.
+    fn seal_batch(
+        &mut self,
+        tunnel: &mut Tunnel,
+        now: Time,
+        slices: &mut SliceList,
+    ) -> Result<(), TransmitError> {
+        if self.records.key_update_due() {
+            let mut update = vec![0; KEY_UPDATE_LEN];
+            let len = self.records.key_update(false, &mut update)?;
+            update.truncate(len);
+            slices.push(Slice::from(update));
+        }
+        let mut sealed = Vec::new();
+        let bytes_max = self.batch.bytes_max();
+        tunnel.session.poll_records(bytes_max, now, &mut self.records.sealer, &mut sealed)?;
+        slices.extend(sealed.iter().map(|s| Slice::from_memory(&s.memory, 0..s.len)));
+        let bytes = slices.iter().map(|slice| slice.len()).sum();
+        self.batch.handle_started(bytes, now);
+        Ok(())
+    }
+}
+
+/// Whether the group of buffers was empty: a state, not an error.
+pub(super) fn is_dry(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32)
+}
