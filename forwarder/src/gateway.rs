@@ -57,8 +57,7 @@ impl Gateway {
         let memory = self.memory.borrow().clone();
         let mut race = Race::new(self, self.relay.len(), memory);
         let carrier = race.run().await;
-        let failures = race.into_failures();
-        let failed = failures.iter().filter_map(Failure::address).collect();
+        let (failures, failed) = race.into_failures();
         self.memory.borrow_mut().failed = failed;
         for failure in &failures {
             tracing::debug!("{failure}");

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
-use super::redial::Ended;
+use super::Ended;
 use crate::config::Place;
 use crate::net::ShakeError;
 use crate::tls::HandshakeError;
@@ -80,16 +80,6 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The address that failed, once there was one.
-    pub(super) fn address(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Resolve { .. } => None,
-            Self::Connect { address, .. }
-            | Self::Silent { address }
-            | Self::Handshake { address, .. } => Some(*address),
-        }
-    }
-
     /// Whether nothing changes until somebody changes a file.
     fn is_denial(&self) -> bool {
         let Self::Handshake { source: ShakeError::Handshake(error), .. } = self else {

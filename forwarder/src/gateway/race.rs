@@ -92,6 +92,8 @@ pub(super) struct Race<'a, D: Dialler> {
     /// The youngest connection that authenticates, and how long the others wait for it.
     awaited: Option<(Candidate, Instant)>,
     failures: Vec<D::Failure>,
+    /// Addresses that failed, or took longer than the others waited.
+    failed: BTreeSet<SocketAddr>,
     until: Instant,
 }
 
@@ -130,6 +132,7 @@ impl<'a, D: Dialler> Race<'a, D> {
             authenticating: Running::default(),
             awaited: None,
             failures: Vec::new(),
+            failed: BTreeSet::new(),
             until: now + ATTEMPT_MAX,
         }
     }
@@ -144,15 +147,21 @@ impl<'a, D: Dialler> Race<'a, D> {
             match self.next_event().await {
                 Event::Answered(answer) => self.handle_answer(answer),
                 Event::Connected(at, Ok(connection)) => self.connected.push_back((at, connection)),
-                Event::Connected(_, Err(failure)) => self.handle_failure(failure),
-                Event::Authenticated(_, Ok(carrier)) => return Some(carrier),
+                Event::Connected(to, Err(failure)) => self.handle_failure(to, failure),
+                Event::Authenticated(at, Ok(carrier)) => {
+                    self.failed.remove(&at.address);
+                    return Some(carrier);
+                }
                 Event::Authenticated(at, Err(failure)) => {
                     self.awaited.take_if(|(awaited, _)| *awaited == at);
-                    self.handle_failure(failure);
+                    self.handle_failure(at, failure);
                 }
                 Event::RecallDue => self.recall_all(),
                 Event::StartDue => {}
-                Event::PatienceOver => self.awaited = None,
+                Event::PatienceOver => {
+                    let awaited = self.awaited.take();
+                    self.failed.extend(awaited.map(|(at, _)| at.address));
+                }
                 Event::TimeOver => {
                     self.give_up();
                     return None;
@@ -161,9 +170,9 @@ impl<'a, D: Dialler> Race<'a, D> {
         }
     }
 
-    /// What has failed so far, in order.
-    pub(super) fn into_failures(self) -> Vec<D::Failure> {
-        self.failures
+    /// What has failed so far, in order, and the addresses that had better be tried last.
+    pub(super) fn into_failures(self) -> (Vec<D::Failure>, BTreeSet<SocketAddr>) {
+        (self.failures, self.failed)
     }
 
     fn start_next(&mut self, now: Instant) {
@@ -231,18 +240,19 @@ impl<'a, D: Dialler> Race<'a, D> {
     }
 
     /// The next candidate need not wait out its delay.
-    fn handle_failure(&mut self, failure: D::Failure) {
+    fn handle_failure(&mut self, of: Candidate, failure: D::Failure) {
+        self.failed.insert(of.address);
         self.failures.push(failure);
         self.start_at = Instant::now();
     }
 
     fn give_up(&mut self) {
-        let connected = self.connected.iter().map(|(at, _)| *at);
-        for at in self.authenticating.candidates.iter().copied().chain(connected) {
-            self.failures.push(self.dialler.silent(at));
+        let connected = take(&mut self.connected).into_iter().map(|(at, _)| at);
+        for at in take(&mut self.authenticating.candidates).into_iter().chain(connected) {
+            self.handle_failure(at, self.dialler.silent(at));
         }
-        for at in &self.connecting.candidates {
-            self.failures.push(self.dialler.unreachable(*at));
+        for to in take(&mut self.connecting.candidates) {
+            self.handle_failure(to, self.dialler.unreachable(to));
         }
     }
 }
