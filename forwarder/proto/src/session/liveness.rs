@@ -140,6 +140,12 @@ impl Liveness {
         Ok(())
     }
 
+    /// Nothing is to be probed yet: the owner has a timer for the greeting.
+    pub(super) fn rest(&mut self, now: Time) {
+        self.wanted = None;
+        self.due = now + PING_RETRY;
+    }
+
     /// The number of the `PING` to send now, if one is due.
     pub(super) fn poll_ping(&mut self, now: Time) -> Option<u64> {
         if !std::mem::take(&mut self.is_probe_due) {

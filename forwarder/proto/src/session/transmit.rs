@@ -261,8 +261,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
     /// When [`Session::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Time {
         match self.carriage {
+            Carriage::Opening => self.liveness.poll_timeout(),
             Carriage::Lost { since } => since + self.grace,
-            Carriage::Opening | Carriage::Carried => {
+            Carriage::Carried => {
                 let liveness = self.liveness.poll_timeout();
                 self.received.poll_due.map_or(liveness, |due| due.min(liveness))
             }
@@ -275,7 +276,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
     /// [`SessionError::Silent`] when the carrier is dead; any other when the session is over.
     pub fn handle_timeout(&mut self, now: Time) -> Result<(), SessionError> {
         match self.carriage {
-            Carriage::Opening => return Ok(()),
+            Carriage::Opening => {
+                self.liveness.rest(now);
+                return Ok(());
+            }
             Carriage::Lost { since } if now.since(since) >= self.grace => {
                 return Err(SessionError::Grace);
             }
