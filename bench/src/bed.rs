@@ -6,19 +6,22 @@ use netns_tests::{Host, Lab, Process, SHORT, Topology, wait_until};
 
 use crate::error::BenchError;
 use crate::load::Load;
-use crate::way::{ECHO, SERVICES, Service, Way};
-use crate::{adit, machine, process_tree, socat};
+use crate::path::{Laid, Path};
+use crate::throughput::Direction;
+use crate::way::{ECHO, SERVICES, SOURCE, Service, Way};
+use crate::{adit, machine, process_tree, rathole, socat};
 
 /// The internal peer.
 pub(crate) const PEER: &str = "peer3";
 /// The external peer.
 pub(crate) const EXTERNAL: &str = "ext";
 
-/// The lab with its ways, and the internal peer's echo service.
+/// The lab with its ways, and the internal peer's services.
 #[derive(Debug)]
 pub(crate) struct Bed {
     ways: BTreeMap<Way, Vec<Process>>,
-    _echo: Process,
+    _services: Vec<Process>,
+    laid: Laid,
     // Last, so that the lab outlives what runs in it.
     lab: Lab,
 }
@@ -26,8 +29,14 @@ pub(crate) struct Bed {
 impl Bed {
     /// Builds the lab and starts what `ways` need.
     pub(crate) fn new(name: &str, ways: &[Way]) -> Result<Self, BenchError> {
+        Self::over(Path::Veth, name, ways)
+    }
+
+    /// The same, with the gateway's outside link as `path` says.
+    pub(crate) fn over(path: Path, name: &str, ways: &[Way]) -> Result<Self, BenchError> {
         let lab = Topology::STANDARD.build(name)?;
         machine::choose_congestion(&lab)?;
+        let laid = path.lay(&lab)?;
         // What the gateway lets in by DNAT must get past its policy, which drops.
         lab.gateway().run_ok([
             "iptables",
@@ -44,8 +53,11 @@ impl Bed {
             "-j",
             "ACCEPT",
         ])?;
-        let echo = Load::Echo { port: ECHO.port }.spawn(&lab.host(PEER))?;
-        listening(&lab.host(PEER), ECHO.port)?;
+        let peer = lab.host(PEER);
+        let echo = Load::Echo { port: ECHO.port }.spawn(&peer)?;
+        let source = Load::Source { port: SOURCE.port }.spawn(&peer)?;
+        listening(&peer, ECHO.port)?;
+        listening(&peer, SOURCE.port)?;
         let mut started = BTreeMap::new();
         for &way in ways {
             let processes = match way {
@@ -58,10 +70,16 @@ impl Bed {
                 }
                 Way::Socat => socat::start(&lab)?,
                 Way::Adit => adit::start(&lab)?,
+                Way::Rathole | Way::RatholeNoise => rathole::start(&lab, way)?,
             };
             started.insert(way, processes);
         }
-        Ok(Self { ways: started, _echo: echo, lab })
+        Ok(Self { ways: started, _services: vec![echo, source], laid, lab })
+    }
+
+    /// What has to be said of the gateway's outside link, if it is not the lab's own.
+    pub(crate) fn link_condition(&mut self) -> Result<Option<(String, String)>, BenchError> {
+        self.laid.condition()
     }
 
     /// The lab.
@@ -82,7 +100,8 @@ impl Bed {
     /// Waits until no connection is left on the way: only then is its time accounted for.
     pub(crate) fn wait_until_idle(&self, way: Way) -> Result<(), BenchError> {
         match way {
-            Way::Kernel => Ok(()),
+            // rathole does not say; nothing of it is accounted for that this would spoil.
+            Way::Kernel | Way::Rathole | Way::RatholeNoise => Ok(()),
             Way::Socat => {
                 let children =
                     || self.processes(way).iter().map(process_tree::descendants).sum::<usize>();
@@ -92,12 +111,13 @@ impl Bed {
         }
     }
 
-    /// Bytes that the external peer has sent since its start.
-    pub(crate) fn sent_bytes(&self) -> Result<u64, BenchError> {
+    /// Bytes that the external peer has sent (inwards) or received (outwards) since its start.
+    pub(crate) fn moved_bytes(&self, direction: Direction) -> Result<u64, BenchError> {
+        let side = if direction == Direction::Inwards { "tx" } else { "rx" };
         let shown = self.lab.host(EXTERNAL).run_ok(["ip", "-s", "-j", "link", "show", "eth0"])?;
         let links: serde_json::Value = serde_json::from_str(&shown.stdout)
             .map_err(|error| BenchError::unexpected("ip -s -j link", error.to_string()))?;
-        links[0]["stats64"]["tx"]["bytes"]
+        links[0]["stats64"][side]["bytes"]
             .as_u64()
             .ok_or_else(|| BenchError::unexpected("ip -s -j link", shown.stdout))
     }

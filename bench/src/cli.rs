@@ -9,7 +9,7 @@ use crate::error::BenchError;
 use crate::load::Load;
 use crate::quiet::Quiet;
 use crate::way::Way;
-use crate::{idle, latency, machine, throughput};
+use crate::{fairness, idle, latency, machine, rathole, stall, throughput};
 
 /// Measures Adit in a lab of network namespaces on this machine, beside plain forwarding.
 #[derive(Debug, Parser)]
@@ -27,6 +27,10 @@ enum Command {
     Latency(latency::Options),
     /// User memory of an idle connection.
     Idle(idle::Options),
+    /// How long flows stand still when the tunnel's connection is killed, or its way is blocked.
+    Stall(stall::Options),
+    /// What thousands of stalled readers cost the others.
+    Fairness(fairness::Options),
     /// A generator inside the lab; started by the others.
     #[command(hide = true, subcommand)]
     Load(Load),
@@ -55,11 +59,15 @@ impl Shared {
         Quiet::new(if self.smoke { 0 } else { self.patience })
     }
 
-    /// The ways asked for, each once, or the `usual` ones.
+    /// The ways asked for, each once, or the `usual` ones; without rathole where it is missing.
     pub(crate) fn ways(&self, usual: &[Way]) -> Vec<Way> {
         let mut ways = if self.ways.is_empty() { usual.to_vec() } else { self.ways.clone() };
         ways.sort_unstable();
         ways.dedup();
+        if ways.iter().any(|way| way.is_rathole()) && rathole::program().is_none() {
+            eprintln!("rathole is not installed (PATH, $RATHOLE_BIN): it is left out");
+            ways.retain(|way| !way.is_rathole());
+        }
         ways
     }
 }
@@ -84,6 +92,8 @@ fn run(command: Command) -> Result<(), BenchError> {
         Command::Throughput(options) => throughput::run(options),
         Command::Latency(options) => latency::run(options),
         Command::Idle(options) => idle::run(options),
+        Command::Stall(options) => stall::run(options),
+        Command::Fairness(options) => fairness::run(options),
         Command::Load(load) => load.run(),
     }
 }

@@ -1,4 +1,7 @@
-//! Round-trip times, alone or beside a bulk flow on the same way.
+//! Round-trip times, alone or beside a bulk flow on the same way; see [`narrow`] for a way that is
+//! slower than the machine.
+
+mod narrow;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -11,13 +14,11 @@ use crate::cli::Shared;
 use crate::error::BenchError;
 use crate::load::{Spinner, round_trips};
 use crate::machine;
+use crate::path::Far;
 use crate::report::{Report, Table};
 use crate::statistics::Rounds;
-use crate::throughput::{Bulk, Direction};
+use crate::throughput::{Bulk, Direction, Plan, UNDER_WAY_BYTES};
 use crate::way::{ECHO, Way};
-
-/// Longer than any run: the load ends when it is dropped.
-const BULK_SECONDS: u64 = 3_600;
 
 /// What is measured.
 #[derive(Debug, Clone, Args)]
@@ -37,6 +38,11 @@ pub(crate) struct Options {
     /// Beside one bulk TCP flow on the same way.
     #[arg(long)]
     beside_bulk: bool,
+    /// On a link of so many Mbit/s each way: idle, and beside a bulk flow in each direction.
+    #[arg(long, conflicts_with = "beside_bulk", value_name = "MBIT")]
+    rate_mbit: Option<f64>,
+    #[command(flatten)]
+    far: Far,
     #[command(flatten)]
     shared: Shared,
 }
@@ -54,8 +60,11 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
     if options.shared.smoke {
         (options.rounds, options.count, options.seconds_max) = (1, 500, 3);
     }
+    if let Some(rate_mbit) = options.rate_mbit {
+        return narrow::run(&options, rate_mbit);
+    }
     let ways = options.shared.ways(&[Way::Kernel, Way::Socat, Way::Adit]);
-    let bed = Bed::new("latency", &ways)?;
+    let mut bed = Bed::over(options.far.path(None), "latency", &ways)?;
     let mut conditions = machine::conditions(bed.lab(), &ways)?;
     let mut quiet = options.shared.quiet();
     let mut series: BTreeMap<Way, Series> = BTreeMap::new();
@@ -67,6 +76,7 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
             drop(spinner);
         }
     }
+    conditions.extend(bed.link_condition()?);
     conditions.push(quiet.condition());
     let report = Report {
         title: title(&options),
@@ -85,18 +95,18 @@ fn measure(
 ) -> Result<(), BenchError> {
     bed.wait_until_idle(way)?;
     let bulk = if options.beside_bulk {
-        let bulk = Bulk::start(bed, way, BULK_SECONDS, 1, Direction::Inwards)?;
-        bulk.wait_until_under_way(bed)?;
+        let bulk = Bulk::start(bed, way, Plan::endless(Direction::Inwards))?;
+        bulk.wait_until_moved(bed, UNDER_WAY_BYTES)?;
         Some(bulk)
     } else {
         None
     };
     let (host, port) = bed.entry(way, ECHO);
     let address = format!("{host}:{port}");
-    let (begun, sent) = (Instant::now(), bed.sent_bytes()?);
+    let (begun, sent) = (Instant::now(), bed.moved_bytes(Direction::Inwards)?);
     let external = bed.lab().host(EXTERNAL);
     let times = round_trips(&external, address, options.count, options.size, options.seconds_max)?;
-    let bits = (bed.sent_bytes()? - sent) * 8;
+    let bits = (bed.moved_bytes(Direction::Inwards)? - sent) * 8;
     let gbits = gbits_since(begun, bits);
     drop(bulk);
     let p99 = times.value_at_quantile(0.99);
@@ -136,7 +146,7 @@ fn gbits_since(begun: Instant, bits: u64) -> f64 {
     bits / begun.elapsed().as_secs_f64() / 1e9
 }
 
-fn microseconds(nanoseconds: u64) -> f64 {
+pub(crate) fn microseconds(nanoseconds: u64) -> f64 {
     std::time::Duration::from_nanos(nanoseconds).as_secs_f64() * 1e6
 }
 

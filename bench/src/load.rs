@@ -5,7 +5,10 @@
 mod echo;
 mod hold;
 mod ping;
+mod source;
 mod spin;
+mod stalled;
+mod watch;
 
 use std::env;
 use std::ffi::OsString;
@@ -18,6 +21,8 @@ use crate::error::BenchError;
 pub(crate) use hold::Holder;
 pub(crate) use ping::round_trips;
 pub(crate) use spin::Spinner;
+pub(crate) use stalled::Stalled;
+pub(crate) use watch::{Gap, Watch, now_ns};
 
 /// A generator.
 #[derive(Debug, Clone, Subcommand)]
@@ -43,6 +48,27 @@ pub(crate) enum Load {
         /// The echo service.
         address: String,
     },
+    /// Sends without end, at the rate that each connection asks for.
+    Source {
+        /// Where it listens.
+        port: u16,
+    },
+    /// Connections to a source that are never read from, as told on standard input.
+    Stalled {
+        /// The source.
+        address: String,
+    },
+    /// Reads a bulk flow and paced ones, and prints each gap.
+    Watch {
+        /// The source.
+        address: String,
+        /// Paced flows beside the bulk flow.
+        paced: usize,
+        /// Bytes per second of each.
+        rate: u64,
+        /// Seconds after which a silent flow is given up.
+        patience: u64,
+    },
     /// Keeps a processor awake, for ever.
     Spin {
         /// Which.
@@ -60,6 +86,11 @@ impl Load {
                 ping::run(&address, count, size, seconds)
             }
             Self::Hold { address } => hold::run(&address),
+            Self::Source { port } => source::serve(port),
+            Self::Stalled { address } => stalled::run(&address),
+            Self::Watch { address, paced, rate, patience } => {
+                watch::run(&address, paced, rate, patience)
+            }
             Self::Spin { cpu } => spin::run(cpu),
         };
         ran.map_err(BenchError::io(name))
@@ -88,6 +119,15 @@ impl Load {
                 seconds.to_string(),
             ],
             Self::Hold { address } => vec!["hold".to_owned(), address.clone()],
+            Self::Source { port } => vec!["source".to_owned(), port.to_string()],
+            Self::Stalled { address } => vec!["stalled".to_owned(), address.clone()],
+            Self::Watch { address, paced, rate, patience } => vec![
+                "watch".to_owned(),
+                address.clone(),
+                paced.to_string(),
+                rate.to_string(),
+                patience.to_string(),
+            ],
             Self::Spin { cpu } => vec!["spin".to_owned(), cpu.to_string()],
         };
         let idle = ["chrt", "--idle", "0"].map(OsString::from);

@@ -10,7 +10,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::error::BenchError;
 use crate::way::Way;
-use crate::{adit, bed};
+use crate::{adit, bed, rathole};
 
 /// What the published figures are taken under.
 const WANTED_CONGESTION: &str = "cubic";
@@ -146,6 +146,9 @@ fn versions(ways: &[Way]) -> Result<String, BenchError> {
         add(Path::new("socat"), "-V", 1);
     }
     add(Path::new("iperf3"), "--version", 0);
+    if ways.iter().any(|way| way.is_rathole()) {
+        versions.extend(rathole::version());
+    }
     Ok(versions.join(", "))
 }
 

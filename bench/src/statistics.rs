@@ -1,7 +1,7 @@
 //! Medians and ranges of a few rounds.
 
 /// What a handful of rounds showed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Rounds(Vec<f64>);
 
 impl Rounds {

@@ -17,12 +17,16 @@ pub(crate) struct Service {
 pub(crate) const BULK: Service = Service { name: "bulk", port: 5201 };
 /// Sends back what it gets.
 pub(crate) const ECHO: Service = Service { name: "echo", port: 5007 };
+/// Sends without end, as fast as asked for.
+pub(crate) const SOURCE: Service = Service { name: "source", port: 5300 };
 /// All of them.
-pub(crate) const SERVICES: [Service; 2] = [BULK, ECHO];
+pub(crate) const SERVICES: [Service; 3] = [BULK, ECHO, SOURCE];
 
-/// How far a way's ports lie above the services' own.
+/// How far a way's ports lie above the services' own. All stay below the ephemeral ports.
 const SOCAT_OFFSET: u16 = 10_000;
 const ADIT_OFFSET: u16 = 20_000;
+const RATHOLE_OFFSET: u16 = 24_000;
+const RATHOLE_NOISE_OFFSET: u16 = 26_000;
 
 /// One of the things compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -33,6 +37,10 @@ pub(crate) enum Way {
     Socat,
     /// The relay and the forwarder.
     Adit,
+    /// A plain tunnel; measured where it is installed.
+    Rathole,
+    /// The same under Noise.
+    RatholeNoise,
 }
 
 impl Way {
@@ -40,7 +48,7 @@ impl Way {
     pub(crate) fn entry_host(self) -> &'static str {
         match self {
             Self::Kernel => "gw",
-            Self::Socat | Self::Adit => "relay",
+            Self::Socat | Self::Adit | Self::Rathole | Self::RatholeNoise => "relay",
         }
     }
 
@@ -50,7 +58,34 @@ impl Way {
             Self::Kernel => service.port,
             Self::Socat => service.port + SOCAT_OFFSET,
             Self::Adit => service.port + ADIT_OFFSET,
+            Self::Rathole => service.port + RATHOLE_OFFSET,
+            Self::RatholeNoise => service.port + RATHOLE_NOISE_OFFSET,
         }
+    }
+
+    /// The relay's port that the tunnel uses, if there is one.
+    pub(crate) fn tunnel_port(self) -> Option<u16> {
+        match self {
+            Self::Kernel | Self::Socat => None,
+            Self::Adit => Some(443),
+            Self::Rathole => Some(2_333),
+            Self::RatholeNoise => Some(2_334),
+        }
+    }
+
+    /// Its name in a table's heading.
+    pub(crate) fn short(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Socat => "socat",
+            Self::Adit => "Adit",
+            Self::Rathole | Self::RatholeNoise => "rathole",
+        }
+    }
+
+    /// Whether it is rathole, of either kind.
+    pub(crate) fn is_rathole(self) -> bool {
+        matches!(self, Self::Rathole | Self::RatholeNoise)
     }
 }
 
@@ -60,6 +95,8 @@ impl fmt::Display for Way {
             Self::Kernel => "kernel DNAT",
             Self::Socat => "socat, two hops",
             Self::Adit => "Adit",
+            Self::Rathole => "rathole, plain",
+            Self::RatholeNoise => "rathole, noise",
         })
     }
 }

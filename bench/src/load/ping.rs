@@ -12,6 +12,8 @@ use crate::error::BenchError;
 
 /// Round trips that are not counted: connections open, windows and caches warm.
 const WARM_UP: u64 = 200;
+/// On a slow way fewer do, and all would take too long.
+const WARM_UP_WITHIN: Duration = Duration::from_secs(1);
 /// Digits that the histogram keeps.
 const PRECISION: u8 = 3;
 
@@ -43,18 +45,22 @@ pub(super) fn run(address: &str, count: u64, size: usize, seconds: u64) -> io::R
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let (sent, mut got) = (vec![b'a'; size], vec![0; size]);
     let mut histogram = empty();
+    let warm = Instant::now() + WARM_UP_WITHIN;
     let end = Instant::now() + Duration::from_secs(seconds);
-    for round in 0..WARM_UP + count {
+    let (mut round, mut counted) = (0, 0);
+    while counted < count {
         let begun = Instant::now();
         stream.write_all(&sent)?;
         stream.read_exact(&mut got)?;
         let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        if round >= WARM_UP {
+        if round >= WARM_UP || begun >= warm {
             histogram.record(took).map_err(io::Error::other)?;
+            counted += 1;
         }
-        if begun >= end && round >= WARM_UP {
+        if begun >= end && counted > 0 {
             break;
         }
+        round += 1;
     }
     let mut out = io::stdout().lock();
     histogram.iter_recorded().try_for_each(|step| {

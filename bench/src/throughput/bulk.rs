@@ -9,8 +9,8 @@ use crate::bed::{Bed, EXTERNAL, PEER, listening};
 use crate::error::BenchError;
 use crate::way::{BULK, Way};
 
-/// Bytes after which a load is under way, slow start behind it.
-const UNDER_WAY_BYTES: u64 = 32 * 1024 * 1024;
+/// Bytes after which a load on a fast path is under way, slow start behind it.
+pub(crate) const UNDER_WAY_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Which end sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,12 +21,32 @@ pub(crate) enum Direction {
     Outwards,
 }
 
+/// What a load shall be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    /// How long it counts.
+    pub(crate) seconds: u64,
+    /// How long it runs before that.
+    pub(crate) warm_up: u64,
+    /// TCP connections at once.
+    pub(crate) flows: usize,
+    /// Which end sends.
+    pub(crate) direction: Direction,
+}
+
+impl Plan {
+    /// One flow that goes on until it is dropped.
+    pub(crate) fn endless(direction: Direction) -> Self {
+        Self { seconds: 3_600, warm_up: 0, flows: 1, direction }
+    }
+}
+
 /// What has been moved.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moved {
-    /// Bytes that the receiver got.
+    /// All bytes, those of the warm-up too.
     pub(crate) bytes: f64,
-    /// How fast.
+    /// How fast the receiver got them after the warm-up.
     pub(crate) bits_per_second: f64,
 }
 
@@ -34,21 +54,17 @@ pub(crate) struct Moved {
 #[derive(Debug)]
 pub(crate) struct Bulk {
     client: Process,
+    direction: Direction,
     _server: Process,
 }
 
 impl Bulk {
     /// Starts both ends.
-    pub(crate) fn start(
-        bed: &Bed,
-        way: Way,
-        seconds: u64,
-        flows: usize,
-        direction: Direction,
-    ) -> Result<Self, BenchError> {
+    pub(crate) fn start(bed: &Bed, way: Way, plan: Plan) -> Result<Self, BenchError> {
         let (address, port) = bed.entry(way, BULK);
         let (server_port, port) = (BULK.port.to_string(), port.to_string());
-        let (seconds, flows) = (seconds.to_string(), flows.to_string());
+        let (seconds, flows) = (plan.seconds.to_string(), plan.flows.to_string());
+        let warm_up = plan.warm_up.to_string();
         // A server of its own for each run: one that still minds the last would refuse this.
         let server = bed.lab().host(PEER).spawn([
             "iperf3",
@@ -67,22 +83,26 @@ impl Bulk {
             &port,
             "--time",
             &seconds,
+            "--omit",
+            &warm_up,
             "--parallel",
             &flows,
         ];
-        if direction == Direction::Outwards {
+        if plan.direction == Direction::Outwards {
             arguments.push("--reverse");
         }
         let client = bed.lab().host(EXTERNAL).spawn(arguments)?;
-        Ok(Self { client, _server: server })
+        Ok(Self { client, direction: plan.direction, _server: server })
     }
 
-    /// Waits until bytes move at full speed.
-    pub(crate) fn wait_until_under_way(&self, bed: &Bed) -> Result<(), BenchError> {
-        let begun = bed.sent_bytes()?;
-        let moves =
-            || bed.sent_bytes().is_ok_and(|sent| sent.saturating_sub(begun) > UNDER_WAY_BYTES);
-        Ok(wait_until(Duration::from_secs(20), "the bulk load", moves)?)
+    /// Waits until `bytes` have moved, counted from now.
+    pub(crate) fn wait_until_moved(&self, bed: &Bed, bytes: u64) -> Result<(), BenchError> {
+        let begun = bed.moved_bytes(self.direction)?;
+        let moved = || {
+            let now = bed.moved_bytes(self.direction);
+            now.is_ok_and(|now| now.saturating_sub(begun) > bytes)
+        };
+        Ok(wait_until(Duration::from_secs(30), "the bulk load", moved)?)
     }
 
     /// Waits for its end.
@@ -91,10 +111,11 @@ impl Bulk {
         let log = self.client.log();
         let report: Value = serde_json::from_str(&log)
             .map_err(|error| BenchError::unexpected("iperf3", format!("{error}: {log}")))?;
-        let received = &report["end"]["sum_received"];
-        let figures = (received["bytes"].as_f64(), received["bits_per_second"].as_f64());
-        match figures {
-            (Some(bytes), Some(bits_per_second)) if status.success() && bytes > 0.0 => {
+        let intervals = report["intervals"].as_array().map_or(&[][..], Vec::as_slice);
+        let bytes: f64 =
+            intervals.iter().filter_map(|interval| interval["sum"]["bytes"].as_f64()).sum();
+        match report["end"]["sum_received"]["bits_per_second"].as_f64() {
+            Some(bits_per_second) if status.success() && bytes > 0.0 => {
                 Ok(Moved { bytes, bits_per_second })
             }
             _ => {

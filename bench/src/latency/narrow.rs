@@ -1,0 +1,173 @@
+//! Round trips on a link that is slower than the machine: what a bulk flow's queue does to them.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use hdrhistogram::Histogram;
+
+use super::{Options, gbits_since, microseconds};
+use crate::bed::{Bed, EXTERNAL};
+use crate::error::BenchError;
+use crate::load::{Spinner, round_trips};
+use crate::machine;
+use crate::report::{Report, Table};
+use crate::statistics::Rounds;
+use crate::throughput::{Bulk, Direction, Plan};
+use crate::way::{ECHO, Way};
+
+/// How long a bulk flow runs before round trips beside it count, in seconds of the link's rate.
+const UNDER_WAY_SECONDS: f64 = 2.0;
+
+/// What runs beside the round trips.
+type Beside = Option<Direction>;
+/// The three states of a way.
+const STATES: [Beside; 3] = [None, Some(Direction::Inwards), Some(Direction::Outwards)];
+
+/// What the rounds of one way showed in one state.
+#[derive(Debug, Default)]
+struct State {
+    times: Option<Histogram<u64>>,
+    /// Of each round, in milliseconds.
+    p99: Rounds,
+    bulk_mbit: Rounds,
+}
+
+/// Measures and reports.
+pub(super) fn run(options: &Options, rate_mbit: f64) -> Result<(), BenchError> {
+    let usual = [Way::Kernel, Way::Socat, Way::Adit, Way::Rathole, Way::RatholeNoise];
+    let usual = if options.shared.smoke { &usual[2..3] } else { &usual };
+    let ways = options.shared.ways(usual);
+    let mut bed = Bed::over(options.far.path(Some(rate_mbit)), "narrow", &ways)?;
+    let mut conditions = machine::conditions(bed.lab(), &ways)?;
+    let mut quiet = options.shared.quiet();
+    let mut states: BTreeMap<Way, [State; 3]> = BTreeMap::new();
+    for round in 0..options.rounds {
+        for &way in ways.iter().cycle().skip(round % ways.len()).take(ways.len()) {
+            quiet.wait();
+            for (state, beside) in states.entry(way).or_default().iter_mut().zip(STATES) {
+                measure(&bed, way, beside, rate_mbit, options, state)?;
+            }
+        }
+    }
+    conditions.extend(bed.link_condition()?);
+    conditions.push(quiet.condition());
+    let report = Report {
+        title: format!(
+            "Round trips of {} bytes on a link of {rate_mbit} Mbit/s, ms, {} rounds",
+            options.size, options.rounds
+        ),
+        conditions,
+        table: table(&states),
+        notes: notes(options),
+    };
+    report.publish(options.shared.markdown.as_deref())
+}
+
+fn measure(
+    bed: &Bed,
+    way: Way,
+    beside: Beside,
+    rate_mbit: f64,
+    options: &Options,
+    state: &mut State,
+) -> Result<(), BenchError> {
+    bed.wait_until_idle(way)?;
+    let _spinner = Spinner::start(&bed.lab().host("wan"))?;
+    let bulk = beside.map(|direction| -> Result<Bulk, BenchError> {
+        let bulk = Bulk::start(bed, way, Plan::endless(direction))?;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few MiB")]
+        let bytes = (rate_mbit * 1e6 / 8.0 * UNDER_WAY_SECONDS) as u64;
+        bulk.wait_until_moved(bed, if options.shared.smoke { bytes / 4 } else { bytes })?;
+        Ok(bulk)
+    });
+    let bulk = bulk.transpose()?;
+    let (host, port) = bed.entry(way, ECHO);
+    let direction = beside.unwrap_or(Direction::Inwards);
+    let (begun, before) = (Instant::now(), bed.moved_bytes(direction)?);
+    let external = bed.lab().host(EXTERNAL);
+    let address = format!("{host}:{port}");
+    let times = round_trips(&external, address, options.count, options.size, options.seconds_max)?;
+    let mbit = gbits_since(begun, (bed.moved_bytes(direction)? - before) * 8) * 1e3;
+    drop(bulk);
+    let at = |quantile| milliseconds(&times, quantile);
+    eprintln!(
+        "{way}, {}: p50 {:.2}, p99 {:.2} ms, {} round trips, {mbit:.1} Mbit/s",
+        said(beside),
+        at(0.5),
+        at(0.99),
+        times.len()
+    );
+    state.p99.add(at(0.99));
+    state.bulk_mbit.add(mbit);
+    let all = state.times.take();
+    state.times = Some(match all {
+        None => times,
+        Some(mut all) => {
+            all.add(&times)
+                .map_err(|error| BenchError::unexpected("a histogram", error.to_string()))?;
+            all
+        }
+    });
+    Ok(())
+}
+
+fn said(beside: Beside) -> &'static str {
+    match beside {
+        None => "idle",
+        Some(Direction::Inwards) => "bulk inwards",
+        Some(Direction::Outwards) => "bulk outwards",
+    }
+}
+
+fn milliseconds(times: &Histogram<u64>, quantile: f64) -> f64 {
+    microseconds(times.value_at_quantile(quantile)) / 1e3
+}
+
+fn table(states: &BTreeMap<Way, [State; 3]>) -> Table {
+    let mut table = Table::new([
+        "way",
+        "beside",
+        "p99 × idle",
+        "p50",
+        "p99",
+        "max",
+        "p99 by round",
+        "n",
+        "bulk, Mbit/s",
+    ]);
+    for (way, states) in states {
+        for (state, beside) in states.iter().zip(STATES) {
+            let (Some(times), Some(idle)) = (&state.times, &states[0].times) else { continue };
+            let at = |quantile| format!("{:.2}", milliseconds(times, quantile));
+            let ratio = milliseconds(times, 0.99) / milliseconds(idle, 0.99);
+            let rounds: Vec<_> = state.p99.each().iter().map(|p99| format!("{p99:.1}")).collect();
+            table.row([
+                way.to_string(),
+                said(beside).to_owned(),
+                format!("{ratio:.2}"),
+                at(0.5),
+                at(0.99),
+                at(1.0),
+                rounds.join(" "),
+                times.len().to_string(),
+                beside.map_or("–".to_owned(), |_| state.bulk_mbit.summary(1)),
+            ]);
+        }
+    }
+    table
+}
+
+fn notes(options: &Options) -> Vec<String> {
+    let mut notes = vec![
+        "Closed loop over one connection, which is registered as another internal peer than the \
+         bulk flow's. × idle: the p99 beside bulk over the same way's own p99 without it."
+            .to_owned(),
+        "The bulk flow is one TCP connection by iperf3 that fills the link, so that its queue fills \
+         too as far as its congestion control lets it."
+            .to_owned(),
+    ];
+    if options.shared.smoke {
+        notes.push("A smoke run: too short for its figures to mean anything.".to_owned());
+    }
+    notes
+}
