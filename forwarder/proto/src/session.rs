@@ -115,8 +115,10 @@ struct Sent<B> {
     retained: VecDeque<Retained<B>>,
     /// How many of the retained records, the last ones, the present carrier has yet to bring.
     unsent: usize,
-    /// When the retention last shrank, or was empty.
-    acknowledged_at: Time,
+    /// For how long something was retained and nothing acknowledged, as far as this end was awake,
+    /// and until when that is reckoned.
+    withheld: Duration,
+    reckoned_until: Time,
     /// Stream bytes the other end takes in all.
     grant: u64,
     /// A flow's credit at its opening, as the other end grants it.
@@ -162,7 +164,8 @@ impl<B> Session<B> {
                 records: 0,
                 retained: VecDeque::new(),
                 unsent: 0,
-                acknowledged_at: now,
+                withheld: Duration::ZERO,
+                reckoned_until: now,
                 grant: 0,
                 flow_window: 0,
             },

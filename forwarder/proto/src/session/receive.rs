@@ -86,7 +86,7 @@ impl<B> Session<B> {
             }
             Frame::Credit(id, credit) => self.handle_credit(id, credit),
             Frame::Blocked(id) => self.handle_blocked(id),
-            Frame::Poll(poll) => self.handle_poll(poll, now)?,
+            Frame::Poll(poll) => self.handle_poll(poll)?,
             Frame::Ping(number) => self.liveness.handle_ping(number),
             Frame::Pong(number) => self.liveness.handle_pong(number, now),
             Frame::Register(..) if self.side == Side::Forwarder => {
@@ -172,8 +172,8 @@ impl<B> Session<B> {
         }
     }
 
-    fn handle_poll(&mut self, poll: Poll, now: Time) -> Result<(), SessionError> {
-        self.acknowledge(poll.records, now)?;
+    fn handle_poll(&mut self, poll: Poll) -> Result<(), SessionError> {
+        self.acknowledge(poll.records)?;
         self.raise_grant(poll.bytes);
         Ok(())
     }

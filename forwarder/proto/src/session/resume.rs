@@ -144,7 +144,7 @@ impl<B> Session<B> {
             // It names a session that is gone: the counts mean nothing here.
         } else {
             self.sent.unsent = 0;
-            self.acknowledge(hello.received, now)?;
+            self.acknowledge(hello.received)?;
             self.raise_grant(hello.grant);
         }
         self.epoch = hello.epoch;
@@ -162,7 +162,7 @@ impl<B> Session<B> {
         }
         let greeted = if welcome.session == self.id {
             self.sent.unsent = 0;
-            self.acknowledge(welcome.received, now)?;
+            self.acknowledge(welcome.received)?;
             let received = self.received.records;
             let replays_from = welcome.replays_from;
             self.received.repeated = received
@@ -186,7 +186,8 @@ impl<B> Session<B> {
         self.carriage = Carriage::Carried;
         self.opened_detached = 0;
         self.sent.unsent = self.sent.retained.len();
-        self.sent.acknowledged_at = now;
+        self.sent.withheld = Duration::ZERO;
+        self.sent.reckoned_until = now;
         self.received.poll_due = Some(now);
         self.liveness = Liveness::new(now);
     }
@@ -217,7 +218,7 @@ impl<B> Session<B> {
     }
 
     /// The other end has `records`: those are retained no longer.
-    pub(super) fn acknowledge(&mut self, records: u64, now: Time) -> Result<(), SessionError> {
+    pub(super) fn acknowledge(&mut self, records: u64) -> Result<(), SessionError> {
         let sent = self.sent.records;
         if records > sent {
             return Err(SessionError::Acknowledged { acknowledged: records, sent });
@@ -230,7 +231,7 @@ impl<B> Session<B> {
         let acknowledged = usize::try_from(acknowledged).unwrap_or(usize::MAX);
         if acknowledged > 0 {
             self.sent.retained.drain(..acknowledged);
-            self.sent.acknowledged_at = now;
+            self.sent.withheld = Duration::ZERO;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! by copy into a shared one.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::error::TransmitError;
 use super::resume::{Carriage, Retained};
@@ -13,7 +14,7 @@ use crate::flow::Chunk;
 use crate::frame::{Frame, Kind, header};
 use crate::id::{FlowId, Time};
 use crate::limits::{
-    CONTENT_MAX, FRAME_HEADER, GATHERED_MAX, RECORD_HEADER, RECORD_MAX, RECORD_TRAILER,
+    CONTENT_MAX, FRAME_HEADER, GATHERED_MAX, PING_IDLE, RECORD_HEADER, RECORD_MAX, RECORD_TRAILER,
     RETAINED_RECORDS_MAX, SLOT_HEADROOM, UNACKNOWLEDGED_MAX,
 };
 use crate::record::{ContentType, SealError, Sealer};
@@ -98,7 +99,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
 
     fn transmit(&mut self, turn: &mut Turn<'_, B>, now: Time) -> Result<(), TransmitError> {
         if self.sent.retained.is_empty() {
-            self.sent.acknowledged_at = now;
+            self.sent.withheld = Duration::ZERO;
+            self.sent.reckoned_until = now;
         }
         self.transmit_unreliable(turn, now)?;
         self.transmit_unsent(turn)?;
@@ -286,11 +288,20 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
             Carriage::Lost { .. } => return Ok(()),
             Carriage::Carried => {}
         }
-        let is_held = !self.sent.retained.is_empty();
-        if is_held && now.since(self.sent.acknowledged_at) > UNACKNOWLEDGED_MAX {
+        self.reckon_withheld(now);
+        if self.sent.withheld > UNACKNOWLEDGED_MAX {
             return Err(SessionError::Unacknowledged);
         }
         self.liveness.handle_timeout(now)
+    }
+
+    /// An end that was suspended finds the clock far ahead, and the acknowledgements of that time
+    /// still to be read: it did not wait for them longer than from one probe to the next.
+    fn reckon_withheld(&mut self, now: Time) {
+        let waited = now.since(std::mem::replace(&mut self.sent.reckoned_until, now));
+        if !self.sent.retained.is_empty() {
+            self.sent.withheld += waited.min(PING_IDLE);
+        }
     }
 }
 
