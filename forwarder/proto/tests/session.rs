@@ -16,10 +16,13 @@ use adit_proto::limits::{FLOW_WINDOW, PAYLOAD_MAX, POLL_DELAY, VERSION};
 use adit_proto::session::{Event, SessionError, parse_greeting};
 use proptest::prelude::*;
 
+#[path = "session/keys.rs"]
+mod keys;
 #[path = "session/pair.rs"]
 mod pair;
 
-use pair::{End, Pair, chunk, encode, open};
+use keys::chunk;
+use pair::{End, Pair, encode, open};
 
 /// A fresh forwarder hears what `frames` say.
 fn forwarder_hears(frames: &[Frame<'_>]) -> Result<(), SessionError> {

@@ -4,37 +4,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use adit_proto::flow::Chunk;
 use adit_proto::frame::{Frame, Open};
 use adit_proto::id::{ContactId, FlowId, SessionId, Side, Time};
-use adit_proto::limits::{
-    CARRIER_SEND_MAX, GATHERED_MAX, GRACE, PAYLOAD_MAX, RECORD_TRAILER, SLOT_HEADROOM,
-};
-use adit_proto::record::{KeySchedule, Opened, RecordLayer};
+use adit_proto::limits::{CARRIER_SEND_MAX, GRACE, PAYLOAD_MAX};
+use adit_proto::record::{Opened, RecordLayer};
 use adit_proto::session::{Event, Greeted, Sealed, Session, SessionError};
-use rustls::crypto::cipher::{AeadKey, Iv};
-use rustls::{ConnectionTrafficSecrets, ExtractedSecrets};
 
-/// The tests never come near a key's limit.
-pub(crate) struct NoUpdate;
-
-impl KeySchedule for NoUpdate {
-    fn update_tx(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
-        Err(rustls::Error::HandshakeNotComplete)
-    }
-    fn update_rx(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
-        Err(rustls::Error::HandshakeNotComplete)
-    }
-}
-
-pub(crate) fn records(tx: u8, rx: u8) -> RecordLayer {
-    let secrets = |byte| ConnectionTrafficSecrets::Aes256Gcm {
-        key: AeadKey::from([byte; 32]),
-        iv: Iv::from([byte; 12]),
-    };
-    let secrets = ExtractedSecrets { tx: (0, secrets(tx)), rx: (0, secrets(rx)) };
-    RecordLayer::new(secrets, 1 << 24, Box::new(NoUpdate)).unwrap()
-}
+use crate::keys::{chunk, records};
 
 /// One end: the session, what each flow's socket got, and what else happened.
 pub(crate) struct End {
@@ -116,21 +92,11 @@ impl End {
     }
 }
 
-pub(crate) fn chunk(bytes: &[u8]) -> Chunk<Box<[u8]>> {
-    if bytes.len() <= GATHERED_MAX {
-        return Chunk { memory: bytes.into(), payload: 0..bytes.len() };
-    }
-    let mut memory = vec![0; SLOT_HEADROOM + bytes.len() + RECORD_TRAILER];
-    let payload = SLOT_HEADROOM..SLOT_HEADROOM + bytes.len();
-    memory[payload.clone()].copy_from_slice(bytes);
-    Chunk { memory: memory.into(), payload }
-}
-
 pub(crate) struct Pair {
     pub(crate) forwarder: End,
     pub(crate) relay: End,
     pub(crate) now: Time,
-    keys: u8,
+    keys: u32,
 }
 
 fn id(side: Side) -> SessionId {

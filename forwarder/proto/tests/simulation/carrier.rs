@@ -88,10 +88,6 @@ impl Line {
         self.under_way
     }
 
-    pub(crate) fn hang(&mut self) {
-        self.is_hung = true;
-    }
-
     /// Lets through what was held up.
     pub(crate) fn heal(&mut self, now: Time) {
         self.is_hung = false;

@@ -54,8 +54,6 @@ pub(crate) struct Oracle {
     dropped: BTreeMap<SessionId, [bool; 2]>,
     /// Control frames sent by either side in the session, and those that arrived.
     controls: BTreeMap<(SessionId, usize), (u32, u32)>,
-    /// Sessions that ended for a reason of the world's, not of the other end's.
-    breaks: u32,
     /// How often each thing happened.
     pub(crate) counts: BTreeMap<&'static str, u64>,
     pub(crate) causes: BTreeMap<Cause, u64>,
@@ -83,6 +81,12 @@ impl Oracle {
     pub(crate) fn opened(&mut self) -> u32 {
         self.flows.push(Record::default());
         self.flows.len() as u32 - 1
+    }
+
+    /// The flow could not be opened after all.
+    pub(crate) fn never_opened(&mut self, flow: u32) {
+        self.flows[flow as usize].finished = [true, true];
+        self.flows[flow as usize].ended = [true, true];
     }
 
     pub(crate) fn written(&mut self, flow: u32, by: Side, len: usize) {
@@ -133,9 +137,16 @@ impl Oracle {
     }
 
     fn reset(&mut self, flow: u32, cause: Cause) {
-        if self.flows[flow as usize].cause.replace(cause).is_none() {
+        let first = &mut self.flows[flow as usize].cause;
+        if first.is_none() {
+            *first = Some(cause);
             *self.causes.entry(cause).or_default() += 1;
         }
+    }
+
+    /// Whether both of the flow's directions have ended where they lead.
+    pub(crate) fn is_over(&self, flow: u32) -> bool {
+        self.flows[flow as usize].finished == [true, true]
     }
 
     /// The session at `side` says that the other end reset the flow.
@@ -164,14 +175,10 @@ impl Oracle {
         self.dropped.entry(id).or_default()[index(side)] = true;
         match cause {
             Cause::Party => Err("a party ends no session".to_owned()),
-            Cause::Crash | Cause::Grace | Cause::Unopened => {
-                self.breaks += 1;
-                Ok(())
+            Cause::Started if !is_known_to_be_over => {
+                Err(format!("the {side:?} lost a session that the other end has"))
             }
-            // An older HELLO may arrive late and end the session that came after a break.
-            Cause::Replaced if self.breaks > 0 => Ok(()),
-            Cause::Started if is_known_to_be_over => Ok(()),
-            cause => Err(format!("{cause:?} ended a session at the {side:?} without need")),
+            _ => Ok(()),
         }
     }
 

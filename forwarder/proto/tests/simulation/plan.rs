@@ -1,0 +1,82 @@
+//! What a seed stands for, and the bounds that hold in every one.
+
+use std::time::Duration;
+
+use adit_proto::limits::{FLOWS_MAX, GRACE_MAX, PAYLOAD_MAX, RETAINED_RECORDS_MAX, SESSION_WINDOW};
+use adit_proto::session::Session;
+
+use crate::oracle::Outcome;
+use crate::random::Random;
+
+/// What may happen in one run. Percentages are out of a hundred.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// Prints what happens.
+    pub(crate) is_told: bool,
+    pub(crate) is_faulty: bool,
+    /// How long faults go on.
+    pub(crate) faults_for: Duration,
+    /// The longest pause between two of them, in microseconds.
+    pub(crate) fault_pause: u64,
+    pub(crate) act_pause: u64,
+    pub(crate) grace: Duration,
+    pub(crate) crashes: bool,
+    pub(crate) jump_max: Duration,
+    pub(crate) dial_fails: usize,
+    pub(crate) born_hung: usize,
+    /// The most bytes that a peer writes at once.
+    pub(crate) burst: usize,
+    pub(crate) flows_max: usize,
+    /// How many of a flow's ends are resets.
+    pub(crate) resets: usize,
+    pub(crate) bytes_left: usize,
+}
+
+impl Plan {
+    pub(crate) fn draw(random: &mut Random) -> Self {
+        // In half of the runs no session may end at all.
+        let is_mild = random.chance(50);
+        let grace = Duration::from_secs(random.between(2, 60) as u64);
+        Self {
+            is_told: false,
+            is_faulty: true,
+            faults_for: random.micros(500_000, 40_000_000),
+            fault_pause: random.between(20_000, 4_000_000) as u64,
+            act_pause: random.between(2_000, 400_000) as u64,
+            grace: if is_mild { GRACE_MAX } else { grace },
+            crashes: !is_mild && random.chance(60),
+            jump_max: Duration::from_secs(if is_mild { 120 } else { 3_600 }),
+            dial_fails: random.between(0, 60),
+            born_hung: random.between(0, 30),
+            burst: 1 << random.between(4, 19),
+            flows_max: random.between(1, 40),
+            resets: random.between(0, 30),
+            bytes_left: random.between(50_000, 1_500_000),
+        }
+    }
+
+    /// Nothing breaks, and nobody does anything.
+    pub(crate) fn quiet() -> Self {
+        let drawn = Self::draw(&mut Random::new(0));
+        Self { is_faulty: false, resets: 0, grace: GRACE_MAX, ..drawn }
+    }
+}
+
+/// What a session may hold, at any moment.
+pub(crate) fn check_bounds(session: &Session<Box<[u8]>>) -> Outcome {
+    // The last turn may add a gathered record and a full one.
+    let records = session.records_retained();
+    if records > RETAINED_RECORDS_MAX + 2 {
+        return Err(format!("{records} records are retained"));
+    }
+    let held = session.bytes_held() - records * PAYLOAD_MAX;
+    if held as u64 > SESSION_WINDOW {
+        return Err(format!("{held} bytes are queued"));
+    }
+    let waiting = session.bytes_waiting();
+    if waiting > SESSION_WINDOW {
+        return Err(format!("{waiting} bytes wait for sockets"));
+    }
+    let flows = session.flows();
+    if flows > FLOWS_MAX { Err(format!("{flows} flows")) } else { Ok(()) }
+}
