@@ -163,9 +163,11 @@ impl<B> Flow<B> {
         !std::mem::replace(&mut self.is_finished_by_peer, true)
     }
 
-    /// The socket took `len` bytes; true when a `CREDIT` should be sent.
+    /// The socket took `len` bytes, of those that were received; true when a `CREDIT` should be
+    /// sent.
     pub(crate) fn handle_taken(&mut self, len: usize, now: Time, round_trip: Duration) -> bool {
-        let is_due = self.window.handle_taken(len as u64, now, round_trip);
+        let len = (len as u64).min(self.received - self.window.taken);
+        let is_due = self.window.handle_taken(len, now, round_trip);
         (is_due || self.is_awaited && self.has_taken_all()) && !self.is_finished_by_peer
     }
 

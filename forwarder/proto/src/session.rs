@@ -266,8 +266,11 @@ impl<B> Session<B> {
 
     /// The flow's socket took `len` bytes of the other end's data, or will never take them. Counts
     /// for the session even when the flow is gone.
+    ///
+    /// A socket may still hand out what came in a session before this one: no more counts than
+    /// was received in this one.
     pub fn handle_taken(&mut self, id: FlowId, len: usize, now: Time) {
-        self.received.taken += len as u64;
+        self.received.taken = self.counters.bytes_received.min(self.received.taken + len as u64);
         // With half of the grant waiting for slow sockets no window grows.
         let is_full = self.bytes_waiting() > SESSION_WINDOW / 2;
         let round_trip = self.liveness.round_trip_min().max(ROUND_TRIP_MIN);
@@ -298,6 +301,11 @@ impl<B> Session<B> {
     pub fn handle_goaway(&mut self, reason: GoawayReason, text: &str) {
         let goaway = Goaway { reason, text: text.to_owned(), place: String::new() };
         self.handle_control(ControlFrame::Goaway(goaway));
+    }
+
+    /// Whether flows' bytes wait to be sent.
+    pub fn is_backlogged(&self) -> bool {
+        self.queued > 0
     }
 
     /// Flows that are open.
