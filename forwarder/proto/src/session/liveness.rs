@@ -67,7 +67,10 @@ impl Liveness {
     /// The network has changed: the carrier is suspect until it is heard.
     pub(super) fn handle_doubt(&mut self, now: Time) {
         self.is_suspect = true;
+        // Doubts that come again and again do not put off the end of a dead carrier.
+        let due = self.due;
         self.want(now);
+        self.due = self.due.min(due);
     }
 
     /// Wants a probe sent and answered.
