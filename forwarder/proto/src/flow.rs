@@ -49,7 +49,8 @@ pub struct Flow<B> {
     has_said_blocked: bool,
     /// The socket was not read for want of credit or room, and wants to be told when there is.
     pub(crate) is_starved: bool,
-    /// It waits for the session's grant to grow.
+    /// It waits for the session's grant to grow, with nothing or with something under way.
+    pub(crate) is_parked: bool,
     pub(crate) is_throttled: bool,
     received: u64,
     is_finished_by_peer: bool,
@@ -73,6 +74,7 @@ impl<B> Flow<B> {
             taken: 0,
             has_said_blocked: false,
             is_starved: false,
+            is_parked: false,
             is_throttled: false,
             received: 0,
             is_finished_by_peer: false,

@@ -28,6 +28,7 @@ use crate::limits::{
 use crate::schedule::Schedule;
 use liveness::Liveness;
 use resume::{Carriage, Retained};
+use share::Waiting;
 
 pub use error::{OpenError, SessionError, TransmitError};
 pub use resume::{Greeted, parse_greeting, seal_greeting};
@@ -96,8 +97,7 @@ pub struct Session<B> {
     queued: usize,
     control: VecDeque<Frame<'static>>,
     credits_due: VecDeque<FlowId>,
-    /// Flows that wait for the grant to grow.
-    throttled: VecDeque<FlowId>,
+    waiting: Waiting,
     /// Memory of the record that small frames are gathered into.
     gathered: Vec<u8>,
     /// Flows whose sockets may be read again.
@@ -157,7 +157,7 @@ impl<B> Session<B> {
             queued: 0,
             control: VecDeque::new(),
             credits_due: VecDeque::new(),
-            throttled: VecDeque::new(),
+            waiting: Waiting::default(),
             gathered: Vec::new(),
             readable: VecDeque::new(),
             sent: Sent {

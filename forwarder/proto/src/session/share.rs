@@ -4,11 +4,14 @@
 //! that nobody reads would take all of it and hold up every other. So a flow has a share of what is
 //! left: plenty while little is taken up, and from then on as much as its reader has earned it.
 
+use std::collections::{HashMap, VecDeque};
+
 use super::Session;
+use crate::flow::Flow;
 use crate::frame::Frame;
-use crate::id::FlowId;
+use crate::id::{FlowId, Time};
 use crate::limits::{
-    FLOW_SHARE_MIN, FLOW_SHARE_PROVEN, GRANT_SHARES, PAYLOAD_MAX, SESSION_QUEUED_MAX,
+    FLOW_SHARE_MIN, FLOW_SHARE_PROVEN, GRANT_SHARES, PAYLOAD_MAX, POLL_DELAY, SESSION_QUEUED_MAX,
     SESSION_WINDOW, THROTTLED_WAKE_MAX,
 };
 
@@ -30,12 +33,37 @@ fn share(left: u64, flows: usize, taken: u64) -> u64 {
     earned.max(even).max(FLOW_SHARE_MIN).min(left)
 }
 
+/// The flows that wait for the grant to grow; each may stand once in either line.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    /// They have nothing under way, so that nothing else will wake them.
+    parked: VecDeque<FlowId>,
+    /// They hear of it when what they have under way is taken, but need not wait for that.
+    throttled: VecDeque<FlowId>,
+    /// When parked flows were last woken for no other reason than the time.
+    woken_at: Time,
+}
+
+impl Waiting {
+    /// Bounds both lines by the flows that there are, at a cost that is spread over the flows that
+    /// came in since.
+    fn forget_gone<B>(&mut self, flows: &HashMap<FlowId, Flow<B>>) {
+        for line in [&mut self.parked, &mut self.throttled] {
+            if line.len() > 2 * flows.len() + WAITING_GONE_MAX {
+                line.retain(|id| flows.contains_key(id));
+            }
+        }
+    }
+}
+
+/// Flows that are gone and may still stand in a line, beside as many as there are flows.
+const WAITING_GONE_MAX: usize = 64;
+
 impl<B> Session<B> {
     /// How many bytes may be read from the flow's socket now. When it is none,
     /// [`Session::poll_readable`] names the flow as soon as it is worth asking again.
     pub fn room(&mut self, id: FlowId) -> usize {
-        let left = self.sent.grant.saturating_sub(self.counters.bytes_sent + self.queued as u64);
-        let flows = self.flows.len();
+        let (left, flows) = (self.left(), self.flows.len());
         let Some(flow) = self.flows.get_mut(&id) else { return 0 };
         let room = flow.room();
         if room < PAYLOAD_MAX || self.queued >= SESSION_QUEUED_MAX && flow.queued() > 0 {
@@ -49,23 +77,63 @@ impl<B> Session<B> {
             return room.min(allowed);
         }
         flow.is_starved = true;
-        if !std::mem::replace(&mut flow.is_throttled, true) {
-            self.throttled.push_back(id);
+        // With nothing under way there is no `CREDIT` to come that would wake it.
+        let (waiting, is_in) = match flow.under_way() {
+            0 => (&mut self.waiting.parked, &mut flow.is_parked),
+            _ => (&mut self.waiting.throttled, &mut flow.is_throttled),
+        };
+        if !std::mem::replace(is_in, true) {
+            waiting.push_back(id);
         }
         if flow.poll_blocked() {
             self.control.push_back(Frame::Blocked(id));
         }
+        self.waiting.forget_gone(&self.flows);
         0
+    }
+
+    /// What is left of the grant.
+    fn left(&self) -> u64 {
+        self.sent.grant.saturating_sub(self.counters.bytes_sent + self.queued as u64)
     }
 
     /// The grant has grown: the flows that have waited longest for it may try again.
     pub(super) fn wake_throttled(&mut self) {
-        let count = self.throttled.len().min(THROTTLED_WAKE_MAX);
-        for id in self.throttled.drain(..count) {
+        self.wake(THROTTLED_WAKE_MAX);
+    }
+
+    /// When more of the parked flows may try: those woken before may have had nothing to say.
+    pub(super) fn wake_due(&self) -> Option<Time> {
+        let is_due = !self.waiting.parked.is_empty() && self.left() >= FLOW_SHARE_MIN;
+        is_due.then(|| self.waiting.woken_at + POLL_DELAY)
+    }
+
+    /// Wakes parked flows if that is due: ever fewer at a time, and no more than may well be sent.
+    pub(super) fn wake_parked(&mut self, now: Time) {
+        if self.wake_due().is_some_and(|due| due <= now) {
+            self.waiting.woken_at = now;
+            let sendable = usize::try_from(self.left()).unwrap_or(usize::MAX) / PAYLOAD_MAX;
+            let count = (self.waiting.parked.len() / THROTTLED_WAKE_MAX).min(sendable);
+            self.wake(count.max(THROTTLED_WAKE_MAX));
+        }
+    }
+
+    fn wake(&mut self, count: usize) {
+        let mut woken = 0;
+        while woken < count {
+            let (id, was_parked) = match self.waiting.parked.pop_front() {
+                Some(id) => (id, true),
+                None => match self.waiting.throttled.pop_front() {
+                    Some(id) => (id, false),
+                    None => return,
+                },
+            };
             let Some(flow) = self.flows.get_mut(&id) else { continue };
-            flow.is_throttled = false;
+            let is_in = if was_parked { &mut flow.is_parked } else { &mut flow.is_throttled };
+            *is_in = false;
             if std::mem::take(&mut flow.is_starved) {
                 self.readable.push_back(id);
+                woken += 1;
             }
         }
     }

@@ -266,8 +266,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
             Carriage::Opening => self.liveness.poll_timeout(),
             Carriage::Lost { since } => since + self.grace,
             Carriage::Carried => {
-                let liveness = self.liveness.poll_timeout();
-                self.received.poll_due.map_or(liveness, |due| due.min(liveness))
+                let due = [self.received.poll_due, self.wake_due()];
+                due.into_iter().flatten().fold(self.liveness.poll_timeout(), Time::min)
             }
         }
     }
@@ -288,6 +288,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
             Carriage::Lost { .. } => return Ok(()),
             Carriage::Carried => {}
         }
+        self.wake_parked(now);
         self.reckon_withheld(now);
         if self.sent.withheld > UNACKNOWLEDGED_MAX {
             return Err(SessionError::Unacknowledged);
