@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use adit_proto::frame::{Frame, FrameError, Kind, Poll, ResetReason};
-use adit_proto::id::{FlowId, Side};
+use adit_proto::id::{FlowId, SessionId, Side, Time};
 use adit_proto::limits::{FLOW_WINDOW, PAYLOAD_MAX, POLL_DELAY, VERSION};
 use adit_proto::session::{Event, SessionError, parse_greeting};
 use proptest::prelude::*;
@@ -20,6 +20,10 @@ use proptest::prelude::*;
 mod keys;
 #[path = "session/pair.rs"]
 mod pair;
+#[path = "session/resume.rs"]
+mod resume;
+#[path = "session/shares.rs"]
+mod shares;
 
 use keys::chunk;
 use pair::{End, Pair, encode, open};

@@ -25,9 +25,13 @@ pub(crate) struct End {
 
 impl End {
     pub(crate) fn new(side: Side) -> Self {
+        Self::with_id(side, id(side))
+    }
+
+    pub(crate) fn with_id(side: Side, id: SessionId) -> Self {
         let (tx, rx) = if side == Side::Relay { (1, 2) } else { (2, 1) };
         Self {
-            session: Session::new(side, id(side), GRACE, Time(0)),
+            session: Session::new(side, id, GRACE, Time(0)),
             records: records(tx, rx),
             delivered: BTreeMap::new(),
             untaken: BTreeMap::new(),
@@ -37,10 +41,12 @@ impl End {
     }
 
     pub(crate) fn transmit(&mut self, now: Time) -> Vec<Vec<u8>> {
+        self.transmit_up_to(CARRIER_SEND_MAX, now)
+    }
+
+    pub(crate) fn transmit_up_to(&mut self, bytes: usize, now: Time) -> Vec<Vec<u8>> {
         let mut sealed: Vec<Sealed<Box<[u8]>>> = Vec::new();
-        self.session
-            .poll_records(CARRIER_SEND_MAX, now, &mut self.records.sealer, &mut sealed)
-            .unwrap();
+        self.session.poll_records(bytes, now, &mut self.records.sealer, &mut sealed).unwrap();
         sealed.iter().map(|record| record.memory[..record.len].to_vec()).collect()
     }
 
@@ -80,13 +86,23 @@ impl End {
         }
     }
 
+    /// What waits for one socket is taken.
+    pub(crate) fn take_of(&mut self, flow: FlowId, now: Time) {
+        if let Some(len) = self.untaken.remove(&flow) {
+            self.session.handle_taken(flow, len, now);
+        }
+    }
+
     /// Reads as much of `bytes` as the session has room for; returns how much.
     pub(crate) fn write(&mut self, flow: FlowId, bytes: &[u8]) -> usize {
         let mut written = 0;
-        while written < bytes.len() && self.session.room(flow) > 0 {
-            let part = &bytes[written..bytes.len().min(written + PAYLOAD_MAX)];
-            self.session.handle_input(flow, chunk(part));
-            written += part.len();
+        while written < bytes.len() {
+            let len = self.session.room(flow).min(PAYLOAD_MAX).min(bytes.len() - written);
+            if len == 0 {
+                break;
+            }
+            self.session.handle_input(flow, chunk(&bytes[written..written + len]));
+            written += len;
         }
         written
     }
@@ -96,6 +112,8 @@ pub(crate) struct Pair {
     pub(crate) forwarder: End,
     pub(crate) relay: End,
     pub(crate) now: Time,
+    /// Whether the last [`Pair::exchange_up_to`] lost anything, downwards and upwards.
+    pub(crate) lost: (bool, bool),
     keys: u32,
 }
 
@@ -110,6 +128,7 @@ impl Pair {
             forwarder: End::new(Side::Forwarder),
             relay: End::new(Side::Relay),
             now: Time(0),
+            lost: (false, false),
             keys: 0,
         };
         pair.greet().unwrap();
@@ -120,12 +139,52 @@ impl Pair {
 
     /// A new carrier with keys of its own: `HELLO` one way, `WELCOME` the other.
     pub(crate) fn greet(&mut self) -> Result<Greeted, SessionError> {
-        self.keys += 2;
-        self.forwarder.records = records(self.keys, self.keys + 1);
-        self.relay.records = records(self.keys + 1, self.keys);
+        self.renew();
         let hello = self.forwarder.session.hello();
         let welcome = self.relay.session.handle_hello(&hello, self.now)?;
         self.forwarder.session.handle_welcome(&welcome, self.now)
+    }
+
+    /// The keys of another carrier.
+    pub(crate) fn renew(&mut self) {
+        self.keys += 2;
+        self.forwarder.records = records(self.keys, self.keys + 1);
+        self.relay.records = records(self.keys + 1, self.keys);
+    }
+
+    /// Both ends find the carrier gone.
+    pub(crate) fn lose(&mut self) {
+        self.forwarder.session.handle_carrier_lost(self.now);
+        self.relay.session.handle_carrier_lost(self.now);
+    }
+
+    /// As [`Pair::exchange`], but of the bytes downwards and upwards only so many arrive; returns
+    /// how many did, in whole records.
+    pub(crate) fn exchange_up_to(&mut self, down_max: usize, up_max: usize) -> (usize, usize) {
+        let (mut down, mut up) = (0, 0);
+        self.lost = (false, false);
+        loop {
+            let (from_relay, from_forwarder) =
+                (self.relay.transmit(self.now), self.forwarder.transmit(self.now));
+            if from_relay.is_empty() && from_forwarder.is_empty() {
+                return (down, up);
+            }
+            self.now = self.now + Duration::from_millis(1);
+            for record in from_relay {
+                self.lost.0 |= down + record.len() > down_max;
+                if !self.lost.0 {
+                    down += record.len();
+                    self.forwarder.receive(record, self.now).unwrap();
+                }
+            }
+            for record in from_forwarder {
+                self.lost.1 |= up + record.len() > up_max;
+                if !self.lost.1 {
+                    up += record.len();
+                    self.relay.receive(record, self.now).unwrap();
+                }
+            }
+        }
     }
 
     /// Carries records both ways until neither end has more; a millisecond each way.

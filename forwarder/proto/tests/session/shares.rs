@@ -1,0 +1,100 @@
+//! The grant is shared: who is not read, or gone, holds up nobody else.
+
+use adit_proto::limits::SESSION_WINDOW;
+
+use super::*;
+
+/// Ten thousand flows that nobody reads stay within the grant, and one that is read moves beside
+/// them.
+#[test]
+fn ten_thousand_stalled_flows_leave_one_that_is_read_moving() {
+    let mut pair = Pair::new();
+    pair.forwarder.stalled = true;
+    let payload = vec![0; 300_000];
+    for _ in 0..10_000 {
+        let flow = pair.relay.session.open_flow(open(), pair.now).unwrap();
+        pair.relay.write(flow, &payload);
+        pair.exchange();
+        pair.forwarder.delivered.clear();
+    }
+    let waiting = pair.forwarder.session.bytes_waiting();
+    assert!(waiting < SESSION_WINDOW, "{waiting} bytes wait");
+    let live = pair.relay.session.open_flow(open(), pair.now).unwrap();
+    let (mut written, mut rounds) = (0, 0);
+    while written < 8 << 20 && rounds < 2_000 {
+        rounds += 1;
+        written += pair.relay.write(live, &payload);
+        pair.exchange();
+        pair.forwarder.take_of(live, pair.now);
+        pair.exchange();
+    }
+    pair.exchange();
+    assert_eq!(pair.forwarder.delivered[&live].len(), written);
+    assert!(rounds < 300, "{written} bytes took {rounds} rounds");
+}
+
+/// Takes up all of the grant with flows that are not read; returns them.
+fn exhaust(pair: &mut Pair) -> Vec<FlowId> {
+    pair.forwarder.stalled = true;
+    let mut stalled = Vec::new();
+    let mut left = SESSION_WINDOW;
+    // A kernel may fill more buffers than it was asked to.
+    while left > 0 {
+        let flow = pair.open();
+        for _ in 0..FLOW_WINDOW / PAYLOAD_MAX as u64 {
+            let len = left.min(PAYLOAD_MAX as u64);
+            if len > 0 {
+                pair.relay.session.handle_input(flow, chunk(&vec![0; len as usize]));
+            }
+            left -= len;
+        }
+        pair.exchange();
+        stalled.push(flow);
+    }
+    assert_eq!(pair.forwarder.session.bytes_waiting(), SESSION_WINDOW);
+    stalled
+}
+
+/// Which of `flows` may be read again, all that are asked to try having nothing to say.
+fn woken(pair: &mut Pair, flows: &[FlowId]) -> usize {
+    let mut awake = std::collections::BTreeSet::new();
+    for _ in 0..400 {
+        while let Some(flow) = pair.relay.session.poll_readable() {
+            if flows.contains(&flow) && pair.relay.session.room(flow) > 0 {
+                awake.insert(flow);
+            }
+        }
+        pair.wait(POLL_DELAY);
+    }
+    awake.len()
+}
+
+/// Flows that found the grant taken up are all woken when it is not, though those woken first
+/// have nothing to say and move nothing.
+#[test]
+fn every_flow_wakes_when_the_grant_comes_back() {
+    let mut pair = Pair::new();
+    exhaust(&mut pair);
+    let waiting: Vec<FlowId> = (0..300).map(|_| pair.open()).collect();
+    waiting.iter().for_each(|flow| assert_eq!(pair.relay.session.room(*flow), 0));
+    pair.forwarder.take_what_waits(pair.now);
+    pair.exchange();
+    assert_eq!(woken(&mut pair, &waiting), waiting.len());
+}
+
+/// Nor do flows that are gone stand before them.
+#[test]
+fn flows_that_are_gone_take_no_turn_at_the_grant() {
+    let mut pair = Pair::new();
+    let stalled = exhaust(&mut pair);
+    let gone: Vec<FlowId> = (0..100).map(|_| pair.open()).collect();
+    let waiting = pair.open();
+    for flow in gone.iter().chain([&waiting]) {
+        assert_eq!(pair.relay.session.room(*flow), 0);
+    }
+    gone.iter().for_each(|flow| pair.relay.session.handle_reset(*flow, ResetReason::Peer));
+    // Just one of those that were not read goes on.
+    pair.forwarder.take_of(stalled[0], pair.now);
+    pair.exchange();
+    assert_eq!(woken(&mut pair, &[waiting]), 1);
+}
