@@ -66,7 +66,7 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
     if options.shared.smoke {
         (options.flows, options.rounds, options.seconds) = (200, 1, 1);
     }
-    let ways = options.shared.ways(&[Way::Adit]);
+    let ways = options.shared.ways(&[Way::Kernel, Way::Adit]);
     let bed = Bed::new("fairness", &ways)?;
     for host in ["icp", PEER] {
         let buffers = format!("net.ipv4.tcp_rmem=4096 {STALLED_BUFFER_BYTES} 33554432");
@@ -201,7 +201,8 @@ fn table(series: &BTreeMap<Way, Series>) -> Table {
 fn notes(options: &Options) -> Vec<String> {
     let mut notes = vec![
         "The stalled flows carry data from the internal to the external peer, which has a small \
-         receive buffer and never reads; the last column says how many got any bytes at all. The bulk \
+         receive buffer and never reads; the last column says how many got any bytes at all. What they \
+         cost the kernel alone is seen in its own rows. The bulk \
          flow goes the same way as theirs, the round trips run beside it in both states. 0 and inf: \
          nothing came for half a minute. Medians (least–most)."
             .to_owned(),

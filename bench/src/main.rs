@@ -1,14 +1,16 @@
-//! Measures Adit beside a plain double hop of socat and the kernel's own DNAT, in the lab.
+//! Measures Adit beside a plain double hop of socat, the kernel's own DNAT and rathole, in the lab.
 //!
 //! ```text
 //!   kernel   ext ──────────────▶ gw (DNAT) ─────────────▶ peer3
 //!   socat    ext ──▶ relay:socat ──▶ gw (DNAT) ──▶ icp:socat ──▶ peer3
 //!   adit     ext ──▶ relay:adit-relay ══ one sealed tunnel ══ icp:adit ──▶ peer3
+//!   rathole  ext ──▶ relay:rathole ══ a connection for each flow ══ icp:rathole ──▶ peer3
 //! ```
 //!
-//! All three stand in one lab at the same time, and rounds are interleaved: a noisy machine then
-//! disturbs each of them alike. Deliberately absent: figures without the conditions they were taken
-//! under (every report begins with them), and averages (medians, and the range).
+//! The last where it is installed. All stand in one lab at the same time, and rounds are
+//! interleaved: a noisy machine then disturbs each of them alike. Deliberately absent: figures without
+//! the conditions they were taken under (every report begins with them), and averages (medians, and
+//! the range).
 #![forbid(unsafe_code)]
 
 mod adit;

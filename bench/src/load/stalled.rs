@@ -88,12 +88,8 @@ fn wait_for_first_bytes(held: &[TcpStream]) -> io::Result<usize> {
     for stream in held {
         let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         stream.set_read_timeout(Some(left))?;
-        match stream.peek(&mut [0]) {
-            Ok(1..) => begun += 1,
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
+        // Ended, reset, or without a word: in no such case did it stall.
+        begun += usize::from(matches!(stream.peek(&mut [0]), Ok(1..)));
     }
     Ok(begun)
 }
