@@ -51,8 +51,8 @@ use plan::Plan;
 use random::Random;
 use world::{Task, World};
 
-/// Runs without a wish of the environment's.
-const SEEDS: u64 = 2_000;
+/// Seeds that are run unless the environment wishes otherwise.
+const SEEDS: u64 = 3_000;
 /// How long the ends may take to come to rest once faults are over.
 const REST_MAX: Duration = Duration::from_secs(600);
 

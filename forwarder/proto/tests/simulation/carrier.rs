@@ -27,11 +27,11 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    fn new(random: &mut Random, latency: Duration) -> Self {
+    fn new(capacity: usize, latency: Duration) -> Self {
         Self {
             segments: VecDeque::new(),
             under_way: 0,
-            capacity: 2_000 + random.size(400_000),
+            capacity,
             latency,
             last: Time(0),
             is_hung: false,
@@ -114,9 +114,11 @@ pub(crate) struct Carrier {
 }
 
 impl Carrier {
-    pub(crate) fn new(random: &mut Random) -> Self {
-        let latency = random.micros(100, 200_000);
-        let (up, down) = (Line::new(random, latency), Line::new(random, latency));
+    pub(crate) fn new(random: &mut Random, is_heavy: bool) -> Self {
+        let (capacity_min, latency_max) =
+            if is_heavy { (400_000, 5_000) } else { (2_000, 200_000) };
+        let latency = random.micros(100, latency_max);
+        let [up, down] = [(); 2].map(|()| Line::new(capacity_min + random.size(400_000), latency));
         Self { up, down, is_open: [true, true] }
     }
 

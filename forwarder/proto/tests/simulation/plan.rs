@@ -14,6 +14,8 @@ pub(crate) struct Plan {
     /// Prints what happens.
     pub(crate) is_told: bool,
     pub(crate) is_faulty: bool,
+    /// Many flows move much on fast lines.
+    pub(crate) is_heavy: bool,
     /// How long faults go on.
     pub(crate) faults_for: Duration,
     /// The longest pause between two of them, in microseconds.
@@ -37,9 +39,10 @@ impl Plan {
         // In half of the runs no session may end at all.
         let is_mild = random.chance(50);
         let grace = Duration::from_secs(random.between(2, 60) as u64);
-        Self {
+        let drawn = Self {
             is_told: false,
             is_faulty: true,
+            is_heavy: false,
             faults_for: random.micros(500_000, 40_000_000),
             fault_pause: random.between(20_000, 4_000_000) as u64,
             act_pause: random.between(2_000, 400_000) as u64,
@@ -52,6 +55,21 @@ impl Plan {
             flows_max: random.between(1, 40),
             resets: random.between(0, 30),
             bytes_left: random.between(50_000, 1_500_000),
+        };
+        if random.below(200) == 0 { drawn.heavy() } else { drawn }
+    }
+
+    fn heavy(self) -> Self {
+        Self {
+            is_heavy: true,
+            faults_for: Duration::from_secs(30),
+            fault_pause: 5_000_000,
+            act_pause: 10_000,
+            burst: 1 << 21,
+            flows_max: 400,
+            resets: self.resets / 4,
+            bytes_left: 90 << 20,
+            ..self
         }
     }
 

@@ -179,7 +179,7 @@ impl World {
         }
         self.carriers_made += 1;
         let carrier = self.carriers_made;
-        let state = Carrier::new(&mut self.random);
+        let state = Carrier::new(&mut self.random, self.plan.is_heavy);
         self.carriers.insert(carrier, state);
         self.is_dialling = true;
         let delay = self.random.micros(500, 600_000);
@@ -235,7 +235,7 @@ impl World {
         let Some(state) = self.carriers.get_mut(&carrier) else { return Ok(()) };
         let Some(segment) = state.line_to(side).arrive(now) else { return Ok(()) };
         let Some(link) = self.ends[index(side)].links.get_mut(&carrier) else { return Ok(()) };
-        link.inbox.extend(segment);
+        link.inbox.extend_from_slice(&segment);
         // One segment's records are one batch; the pump's turn comes after all of them.
         while let Some(content) = self.next_record(carrier, side)? {
             for content in self.mutator.mutate(side, content) {
