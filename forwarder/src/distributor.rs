@@ -1,13 +1,13 @@
 //! Hands messages out: to flows' sockets, as slices of the buffers that the records landed in,
 //! and to the carrier, as the records that the session sealed.
 
-use adit_proto::id::Time;
-use adit_proto::limits::{
-    CARRIER_SEND_MAX, CARRIER_SEND_MIN, CARRIER_SEND_TIME, FLOW_SEND_PIECES, GATHERED_MAX,
-    PAYLOAD_MAX,
-};
+use adit_proto::limits::{FLOW_SEND_PIECES, GATHERED_MAX, PAYLOAD_MAX};
 use adit_ring::{Slice, SliceList};
 use std::collections::VecDeque;
+
+mod line;
+
+pub(crate) use line::Line;
 
 /// What waits for one flow's socket.
 ///
@@ -125,64 +125,8 @@ impl Outlet {
     }
 }
 
-/// How much one send on a carrier gathers: what the line takes in [`CARRIER_SEND_TIME`], so that
-/// a sparse flow does not wait behind a long send on a slow line.
-///
-/// The line's rate is that of the last few full sends together: a single one may have waited for
-/// a processor and not for the line.
-#[derive(Debug)]
-pub(crate) struct Batch {
-    bytes_max: usize,
-    started: Time,
-    bytes: usize,
-    /// Full sends, the older ones weighing less and less.
-    sent_bytes: f64,
-    sent_seconds: f64,
-}
-
-/// What the earlier sends weigh against the latest.
-const MEMORY: f64 = 0.9;
-
-impl Batch {
-    pub(crate) fn new() -> Self {
-        let bytes_max = CARRIER_SEND_MAX;
-        Self { bytes_max, started: Time::default(), bytes: 0, sent_bytes: 0.0, sent_seconds: 0.0 }
-    }
-
-    /// The most that the next send may gather.
-    pub(crate) fn bytes_max(&self) -> usize {
-        self.bytes_max
-    }
-
-    pub(crate) fn handle_started(&mut self, bytes: usize, now: Time) {
-        self.bytes = bytes;
-        self.started = now;
-    }
-
-    /// The kernel took all of the send.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "the result is clamped, and a rate needs no more precision"
-    )]
-    pub(crate) fn handle_sent(&mut self, now: Time) {
-        if self.bytes < self.bytes_max / 2 {
-            // It ended because there was no more to send: it says nothing of the line.
-            return;
-        }
-        self.sent_bytes = self.sent_bytes * MEMORY + self.bytes as f64;
-        self.sent_seconds = self.sent_seconds * MEMORY + now.since(self.started).as_secs_f64();
-        let rate = self.sent_bytes / self.sent_seconds.max(1e-6);
-        let bytes = (rate * CARRIER_SEND_TIME.as_secs_f64()) as usize;
-        self.bytes_max = bytes.clamp(CARRIER_SEND_MIN, CARRIER_SEND_MAX);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn slice(bytes: &[u8]) -> Slice {
@@ -248,44 +192,5 @@ mod tests {
         sent(&mut outlet, 3);
         assert!(outlet.poll_shutdown());
         assert!(!outlet.poll_shutdown());
-    }
-
-    /// Sends in full until the batch has settled; each takes as long as `rate` has it.
-    fn settled(batch: &mut Batch, rate: f64, delay: impl Fn(u32) -> Duration) -> usize {
-        for n in 0..100 {
-            let bytes = batch.bytes_max();
-            batch.handle_started(bytes, Time(0));
-            let taken = Duration::from_secs_f64(bytes as f64 / rate) + delay(n);
-            batch.handle_sent(Time(0) + taken);
-        }
-        batch.bytes_max()
-    }
-
-    /// A slow line's sends shrink to one record, a fast line's grow back.
-    #[test]
-    fn the_batch_follows_the_line() {
-        let mut batch = Batch::new();
-        assert_eq!(settled(&mut batch, 2.5e6, |_| Duration::ZERO), CARRIER_SEND_MIN);
-        assert_eq!(settled(&mut batch, 1e9, |_| Duration::ZERO), CARRIER_SEND_MAX);
-    }
-
-    /// On a fast line a send that now and then waits for a processor does not shrink the others.
-    #[test]
-    fn the_batch_is_not_cut_for_a_busy_processor() {
-        let mut batch = Batch::new();
-        let busy =
-            |n: u32| if n.is_multiple_of(8) { Duration::from_millis(4) } else { Duration::ZERO };
-        assert!(settled(&mut batch, 2e9, busy) > CARRIER_SEND_MAX / 2);
-    }
-
-    /// Sends that were short for want of data say nothing of the line.
-    #[test]
-    fn small_sends_do_not_shrink_the_batch() {
-        let mut batch = Batch::new();
-        for _ in 0..100 {
-            batch.handle_started(100, Time(0));
-            batch.handle_sent(Time(0) + Duration::from_millis(10));
-        }
-        assert_eq!(batch.bytes_max(), CARRIER_SEND_MAX);
     }
 }

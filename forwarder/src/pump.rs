@@ -256,6 +256,7 @@ impl Pump {
             match timer {
                 Timer::Session(slot) => self.handle_session_timeout(slot),
                 Timer::Greeting(slot) => self.handle_greeting_timeout(slot),
+                Timer::Line(slot) => self.handle_line_timeout(slot),
                 Timer::Connect(slot) => self.handle_connect_timeout(slot),
                 Timer::Accept(slot) => self.arm_accept(slot),
                 Timer::Close(slot) => self.end(slot, Down::Closed),

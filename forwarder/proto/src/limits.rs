@@ -114,12 +114,24 @@ pub const CONTACT_LEASE: Duration = Duration::from_secs(60);
 /// Unsent bytes that the kernel may hold for a carrier (`TCP_NOTSENT_LOWAT`): a scheduler above
 /// a deep kernel queue decides nothing.
 pub const CARRIER_NOTSENT: u32 = 128 * 1024;
+/// The same on a slow line: two segments.
+pub const CARRIER_NOTSENT_MIN: u32 = 3 * 1024;
 /// The most that one vectored send on a carrier gathers.
 pub const CARRIER_SEND_MAX: usize = 512 * 1024;
 /// The least that it is cut down to on a slow line: one record.
 pub const CARRIER_SEND_MIN: usize = RECORD_MAX;
-/// A carrier's send gathers what the line takes in this time.
+/// A carrier's send gathers what the line takes in this time, and the kernel holds no more unsent.
 pub const CARRIER_SEND_TIME: Duration = Duration::from_millis(2);
+/// A record has no more payload than what the line takes in this time …
+pub const CARRIER_RECORD_TIME: Duration = Duration::from_millis(1);
+/// … but so much, or its header and tag weigh too much.
+pub const RECORD_PAYLOAD_MIN: usize = 2 * 1024;
+/// What a narrow line's queues may hold beyond what is on its way, in time.
+pub const LINE_QUEUE_TIME: Duration = Duration::from_millis(3);
+/// Below this rate, in bytes a second, a line is narrow: the kernel's in-flight data are felt …
+pub const LINE_NARROW: u64 = 12_500_000;
+/// … and from this one on it is no more.
+pub const LINE_WIDE: u64 = 100_000_000;
 /// How long sent bytes may stay unacknowledged by the kernel's peer (`TCP_USER_TIMEOUT`).
 pub const CARRIER_USER_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -303,9 +303,9 @@ impl<B> Session<B> {
         self.handle_control(ControlFrame::Goaway(goaway));
     }
 
-    /// Whether flows' bytes wait to be sent.
-    pub fn is_backlogged(&self) -> bool {
-        self.queued > 0
+    /// Flows' bytes that wait to be sent.
+    pub fn bytes_queued(&self) -> usize {
+        self.queued
     }
 
     /// Flows that are open.

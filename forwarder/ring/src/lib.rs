@@ -30,5 +30,5 @@ pub use probe::{Features, probe};
 pub use refusal::Refusal;
 pub use ring::{Ring, SendHow};
 pub use slice::{Slice, SliceList};
-pub use socket::{Socket, duplicate};
+pub use socket::{LineSample, Socket, duplicate};
 pub use waker::Waker;

@@ -59,6 +59,14 @@ impl Socket {
         self.reference().set_tcp_notsent_lowat(bytes)
     }
 
+    /// How the kernel reckons what may be in flight (`TCP_CONGESTION`, tcp(7)).
+    ///
+    /// # Errors
+    /// When the kernel has no such algorithm, or allows it to nobody but root.
+    pub fn set_congestion_control(&self, name: &str) -> io::Result<()> {
+        self.reference().set_tcp_congestion(name.as_bytes())
+    }
+
     /// How long sent bytes may stay unacknowledged (`TCP_USER_TIMEOUT`, tcp(7)).
     ///
     /// # Errors
@@ -107,8 +115,71 @@ impl Socket {
         self.reference().local_addr()?.as_socket().ok_or_else(not_internet)
     }
 
+    /// What the kernel has found out about the line (`TCP_INFO`, tcp(7)).
+    ///
+    /// # Errors
+    /// When it is no TCP socket.
+    pub fn line(&self) -> io::Result<LineSample> {
+        let mut info = [0_u8; TCP_INFO_LEN];
+        let mut len = libc::socklen_t::try_from(TCP_INFO_LEN).unwrap_or(0);
+        // SAFETY: the kernel writes at most `len` bytes, which is the array's length, and the
+        // descriptor is ours.
+        let result = unsafe {
+            libc::getsockopt(
+                self.raw(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                info.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(LineSample::read(&info))
+    }
+
     pub(crate) fn raw(&self) -> RawFd {
         self.0.as_raw_fd()
+    }
+}
+
+/// `struct tcp_info` of linux/tcp.h up to `tcpi_min_rtt`.
+const TCP_INFO_LEN: usize = 152;
+
+/// A connection's line, as its acknowledgements show it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LineSample {
+    /// Bytes that the kernel has and has not sent.
+    pub unsent: u32,
+    /// The smoothed round trip.
+    pub round_trip: Duration,
+    /// The shortest round trip of the last minutes.
+    pub round_trip_min: Duration,
+    /// Bytes that were acknowledged since the connection was made.
+    pub acknowledged: u64,
+}
+
+impl LineSample {
+    /// Fields that an older kernel does not write are 0.
+    fn read(info: &[u8; TCP_INFO_LEN]) -> Self {
+        let word = |at: usize| {
+            let bytes = info.get(at..).and_then(|rest| rest.first_chunk());
+            bytes.map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+        };
+        let long = |at: usize| {
+            let bytes = info.get(at..).and_then(|rest| rest.first_chunk());
+            bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+        };
+        let microseconds = |at| Duration::from_micros(word(at).into());
+        Self {
+            // tcpi_notsent_bytes.
+            unsent: word(144),
+            // tcpi_rtt, tcpi_min_rtt, tcpi_bytes_acked.
+            round_trip: microseconds(68),
+            round_trip_min: microseconds(148),
+            acknowledged: long(120),
+        }
     }
 }
 

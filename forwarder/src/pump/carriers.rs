@@ -16,9 +16,13 @@ use super::sessions::Tunnel;
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
 use crate::collector::{Collected, Intake, broken, shift};
-use crate::distributor::Batch;
+use crate::distributor::Line;
 use crate::handoff::{Carrier, Down, Event, SessionKey};
 use crate::key::PublicKey;
+
+/// A line that is slow is mostly one that loses packets: this one does not take each for a sign of
+/// congestion. Where the kernel has it not, the carrier works without.
+const NARROW_CONGESTION_CONTROL: &str = "bbr";
 
 /// One carrier's connection.
 #[derive(Debug)]
@@ -28,7 +32,8 @@ pub(super) struct CarrierSocket {
     socket: Socket,
     records: RecordLayer,
     intake: Intake,
-    batch: Batch,
+    line: Line,
+    /// A send is under way, or the line is full.
     pub(super) is_sending: bool,
 }
 
@@ -66,7 +71,7 @@ impl Pump {
             socket,
             records: carrier.records,
             intake: Intake::default(),
-            batch: Batch::new(),
+            line: Line::default(),
             is_sending: false,
         });
         self.timers.set(self.now + OPENING_MAX, Timer::Greeting(slot));
@@ -176,6 +181,12 @@ impl Pump {
             self.keep_slices(slices);
             return self.set_session_timer(slot);
         };
+        carrier.follow_line(tunnel, now);
+        if let Some(wait) = carrier.line.poll_full() {
+            carrier.is_sending = true;
+            self.timers.set(now + wait, Timer::Line(at));
+            return self.keep_slices(slices);
+        }
         if let Err(error) = carrier.seal_batch(tunnel, now, &mut slices) {
             self.keep_slices(slices);
             return self.end(slot, broken(error));
@@ -202,12 +213,10 @@ impl Pump {
     ) {
         let asked: usize = slices.iter().map(|slice| slice.len()).sum();
         self.keep_slices(slices);
-        let now = self.clock();
         let Some(carrier) = self.carriers.get_mut(slot) else { return };
         carrier.is_sending = false;
         match result {
             Ok(sent) if sent == asked => {
-                carrier.batch.handle_sent(now);
                 if let Role::Carries(tunnel) = carrier.role {
                     self.schedule_send(tunnel);
                 }
@@ -216,6 +225,14 @@ impl Pump {
                 self.lose_carrier(slot, Down::Lost("it was closed within a record".into()));
             }
             Err(error) => self.lose_carrier(slot, Down::Lost(error.to_string())),
+        }
+    }
+
+    pub(super) fn handle_line_timeout(&mut self, slot: Slot) {
+        let Some(carrier) = self.carriers.get_mut(slot) else { return };
+        carrier.is_sending = false;
+        if let Role::Carries(tunnel) = carrier.role {
+            self.schedule_send(tunnel);
         }
     }
 
@@ -267,12 +284,32 @@ impl CarrierSocket {
             slices.push(Slice::from(update));
         }
         let mut sealed = Vec::new();
-        let bytes_max = self.batch.bytes_max();
+        let bytes_max = self.line.send_max();
         tunnel.session.poll_records(bytes_max, now, &mut self.records.sealer, &mut sealed)?;
         slices.extend(sealed.iter().map(|s| Slice::from_memory(&s.memory, 0..s.len)));
-        let bytes = slices.iter().map(|slice| slice.len()).sum();
-        self.batch.handle_started(bytes, now);
+        self.line.handle_given(slices.iter().map(|slice| slice.len()).sum());
         Ok(())
+    }
+
+    /// The most payload that one record should have.
+    pub(super) fn record_max(&self) -> usize {
+        self.line.record_max()
+    }
+
+    /// Looks at the line, and sets the kernel's part of it accordingly.
+    fn follow_line(&mut self, tunnel: &Tunnel, now: Time) {
+        if !self.line.is_sample_due(now) {
+            return;
+        }
+        let Ok(sample) = self.socket.line() else { return };
+        let was_narrow = self.line.is_narrow();
+        if self.line.handle_sample(sample, tunnel.session.bytes_queued(), now) {
+            self.socket.set_notsent_lowat(self.line.unsent_max()).ok();
+        }
+        if self.line.is_narrow() && !was_narrow {
+            let is_set = self.socket.set_congestion_control(NARROW_CONGESTION_CONTROL);
+            tracing::debug!(remote = %self.remote, ?is_set, "a narrow line");
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use adit_proto::limits::{
 use adit_ring::{Received, SendHow, Slice, SliceList, Socket};
 
 use super::Pump;
-use super::carriers::is_dry;
+use super::carriers::{CarrierSocket, is_dry};
 use super::contacts::Contact;
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
@@ -189,6 +189,12 @@ impl Pump {
         }
         flow.is_receiving = true;
         let token = slot.token(Purpose::FlowReceive);
+        let carrier = tunnel.carrier.and_then(|carrier| self.carriers.get(carrier));
+        let record_max = carrier.map_or(PAYLOAD_MAX, CarrierSocket::record_max);
+        if record_max < PAYLOAD_MAX {
+            let bytes = room.min(record_max);
+            return self.ring.recv_few(&flow.socket, self.groups.flows, bytes, token);
+        }
         match (room / PAYLOAD_MAX).min(FLOW_RECEIVE_SLOTS) {
             0 => self.ring.recv_few(&flow.socket, self.groups.flows, room, token),
             slots => self.ring.recv(&flow.socket, self.groups.flows, slots, token),

@@ -14,6 +14,8 @@ pub(crate) enum Timer {
     Session(Slot),
     /// A carrier's greeting has taken too long.
     Greeting(Slot),
+    /// A narrow line that was full may take more.
+    Line(Slot),
     /// A connect to an internal peer has taken too long.
     Connect(Slot),
     /// A session that is closed has not got rid of its last words.
