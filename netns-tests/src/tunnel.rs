@@ -246,7 +246,10 @@ impl Tunnel<'_> {
     /// # Errors
     /// When it does not start again.
     pub fn restart(&mut self, daemon: Daemon) -> Result<(), LabError> {
-        self.process_mut(daemon)?.kill();
+        let process = self.process_mut(daemon)?;
+        process.kill();
+        let pid = process.pid();
+        wait_until(SHORT, "the killed daemon to be gone", || is_gone(pid))?;
         match daemon {
             Daemon::Forwarder => self.start_forwarder(),
             Daemon::Relay => self.start_relay(),
@@ -403,6 +406,15 @@ impl Tunnel<'_> {
     fn path(&self, file: &str) -> PathBuf {
         self.lab.path().join(file)
     }
+}
+
+/// Whether nothing of the process runs any more: not even a thread that still holds its sockets. The
+/// rest of it may stay, since process 1 of a lab reads no child's end.
+fn is_gone(pid: i32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
+    threads == 0 || (threads == 1 && state == Some("Z"))
 }
 
 fn write(path: &Path, text: &str) -> Result<(), LabError> {

@@ -167,13 +167,14 @@ fn outage_beyond_the_grace_resets_both_ends_and_is_recovered_from() -> Outcome {
         let struck = Fault::Hole.inject(lab)?;
         let limit = GRACE + DETECTION + Duration::from_secs(1);
         let outside = swarm.wait_ended(limit.saturating_sub(struck.at().elapsed()))?;
+        println!("reset outside {:?} after the path was lost", struck.at().elapsed());
         assert_eq!(outside.resets, 10, "outside: {outside:?}");
         let mut inside = Tally::default();
         wait_until(limit.saturating_sub(struck.at().elapsed()), "resets inside", || {
             inside = scene.mark_inside().unwrap_or_default();
             inside.ended() == 10
         })?;
-        println!("both ends reset {:?} after the path was lost", struck.at().elapsed());
+        println!("reset inside {:?} after the path was lost", struck.at().elapsed());
         assert_eq!(inside.resets, 10, "inside: {inside:?}");
         wait_until(SHORT, "memory to be given back", || {
             memory(&scene).is_ok_and(|now| now.iter().zip(held).all(|(now, held)| *now <= held))
