@@ -41,6 +41,8 @@ pub struct Counts {
     pub duplicated: u64,
     /// Were held back.
     pub reordered: u64,
+    /// Found the other device down, as the first do while the link is set up.
+    pub refused: u64,
 }
 
 impl Counts {
@@ -55,6 +57,7 @@ impl Counts {
             overflowed: next()?,
             duplicated: next()?,
             reordered: next()?,
+            refused: next()?,
         })
     }
 
@@ -68,14 +71,15 @@ impl Counts {
             overflowed: self.overflowed - before.overflowed,
             duplicated: self.duplicated - before.duplicated,
             reordered: self.reordered - before.reordered,
+            refused: self.refused - before.refused,
         }
     }
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { offered, passed, lost, overflowed, duplicated, reordered } = self;
-        write!(f, "{offered} {passed} {lost} {overflowed} {duplicated} {reordered}")
+        let Self { offered, passed, lost, overflowed, duplicated, reordered, refused } = self;
+        write!(f, "{offered} {passed} {lost} {overflowed} {duplicated} {reordered} {refused}")
     }
 }
 
@@ -88,6 +92,7 @@ pub struct Counters {
     overflowed: AtomicU64,
     duplicated: AtomicU64,
     reordered: AtomicU64,
+    refused: AtomicU64,
 }
 
 impl Counters {
@@ -101,6 +106,7 @@ impl Counters {
             overflowed: self.overflowed.load(Relaxed),
             duplicated: self.duplicated.load(Relaxed),
             reordered: self.reordered.load(Relaxed),
+            refused: self.refused.load(Relaxed),
         }
     }
 }
@@ -251,8 +257,8 @@ impl Line<'_> {
     fn pass(&self, frame: &[u8]) {
         match self.to.send(frame) {
             Ok(_) => add(&self.counters.passed),
-            // The other device is down: to the sender this is a link that swallows.
-            Err(_) => add(&self.counters.overflowed),
+            // To the sender this is a link that swallows.
+            Err(_) => add(&self.counters.refused),
         }
     }
 }
