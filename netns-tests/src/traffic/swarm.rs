@@ -69,7 +69,11 @@ pub fn swarm(plan: &Plan) -> io::Result<()> {
             slice: plan.slice,
         };
         workers.push(thread::spawn(move || {
-            let stream = greeting.open(to)?;
+            let stream = greeting.open(to).inspect_err(|_| {
+                // A swarm is whole or none: who is refused ends it for all.
+                roster.set_enough();
+                roster.abort();
+            })?;
             join(stream, &greeting, (Way::There, Way::Back), &roster, || {
                 if begun.fetch_add(1, Ordering::AcqRel) + 1 == flows {
                     println!("swarming {flows}");
