@@ -26,6 +26,8 @@ use adit_proto::id::Side;
 
 #[path = "simulation/carrier.rs"]
 mod carrier;
+#[path = "simulation/checks.rs"]
+mod checks;
 #[path = "simulation/deeds.rs"]
 mod deeds;
 #[path = "simulation/end.rs"]

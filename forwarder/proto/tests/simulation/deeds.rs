@@ -18,6 +18,9 @@ impl World {
         }
         let pause = self.random.micros(500, self.plan.act_pause);
         self.later(pause, Task::Act);
+        if self.now < self.lull_until {
+            return Ok(());
+        }
         let side = self.draw_side();
         match self.random.below(100) {
             0..15 => self.open(side)?,

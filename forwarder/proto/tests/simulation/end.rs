@@ -39,7 +39,7 @@ pub(crate) struct Socket {
     pub(crate) is_stalled: bool,
     /// The session had no room; it will say when it has.
     is_waiting: bool,
-    /// A read takes more than it was allowed, as kernels do.
+    /// A read may take more than it was allowed, as a kernel does that fills one buffer more.
     pub(crate) reads_beyond: bool,
 }
 
@@ -222,14 +222,18 @@ fn read(
             socket.is_waiting = true;
             return;
         }
-        let left = usize::try_from(socket.written - socket.read).unwrap();
-        let room = if socket.reads_beyond { PAYLOAD_MAX } else { room.min(PAYLOAD_MAX) };
-        let len = if random.chance(85) { room } else { random.between(1, room) }.min(left);
-        let mut bytes = vec![0; len];
-        fill(socket.flow, side, socket.read, &mut bytes);
-        oracle.written(socket.flow, side, len);
-        socket.read += len as u64;
-        session.handle_input(id, chunk(&bytes));
+        let mut room = if socket.reads_beyond { 8 * PAYLOAD_MAX } else { room };
+        while room > 0 && socket.read < socket.written {
+            let left = usize::try_from(socket.written - socket.read).unwrap();
+            let len_max = room.min(PAYLOAD_MAX);
+            let len = if random.chance(85) { len_max } else { random.between(1, len_max) };
+            let mut bytes = vec![0; len.min(left)];
+            fill(socket.flow, side, socket.read, &mut bytes);
+            oracle.written(socket.flow, side, bytes.len());
+            socket.read += bytes.len() as u64;
+            room -= bytes.len();
+            session.handle_input(id, chunk(&bytes));
+        }
     }
     let is_end = socket.is_connected && socket.ends && socket.read == socket.written;
     if is_end && !std::mem::replace(&mut socket.has_ended, true) {

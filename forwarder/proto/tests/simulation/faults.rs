@@ -7,6 +7,9 @@ use adit_proto::id::Side;
 use crate::oracle::{Cause, Outcome, index};
 use crate::world::{Task, World};
 
+/// Longer than an end puts up with a record that is not acknowledged.
+const LULL: Duration = Duration::from_secs(45);
+
 impl World {
     /// Something breaks, somewhere.
     pub(crate) fn fault(&mut self) -> Outcome {
@@ -15,6 +18,13 @@ impl World {
         }
         let pause = self.random.micros(100, self.plan.fault_pause);
         self.later(pause, Task::Fault);
+        if self.now < self.lull_until {
+            return Ok(());
+        }
+        if self.random.chance(3) {
+            // Nothing happens for so long that what was forgotten shows.
+            self.lull_until = self.now + LULL;
+        }
         let carriers: Vec<u32> = self.carriers.keys().copied().collect();
         let carrier = self.random.pick(&carriers);
         let side = self.draw_side();

@@ -50,6 +50,8 @@ pub(crate) struct World {
     hellos: BTreeMap<u32, Time>,
     starts: BTreeMap<SessionId, Time>,
     pub(crate) is_dialling: bool,
+    /// Until then neither deeds nor faults are drawn.
+    pub(crate) lull_until: Time,
     pub(crate) ends: [End; 2],
     pub(crate) oracle: Oracle,
     pub(crate) mutator: Mutator,
@@ -71,6 +73,7 @@ impl World {
             hellos: BTreeMap::new(),
             starts: BTreeMap::new(),
             is_dialling: false,
+            lull_until: Time(0),
             ends: [End::new(Side::Forwarder), End::new(Side::Relay)],
             oracle: Oracle::default(),
             mutator: Mutator::default(),
@@ -440,51 +443,6 @@ impl World {
         let flows: Vec<u32> =
             flows.into_values().filter(|flow| !self.oracle.is_over(*flow)).collect();
         self.oracle.session_over(side, id, cause, flows.into_iter())
-    }
-
-    /// Whether both ends have one session, carried, with the same flows, and all has arrived.
-    pub(crate) fn check_settled(&self) -> Outcome {
-        let [Some(forwarder), Some(relay)] = self.ends.each_ref().map(|end| end.session.as_ref())
-        else {
-            return Err("an end has no session".to_owned());
-        };
-        if !forwarder.is_carried() || !relay.is_carried() || forwarder.id() != relay.id() {
-            return Err("the ends have no session in common".to_owned());
-        }
-        if forwarder.flows() != relay.flows() {
-            return Err(format!("{} flows and {}", forwarder.flows(), relay.flows()));
-        }
-        for session in [forwarder, relay] {
-            if (session.records_retained(), session.bytes_held(), session.bytes_waiting())
-                != (0, 0, 0)
-            {
-                return Err(format!("something is left: {session:?}"));
-            }
-        }
-        for socket in self.ends.iter().flat_map(|end| end.sockets.values()) {
-            if socket.read != socket.written || !socket.is_connected {
-                return Err(format!("a socket was not read: {socket:?}"));
-            }
-        }
-        self.oracle.check_complete(forwarder.id())
-    }
-
-    /// Whether all is over and nothing is left.
-    pub(crate) fn check_empty(&self) -> Outcome {
-        self.check_settled()?;
-        self.oracle.check_over()?;
-        let flows = |end: &End| end.session.as_ref().map(|session| session.flows());
-        let sockets = self.ends.each_ref().map(|end| (flows(end), end.sockets.len()));
-        if sockets == [(Some(0), 0); 2] {
-            return Ok(());
-        }
-        Err(format!("flows and sockets are left: {sockets:?}"))
-    }
-
-    fn check_bounds(&mut self, side: Side) -> Outcome {
-        let end = &self.ends[index(side)];
-        let Some(session) = &end.session else { return Ok(()) };
-        crate::plan::check_bounds(session).map_err(|error| format!("{side:?}: {error}"))
     }
 }
 
