@@ -20,6 +20,8 @@ use proptest::prelude::*;
 mod keys;
 #[path = "session/pair.rs"]
 mod pair;
+#[path = "session/polls.rs"]
+mod polls;
 #[path = "session/resume.rs"]
 mod resume;
 #[path = "session/shares.rs"]
@@ -277,7 +279,8 @@ proptest! {
     }
 }
 
-/// What was read beyond the credit is not sent before the credit comes, and then is.
+/// What was read beyond the credit is not sent before the credit comes, and then is; the end waits
+/// for it too.
 #[test]
 fn what_was_read_beyond_the_credit_waits_for_it() {
     let mut pair = Pair::new();
@@ -285,11 +288,14 @@ fn what_was_read_beyond_the_credit_waits_for_it() {
     pair.forwarder.stalled = true;
     let parts = usize::try_from(FLOW_WINDOW).unwrap() / PAYLOAD_MAX + 8;
     (0..parts).for_each(|_| pair.relay.session.handle_input(flow, chunk(&[5; PAYLOAD_MAX])));
+    pair.relay.session.handle_end(flow);
     pair.exchange();
     assert!(pair.forwarder.delivered[&flow].len() as u64 <= FLOW_WINDOW);
+    assert!(!pair.forwarder.events.contains(&Event::Finished(flow)));
     pair.forwarder.take_what_waits(pair.now);
     pair.exchange();
     assert_eq!(pair.forwarder.delivered[&flow].len(), parts * PAYLOAD_MAX);
+    assert_eq!(pair.forwarder.events.last(), Some(&Event::Finished(flow)));
 }
 
 /// Hundreds of flows that nobody reads leave room in the grant for one that is read.

@@ -30,11 +30,11 @@ fn ten_thousand_stalled_flows_leave_one_that_is_read_moving() {
     }
     pair.exchange();
     assert_eq!(pair.forwarder.delivered[&live].len(), written);
-    assert!(rounds < 300, "{written} bytes took {rounds} rounds");
+    assert!(rounds < 500, "{written} bytes took {rounds} rounds");
 }
 
 /// Takes up all of the grant with flows that are not read; returns them.
-fn exhaust(pair: &mut Pair) -> Vec<FlowId> {
+pub(super) fn exhaust(pair: &mut Pair) -> Vec<FlowId> {
     pair.forwarder.stalled = true;
     let mut stalled = Vec::new();
     let mut left = SESSION_WINDOW;
