@@ -42,8 +42,8 @@ pub const CONTROL_QUEUED_MAX: usize = 4 * FLOWS_MAX;
 
 /// A flow's credit at its opening.
 pub const FLOW_WINDOW: u64 = 256 * 1024;
-/// How far a flow's credit may grow.
-pub const FLOW_WINDOW_MAX: u64 = 16 * 1024 * 1024;
+/// How far a flow's credit may grow: 6 Gbit/s over 40 ms.
+pub const FLOW_WINDOW_MAX: u64 = 32 * 1024 * 1024;
 /// The round trip that credit reckons with at the least. On a short line the time in both
 /// daemons' turns is longer than the line's own, and a window cut to that would hold the flow back.
 /// Much more would let a bulk flow fill the carrier's kernel buffers ahead of everybody else.
@@ -80,7 +80,7 @@ pub const PING_RETRY: Duration = Duration::from_secs(2);
 pub const PING_MISSED_MAX: u32 = 3;
 /// How long a record may stay unacknowledged while the other end answers probes: it withholds.
 pub const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
-/// A flow may have no more under way than what is left of the session's grant, divided by this.
+/// Flows that have not earned more share this part of what is left of the session's grant.
 pub const GRANT_SHARES: u64 = 8;
 /// The least that a flow may have under way: 10,000 flows that nobody reads take 20 MiB.
 pub const FLOW_SHARE_MIN: u64 = 2 * 1024;

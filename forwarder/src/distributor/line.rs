@@ -24,7 +24,7 @@ const BACKLOG_MIN: usize = 64 * 1024;
 const FALL_SHIFT: u32 = 4;
 /// … and how far it raises it: a quarter. A shaper lets a burst through now and then.
 const RISE_SHIFT: u32 = 2;
-/// How long a rate must be low before the line is narrow, or ten round trips if that is longer: a
+/// How long a rate must be low before the line is narrow, or ten of the line's own round trips if that is longer: a
 /// new connection begins slowly on any line.
 const NARROW_AFTER: Duration = Duration::from_millis(300);
 /// A round trip is longer than explained by this much at the least …
@@ -130,7 +130,7 @@ impl Line {
         self.round_trip = sample.round_trip_min;
         self.explain(sample.round_trip, now);
         match self.measure(queued + sample.unsent as usize, now) {
-            Some(rate) => self.handle_rate(rate, sample.round_trip, now),
+            Some(rate) => self.handle_rate(rate, now),
             None => false,
         }
     }
@@ -151,7 +151,7 @@ impl Line {
         u64::try_from(bytes / time.as_micros().max(1)).ok()
     }
 
-    fn handle_rate(&mut self, new: u64, round_trip: Duration, now: Time) -> bool {
+    fn handle_rate(&mut self, new: u64, now: Time) -> bool {
         let old = self.rate.unwrap_or(new);
         let before = self.unsent_max();
         let rate = new.clamp(old - (old >> FALL_SHIFT), old + (old >> RISE_SHIFT) + 1);
@@ -162,7 +162,7 @@ impl Line {
         let narrow_below = if self.is_narrow { LINE_WIDE } else { LINE_NARROW };
         let slow_since = (rate < narrow_below).then(|| self.slow_since.unwrap_or(now));
         self.slow_since = slow_since;
-        let after = NARROW_AFTER.max(round_trip * 10);
+        let after = NARROW_AFTER.max(self.round_trip * 10);
         let is_narrow = slow_since.is_some_and(|since| self.is_narrow || now.since(since) > after);
         let was_narrow = std::mem::replace(&mut self.is_narrow, is_narrow);
         let unsent = self.unsent_max();

@@ -19,17 +19,17 @@ use crate::limits::{
 /// `flows` how many flows there are, `taken` how many bytes this one's reader has taken so far.
 ///
 /// Where more than an eighth of the grant is taken up, a reader that has taken little gets little,
-/// since kernels take some hundred KiB for one that never reads. The square keeps 10,000 of those
+/// since kernels take some hundred KiB for one that never reads. The cube keeps 10,000 of those
 /// within the grant, and lets one that reads grow to a full share.
 fn share(left: u64, flows: usize, taken: u64) -> u64 {
-    let full = left / GRANT_SHARES;
+    let full = left / 3 * 2;
     if left >= SESSION_WINDOW / 8 * 7 {
         return full;
     }
-    // In KiB, so that the product fits.
-    let (earned, proven) = (taken.min(FLOW_SHARE_PROVEN) >> 10, FLOW_SHARE_PROVEN >> 10);
-    let earned = full * earned * earned / (proven * proven);
-    let even = full / flows.max(1) as u64;
+    // In 16 KiB, so that the product fits.
+    let (earned, proven) = (taken.min(FLOW_SHARE_PROVEN) >> 14, FLOW_SHARE_PROVEN >> 14);
+    let earned = full * earned.pow(3) / proven.pow(3);
+    let even = left / GRANT_SHARES / flows.max(1) as u64;
     earned.max(even).max(FLOW_SHARE_MIN).min(left)
 }
 
