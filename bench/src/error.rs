@@ -39,6 +39,12 @@ pub(crate) enum BenchError {
         /// What it may take.
         max_kib: f64,
     },
+    /// A fault after which Adit did not go on.
+    #[error("Adit did not recover from a {kind}; what its daemons logged says why")]
+    NotRecovered {
+        /// What it was.
+        kind: String,
+    },
 }
 
 impl BenchError {

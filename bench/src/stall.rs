@@ -64,6 +64,8 @@ pub(crate) struct Options {
 #[derive(Debug)]
 struct Series {
     faults: usize,
+    /// Those after which some flow never flowed again: the last of its way, and no part of the times.
+    unrecovered: usize,
     /// Flows that stood still, and those of them that did not survive.
     struck: usize,
     lost: usize,
@@ -100,7 +102,10 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
         table: table(&series),
         notes: notes(&options),
     };
-    report.publish(options.shared.markdown.as_deref())
+    report.publish(options.shared.markdown.as_deref())?;
+    let stuck =
+        series.iter().find(|((way, _), series)| *way == Way::Adit && series.unrecovered > 0);
+    stuck.map_or(Ok(()), |((_, kind), _)| Err(BenchError::NotRecovered { kind: kind.to_string() }))
 }
 
 /// Strikes a way as often as asked for, and returns when, and all gaps that its flows had.
@@ -115,15 +120,18 @@ fn strike(bed: &Bed, way: Way, options: &Options) -> Result<(Vec<Fault>, Vec<Gap
     for number in 0..options.kills + options.holes {
         // Not in step with anything that has a period.
         thread::sleep(Duration::from_millis(options.pause_ms + random.u64(50..150)));
-        let fault = if number < options.kills {
+        let mut fault = if number < options.kills {
             faults::kill(bed, way, number)?
         } else {
             faults::hole(bed, Duration::from_millis(random.u64(2_000..8_000)))?
         };
         thread::sleep(AFTERMATH);
-        struck.push(fault);
         if let Err(error) = watch.wait_until_all_flow(RECOVERED_WITHIN) {
-            eprintln!("{way}: after {} faults, not recovered: {error}", struck.len());
+            eprintln!("{way}: {} {number}: not recovered: {error}", fault.kind);
+            fault.recovered = false;
+        }
+        struck.push(fault);
+        if !fault.recovered {
             break;
         }
         let took = Duration::from_nanos(now_ns() - fault.over_ns);
@@ -140,7 +148,7 @@ impl Series {
             };
             histogram
         };
-        Self { faults: 0, struck: 0, lost: 0, all: empty(), bulk: empty() }
+        Self { faults: 0, unrecovered: 0, struck: 0, lost: 0, all: empty(), bulk: empty() }
     }
 
     /// Adds what `fault` did to each flow before the next fault, at `until_ns`. Before that one all
@@ -153,6 +161,10 @@ impl Series {
         flows: usize,
     ) -> Result<(), BenchError> {
         self.faults += 1;
+        if !fault.recovered {
+            self.unrecovered += 1;
+            return Ok(());
+        }
         for flow in 0..flows {
             let own = gaps.iter().filter(|gap| {
                 gap.flow == flow
@@ -182,6 +194,7 @@ fn table(series: &BTreeMap<(Way, Kind), Series>) -> Table {
         "way",
         "fault",
         "faults",
+        "not recovered",
         "flows struck",
         "flows lost",
         "p50",
@@ -200,6 +213,7 @@ fn table(series: &BTreeMap<(Way, Kind), Series>) -> Table {
             way.to_string(),
             kind.to_string(),
             series.faults.to_string(),
+            series.unrecovered.to_string(),
             series.struck.to_string(),
             series.lost.to_string(),
             at(&series.all, 0.5),
@@ -222,6 +236,10 @@ fn notes(options: &Options) -> Vec<String> {
             "A lost flow was reset, ended, or silent for {} s; the external peer then connects anew, \
              and its time is that of the new connection's first byte.",
             options.give_up_s
+        ),
+        format!(
+            "Not recovered: some flow did not flow within {} s; the way is then given up.",
+            RECOVERED_WITHIN.as_secs()
         ),
         "kill: `ss -K` on the tunnel's TCP connections, at the relay and inside by turns. hole: the \
          gateway drops whatever it would forward, for two to eight seconds."
@@ -249,7 +267,8 @@ mod tests {
     #[test]
     fn gaps_belong_to_the_fault_before_them() {
         let ms = 1_000_000;
-        let fault = Fault { kind: Kind::Hole, at_ns: 1_000 * ms, over_ns: 3_000 * ms };
+        let fault =
+            Fault { kind: Kind::Hole, at_ns: 1_000 * ms, over_ns: 3_000 * ms, recovered: true };
         let before = gap(0, 100, 900, true);
         let gaps = [
             before,
@@ -262,5 +281,7 @@ mod tests {
         assert_eq!((series.faults, series.struck, series.lost), (1, 1, 0));
         assert_eq!(series.bulk.max() / 1_000, 200);
         assert_eq!(series.all.min() / 1_000, 15);
+        series.add(&Fault { recovered: false, ..fault }, u64::MAX, &gaps, 2).unwrap();
+        assert_eq!((series.unrecovered, series.all.len()), (1, 2));
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Fault {
     pub(super) at_ns: u64,
     /// When the way was free again: for a kill at once.
     pub(super) over_ns: u64,
+    /// Whether all flows flowed again.
+    pub(super) recovered: bool,
 }
 
 impl fmt::Display for Kind {
@@ -53,7 +55,7 @@ pub(super) fn kill(bed: &Bed, way: Way, number: usize) -> Result<Fault, BenchErr
     if killed.stdout.trim().is_empty() {
         return Err(BenchError::unexpected("ss -K", format!("nothing to kill on {host}")));
     }
-    Ok(Fault { kind: Kind::Kill, at_ns, over_ns: at_ns })
+    Ok(Fault { kind: Kind::Kill, at_ns, over_ns: at_ns, recovered: true })
 }
 
 /// Lets the gateway drop everything for `length`.
@@ -66,5 +68,5 @@ pub(super) fn hole(bed: &Bed, length: Duration) -> Result<Fault, BenchError> {
     thread::sleep(length);
     let over_ns = now_ns();
     gateway.run_ok(["iptables", "-w", "-D"].into_iter().chain(RULE))?;
-    Ok(Fault { kind: Kind::Hole, at_ns, over_ns })
+    Ok(Fault { kind: Kind::Hole, at_ns, over_ns, recovered: true })
 }
