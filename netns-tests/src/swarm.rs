@@ -178,7 +178,7 @@ impl Swarm {
         self.marks += 1;
         let mark = format!("mark {} ", self.marks);
         self.process.say(mark.trim_end())?;
-        Tally::read(&self.process.wait_for_log(&mark, SHORT)?)
+        self.tally(&mark)
     }
 
     /// Tells the flows to send no more than their sums, and to half-close.
@@ -221,6 +221,13 @@ impl Swarm {
     }
 
     fn result(&mut self) -> Result<Tally, LabError> {
-        Tally::read(&self.process.wait_for_log("flows {", SHORT)?)
+        self.tally("flows ")
+    }
+
+    /// The tally in the line that begins with `beginning`.
+    fn tally(&mut self, beginning: &str) -> Result<Tally, LabError> {
+        // A line that is still being written may be seen in part.
+        let whole = |line: &str| line.starts_with(beginning) && line.ends_with('}');
+        Tally::read(&self.process.wait_for_line(beginning, SHORT, whole)?)
     }
 }
