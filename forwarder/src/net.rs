@@ -54,6 +54,21 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
     drop(tokio_uring::spawn(future));
 }
 
+/// What runs beside the others until it is done, or this is dropped.
+#[derive(Debug)]
+pub struct Task(tokio::task::AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Runs `future` beside the others on this thread, until it is done or the task is dropped.
+pub fn spawn_until_dropped(future: impl Future<Output = ()> + 'static) -> Task {
+    Task(tokio_uring::spawn(future).abort_handle())
+}
+
 /// Prepares a connection to carry a tunnel.
 ///
 /// # Errors

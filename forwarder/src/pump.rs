@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::thread;
 use std::time::Duration;
 
-use adit_proto::id::Time;
+use adit_proto::id::{SessionId, Time};
 use adit_proto::limits::{
     CARRIER_BUFFER, CARRIER_BUFFERS, CARRIER_BUFFERS_PUBLISHED, FLOW_SLOTS, FLOW_SLOTS_PUBLISHED,
     PAYLOAD_MAX, RECORD_TRAILER, SLOT_HEADROOM, TURN_COMPLETIONS_MAX,
@@ -51,6 +51,9 @@ pub use adit_ring::probe;
 /// The longest that a pump sleeps when nothing is due. No wake-up is expected to be lost.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// With so many slots to be had, flows that found none are armed again.
+const SLOTS_TO_ARM: usize = FLOW_SLOTS_PUBLISHED as usize / 2;
+
 /// A pump's state. It never leaves its thread.
 #[derive(Debug)]
 struct Pump {
@@ -65,6 +68,8 @@ struct Pump {
     tunnels_by_key: BTreeMap<SessionKey, Slot>,
     /// At the relay: a key has one session.
     tunnels_by_owner: BTreeMap<PublicKey, Slot>,
+    /// Sessions that were taken over, and until when their forwarders are told so.
+    superseded_by_owner: BTreeMap<PublicKey, (SessionId, Time)>,
     carriers: Slots<CarrierSocket>,
     flows: Slots<FlowSocket>,
     listeners: Slots<Listener>,
@@ -134,6 +139,7 @@ impl Pump {
             tunnels: Slots::default(),
             tunnels_by_key: BTreeMap::new(),
             tunnels_by_owner: BTreeMap::new(),
+            superseded_by_owner: BTreeMap::new(),
             carriers: Slots::default(),
             flows: Slots::default(),
             listeners: Slots::default(),
@@ -183,6 +189,11 @@ impl Pump {
     fn wait(&self) -> Duration {
         if !self.unsent.is_empty() {
             return Duration::from_millis(1);
+        }
+        let may_arm = self.ring.pool(self.groups.flows).available() >= SLOTS_TO_ARM;
+        let is_work_left = !self.tunnels_to_send.is_empty() || !self.flows_to_send.is_empty();
+        if is_work_left || may_arm && !self.flows_dry.is_empty() {
+            return Duration::ZERO;
         }
         let due = self.timers.next_due().map(|due| due.since(self.clock()));
         // Completions are never left unreaped here, so it is safe to sleep.
@@ -257,6 +268,7 @@ impl Pump {
                 Timer::Session(slot) => self.handle_session_timeout(slot),
                 Timer::Greeting(slot) => self.handle_greeting_timeout(slot),
                 Timer::Line(slot) => self.handle_line_timeout(slot),
+                Timer::Flush(slot) => self.drop_flow(slot, true),
                 Timer::Connect(slot) => self.handle_connect_timeout(slot),
                 Timer::Accept(slot) => self.arm_accept(slot),
                 Timer::Close(slot) => self.end(slot, Down::Closed),
@@ -267,6 +279,7 @@ impl Pump {
     /// Flows first: what their sockets take becomes credit that the carriers then carry.
     fn send(&mut self) {
         self.relieve_receive_buffers();
+        self.relieve_slots();
         let mut flows = std::mem::take(&mut self.flows_to_send);
         flows.drain(..).for_each(|slot| self.send_flow(slot));
         let mut tunnels = std::mem::take(&mut self.tunnels_to_send);
@@ -286,9 +299,8 @@ impl Pump {
         for slot in self.carriers_dry.drain(..count).collect::<Vec<_>>() {
             self.arm_carrier(slot);
         }
-        let published = usize::from(FLOW_SLOTS_PUBLISHED);
-        if self.ring.pool(self.groups.flows).available() >= published / 2 {
-            let count = published.min(self.flows_dry.len());
+        if self.ring.pool(self.groups.flows).available() >= SLOTS_TO_ARM {
+            let count = usize::from(FLOW_SLOTS_PUBLISHED).min(self.flows_dry.len());
             for slot in self.flows_dry.drain(..count).collect::<Vec<_>>() {
                 self.arm_dry_flow(slot);
             }

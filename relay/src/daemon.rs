@@ -269,7 +269,7 @@ impl Daemon {
     fn handle_event(&mut self, event: Event, now: Instant) -> Result<(), Failed> {
         match event {
             Event::Up { session, carrier, id, is_resumed } => {
-                self.handle_up(session, carrier, id, is_resumed);
+                return self.handle_up(session, carrier, id, is_resumed);
             }
             Event::Lost { session, why } => self.handle_lost(session, &why, now),
             Event::Dropped { session, why } => self.handle_dropped(session, &why, now),
@@ -287,13 +287,19 @@ impl Daemon {
         carrier: SessionKey,
         id: SessionId,
         is_resumed: bool,
-    ) {
-        let Some(arrival) = self.arrivals.remove(&carrier) else { return };
+    ) -> Result<(), Failed> {
+        let Some(arrival) = self.arrivals.remove(&carrier) else { return Ok(()) };
         let (name, remote) = (Arc::clone(&arrival.name), arrival.remote);
         let what = if is_resumed { "tunnel resumed" } else { "tunnel up" };
         tracing::info!(forwarder = %name, %remote, session = %id, "{what}");
+        let pump = arrival.pump;
         self.sessions_by_key.insert(arrival.key, session);
         self.sessions.insert(session, Session { id: Some(id), ..arrival });
+        if self.ending.is_some() {
+            // It was on its way when the others were told.
+            return self.tell(pump, Command::Drain { session });
+        }
+        Ok(())
     }
 
     fn handle_lost(&mut self, session: SessionKey, why: &Down, now: Instant) {

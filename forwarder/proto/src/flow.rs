@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use crate::frame::Credit;
 use crate::id::{ContactId, Time};
-use crate::limits::{FLOW_QUEUED_MAX, FLOW_WINDOW, FLOW_WINDOW_MAX, PAYLOAD_MAX};
+use crate::limits::{
+    FLOW_PIECES, FLOW_QUEUED_MAX, FLOW_WINDOW, FLOW_WINDOW_MAX, GATHERED_MAX, PAYLOAD_MAX,
+};
 
 /// Bytes read from a flow's socket, in the memory they were read into.
 #[derive(Debug)]
@@ -22,6 +24,12 @@ pub struct Chunk<B> {
     pub memory: B,
     /// Where in the memory the bytes are.
     pub payload: Range<usize>,
+}
+
+impl<B: AsRef<[u8]>> Chunk<B> {
+    fn bytes(&self) -> &[u8] {
+        self.memory.as_ref().get(self.payload.clone()).unwrap_or_default()
+    }
 }
 
 /// How far the sending direction has come.
@@ -49,6 +57,8 @@ pub struct Flow<B> {
     has_said_blocked: bool,
     /// The socket was not read for want of credit or room, and wants to be told when there is.
     pub(crate) is_starved: bool,
+    /// We opened it while there was no carrier, and the other end has not heard of it.
+    pub(crate) is_unannounced: bool,
     /// It waits for the session's grant to grow, with nothing or with something under way.
     pub(crate) is_parked: bool,
     pub(crate) is_throttled: bool,
@@ -74,6 +84,7 @@ impl<B> Flow<B> {
             taken: 0,
             has_said_blocked: false,
             is_starved: false,
+            is_unannounced: false,
             is_parked: false,
             is_throttled: false,
             received: 0,
@@ -98,9 +109,31 @@ impl<B> Flow<B> {
         self.queued
     }
 
-    pub(crate) fn push(&mut self, chunk: Chunk<B>) {
+    /// Pieces of a byte, of which many wait, are joined: they would cost many times their bytes.
+    pub(crate) fn push(&mut self, chunk: Chunk<B>)
+    where
+        B: AsRef<[u8]> + From<Box<[u8]>>,
+    {
         self.queued += chunk.payload.len();
-        self.queue.push_back(chunk);
+        if self.queue.len() >= FLOW_PIECES
+            && let Some(last) = self.queue.back_mut()
+            && last.payload.len() + chunk.payload.len() <= GATHERED_MAX
+        {
+            let joined = [last.bytes(), chunk.bytes()].concat();
+            let payload = 0..joined.len();
+            *last = Chunk { memory: B::from(joined.into()), payload };
+        } else {
+            self.queue.push_back(chunk);
+        }
+    }
+
+    /// Lets `copy` replace the memory of what waits.
+    pub(crate) fn move_out(&mut self, copy: impl Fn(&B) -> Option<B>) {
+        for chunk in &mut self.queue {
+            if let Some(memory) = copy(&chunk.memory) {
+                chunk.memory = memory;
+            }
+        }
     }
 
     /// Length of the next chunk, if there is one and the credit covers it.
@@ -235,7 +268,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn flow() -> Flow<Vec<u8>> {
+    fn flow() -> Flow<Box<[u8]>> {
         Flow::new(ContactId(1), FLOW_WINDOW, Time(0))
     }
 
@@ -265,11 +298,28 @@ mod tests {
         assert!(!flow.handle_data(1));
     }
 
+    /// Pieces of a byte that wait cost little more than their bytes, and come out in order.
+    #[test]
+    fn tiny_pieces_that_wait_are_joined() {
+        let mut flow = flow();
+        let bytes: Vec<u8> = (0..100_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        for byte in &bytes {
+            flow.push(Chunk { memory: Box::from([*byte]), payload: 0..1 });
+        }
+        assert!(flow.queue.len() <= FLOW_PIECES + bytes.len() / (GATHERED_MAX / 2));
+        flow.handle_credit(Credit { limit: 1 << 20, taken: 0 });
+        let mut out = Vec::new();
+        while let Some(chunk) = flow.pop() {
+            out.extend_from_slice(chunk.bytes());
+        }
+        assert!(out == bytes);
+    }
+
     /// FIN waits for the bytes before it, and goes once.
     #[test]
     fn fin_follows_the_queued_bytes_once() {
         let mut flow = flow();
-        flow.push(Chunk { memory: vec![1, 2, 3], payload: 0..3 });
+        flow.push(Chunk { memory: Box::from([1, 2, 3]), payload: 0..3 });
         flow.finish();
         assert!(!flow.take_fin());
         flow.pop().unwrap();

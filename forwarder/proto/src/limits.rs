@@ -95,6 +95,10 @@ pub const GRACE: Duration = Duration::from_secs(60);
 pub const GRACE_MIN: Duration = Duration::from_secs(1);
 /// … and the longest that it can.
 pub const GRACE_MAX: Duration = Duration::from_secs(3_600);
+/// How long flows that have ended at both ends may take to hand out the rest after their session.
+pub const FLUSH_MAX: Duration = Duration::from_secs(30);
+/// Pieces that may wait for a flow's turn before small ones are joined.
+pub const FLOW_PIECES: usize = 64;
 /// Flows that one end may open while there is no carrier: they wait for the next.
 pub const DETACHED_FLOWS_MAX: usize = 1_024;
 /// How long `HELLO` or `WELCOME` may take to come.
@@ -118,6 +122,8 @@ pub const CARRIER_NOTSENT: u32 = 128 * 1024;
 pub const CARRIER_NOTSENT_MIN: u32 = 3 * 1024;
 /// The most that one vectored send on a carrier gathers.
 pub const CARRIER_SEND_MAX: usize = 512 * 1024;
+/// The most pieces that it has: the kernel takes 1,024 (`UIO_MAXIOV`), and a few come on top.
+pub const CARRIER_SEND_PIECES: usize = 1_000;
 /// The least that it is cut down to on a slow line: one record.
 pub const CARRIER_SEND_MIN: usize = RECORD_MAX;
 /// A carrier's send gathers what the line takes in this time, and the kernel holds no more unsent.
@@ -131,7 +137,7 @@ pub const LINE_QUEUE_TIME: Duration = Duration::from_millis(3);
 /// Below this rate, in bytes a second, a line is narrow: the kernel's in-flight data are felt …
 pub const LINE_NARROW: u64 = 12_500_000;
 /// … and from this one on it is no more.
-pub const LINE_WIDE: u64 = 100_000_000;
+pub const LINE_WIDE: u64 = 25_000_000;
 /// How long sent bytes may stay unacknowledged by the kernel's peer (`TCP_USER_TIMEOUT`).
 pub const CARRIER_USER_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -218,7 +218,9 @@ impl<B> Session<B> {
         }
         let id = self.next_flow;
         self.advance_flow_id();
-        self.flows.insert(id, Flow::new(open.contact, self.sent.flow_window, now));
+        let mut flow = Flow::new(open.contact, self.sent.flow_window, now);
+        flow.is_unannounced = !self.is_carried();
+        self.flows.insert(id, flow);
         self.counters.flows_opened += 1;
         self.control.push_back(Frame::Open(id, open));
         Ok(id)
@@ -241,14 +243,6 @@ impl<B> Session<B> {
         self.readable.pop_front()
     }
 
-    /// Takes what was read from the flow's socket. It is dropped when the flow is gone.
-    pub fn handle_input(&mut self, id: FlowId, chunk: Chunk<B>) {
-        let Some(flow) = self.flows.get_mut(&id) else { return };
-        self.queued += chunk.payload.len();
-        flow.push(chunk);
-        self.schedule.activate(flow.contact, id);
-    }
-
     /// The flow's socket has no more to send; the other direction goes on.
     pub fn handle_end(&mut self, id: FlowId) {
         let Some(flow) = self.flows.get_mut(&id) else { return };
@@ -258,8 +252,16 @@ impl<B> Session<B> {
 
     /// The flow is gone at this end: its socket was reset, or it could not be connected.
     pub fn handle_reset(&mut self, id: FlowId, reason: ResetReason) {
-        if self.remove_flow(id) {
-            self.counters.flows_reset += 1;
+        let is_unannounced = self.flows.get(&id).is_some_and(|flow| flow.is_unannounced);
+        if !self.remove_flow(id) {
+            return;
+        }
+        self.counters.flows_reset += 1;
+        if is_unannounced && !self.is_carried() {
+            // The other end has never heard of it.
+            self.opened_detached -= 1;
+            self.control.retain(|frame| !matches!(frame, Frame::Open(opened, _) if *opened == id));
+        } else {
             self.control.push_back(Frame::Reset(id, reason));
         }
     }
@@ -301,6 +303,11 @@ impl<B> Session<B> {
     pub fn handle_goaway(&mut self, reason: GoawayReason, text: &str) {
         let goaway = Goaway { reason, text: text.to_owned(), place: String::new() };
         self.handle_control(ControlFrame::Goaway(goaway));
+    }
+
+    /// Whether control frames wait to be sent.
+    pub fn owes_control(&self) -> bool {
+        !self.control.is_empty()
     }
 
     /// Flows' bytes that wait to be sent.
@@ -357,5 +364,22 @@ impl<B> Session<B> {
 
     fn check_control(&self) -> Result<(), SessionError> {
         if self.control.len() > CONTROL_QUEUED_MAX { Err(SessionError::Flooded) } else { Ok(()) }
+    }
+}
+
+impl<B: AsRef<[u8]> + From<Box<[u8]>>> Session<B> {
+    /// Takes what was read from the flow's socket. It is dropped when the flow is gone.
+    pub fn handle_input(&mut self, id: FlowId, chunk: Chunk<B>) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        self.queued += chunk.payload.len();
+        flow.push(chunk);
+        self.schedule.activate(flow.contact, id);
+    }
+
+    /// Lets `copy` replace the memory of what waits and of what is retained: a session without a
+    /// carrier is not to hold what others need.
+    pub fn move_out(&mut self, copy: impl Fn(&B) -> Option<B>) {
+        self.flows.values_mut().for_each(|flow| flow.move_out(&copy));
+        self.sent.retained.iter_mut().for_each(|record| record.move_out(&copy));
     }
 }

@@ -135,6 +135,7 @@ const EXPECTED: &[&str] = &[
     "a session never opened",
     "a session was found gone",
     "a session was resumed",
+    "keys were updated",
     "the relay resumed with records retained",
 ];
 

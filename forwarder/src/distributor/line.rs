@@ -46,6 +46,8 @@ pub(crate) struct Line {
     peak: (u64, Time),
     /// Where the present measurement began.
     measured_from: Option<(Time, u64)>,
+    /// Whether it was the line that was waited for since then.
+    was_full: bool,
     /// Since when the rate is low.
     slow_since: Option<Time>,
     sample_due: Time,
@@ -128,6 +130,7 @@ impl Line {
         let before = *self.acknowledged_before.get_or_insert(sample.acknowledged);
         self.acknowledged = sample.acknowledged.saturating_sub(before);
         self.round_trip = sample.round_trip_min;
+        self.was_full |= sample.unsent > 0 || self.poll_full().is_some();
         self.explain(sample.round_trip, now);
         match self.measure(queued + sample.unsent as usize, now) {
             Some(rate) => self.handle_rate(rate, now),
@@ -143,7 +146,7 @@ impl Line {
         }
         let (then, acknowledged) = *self.measured_from.get_or_insert((now, self.acknowledged));
         let time = now.since(then);
-        if time < RATE_OVER {
+        if time < RATE_OVER.max(self.round_trip) {
             return None;
         }
         self.measured_from = Some((now, self.acknowledged));
@@ -154,7 +157,10 @@ impl Line {
     fn handle_rate(&mut self, new: u64, now: Time) -> bool {
         let old = self.rate.unwrap_or(new);
         let before = self.unsent_max();
-        let rate = new.clamp(old - (old >> FALL_SHIFT), old + (old >> RISE_SHIFT) + 1);
+        // A line that could have taken more is not slower than it was.
+        let least =
+            if std::mem::take(&mut self.was_full) { old - (old >> FALL_SHIFT) } else { old };
+        let rate = new.clamp(least, old + (old >> RISE_SHIFT) + 1);
         self.rate = Some(rate);
         if rate >= self.peak.0 || now.since(self.peak.1) > LONGER_FOR {
             self.peak = (rate, now);
@@ -212,7 +218,7 @@ mod tests {
             let acknowledged = before + line.acknowledged + rate / 1000;
             let round_trip = Duration::from_millis(1);
             let round_trip_min = round_trip;
-            let sample = LineSample { round_trip, round_trip_min, acknowledged, unsent: 0 };
+            let sample = LineSample { round_trip, round_trip_min, acknowledged, unsent: 1 };
             line.handle_sample(sample, 1 << 20, now);
         }
         end
@@ -293,6 +299,18 @@ mod tests {
             line.handle_sample(sample, 64, Time(0) + Duration::from_millis(millisecond));
         }
         assert_eq!(line.rate, None);
+    }
+
+    /// A pump that has too much to do to fill the line does not make it slow.
+    #[test]
+    fn a_line_that_could_take_more_does_not_become_slower() {
+        let (mut line, now) = line(FAST);
+        for turn in 0..1_000 {
+            let acknowledged = line.acknowledged_before.unwrap_or(0) + line.acknowledged + 5_000;
+            let sample = LineSample { acknowledged, ..LineSample::default() };
+            line.handle_sample(sample, 1 << 20, now + Duration::from_millis(5) * turn);
+        }
+        assert_eq!(line.send_max(), CARRIER_SEND_MAX);
     }
 
     /// A shaper that lets a burst through makes no narrow line wide; a wide one is found out soon.

@@ -32,7 +32,8 @@ const IDLE_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) enum Input {
     Event(Event),
-    Dialled(Result<Carrier, DialError>),
+    /// What came of the attempt with this number.
+    Dialled(u64, Result<Carrier, DialError>),
     Resolved(ContactId, io::Result<SocketAddr>),
     Ask(Ask),
     Signal(Signal),
@@ -81,6 +82,7 @@ pub(super) struct Daemon {
     inbox: mpsc::Sender<Input>,
     registrar: Registrar,
     tunnel: Tunnel,
+    dialling: Option<net::Task>,
     last_error: Option<String>,
     gathering: Gathering,
     ending: Option<Ending>,
@@ -105,6 +107,7 @@ impl Daemon {
             pump,
             inbox,
             tunnel: Tunnel::new(Instant::now()),
+            dialling: None,
             last_error: None,
             gathering: Gathering::new(1),
             ending: None,
@@ -132,8 +135,10 @@ impl Daemon {
         match input {
             Input::Event(event) => self.handle_event(event, now),
             Input::NetworkChanged => return self.handle_network_change(now),
-            Input::Dialled(Ok(carrier)) => return self.start(carrier),
-            Input::Dialled(Err(error)) => self.handle_no_carrier(&error, now),
+            // Its carrier is closed by being dropped.
+            Input::Dialled(attempt, _) if !self.tunnel.is_awaited(attempt) => {}
+            Input::Dialled(_, Ok(carrier)) => return self.start(carrier),
+            Input::Dialled(_, Err(error)) => self.handle_no_carrier(&error, now),
             Input::Resolved(id, resolved) => self.registrar.handle_resolved(id, resolved, now),
             Input::Ask(ask) => {
                 if self.gathering.handle_ask(ask, now) {
@@ -167,12 +172,13 @@ impl Daemon {
         Ok(())
     }
 
-    fn dial(&self) {
+    /// Begins an attempt; one that is under way is given up.
+    fn dial(&mut self, attempt: u64) {
         let (gateway, inbox) = (Rc::clone(&self.gateway), self.inbox.clone());
-        net::spawn(async move {
+        self.dialling = Some(net::spawn_until_dropped(async move {
             let dialled = gateway.dial().await;
-            inbox.send(Input::Dialled(dialled)).await.ok();
-        });
+            inbox.send(Input::Dialled(attempt, dialled)).await.ok();
+        }));
     }
 
     fn start(&mut self, carrier: Carrier) -> Result<(), Failed> {
@@ -358,8 +364,8 @@ impl Daemon {
         }
         // Flows that are to end in peace need a carrier, too.
         let is_wanted = self.ending.is_none() || self.tunnel.session().is_some();
-        if is_wanted && self.tunnel.poll_dial(now) {
-            self.dial();
+        if is_wanted && let Some(attempt) = self.tunnel.poll_dial(now) {
+            self.dial(attempt);
         }
         Ok(())
     }

@@ -27,6 +27,10 @@ pub(super) struct Tunnel {
     session: Option<Session>,
     carrier: Option<Carrier>,
     dial: Dial,
+    /// The attempt that counts: what comes of an older one is late news.
+    attempt: u64,
+    /// Attempts in a row while flows wait.
+    urgent_attempts: u32,
     redial: Redial,
     /// The address that the last carrier was dialled to.
     remote: Option<SocketAddr>,
@@ -50,9 +54,15 @@ struct Carrier {
 enum Dial {
     Idle,
     Waiting { until: Instant },
-    Dialling,
-    Greeting,
+    Dialling { until: Option<Instant> },
+    Greeting { until: Option<Instant> },
 }
+
+/// While flows wait, an attempt is given up for another after so long: what was sent into a hole
+/// comes again only after ever longer pauses, and a new attempt knocks at once …
+const URGENT_ATTEMPT: Duration = Duration::from_secs(3);
+/// … but one in so many takes its time, for a line on which everything does.
+const PATIENT_EVERY: u32 = 6;
 
 impl Tunnel {
     /// Nothing yet; the first attempt is due at once.
@@ -61,6 +71,8 @@ impl Tunnel {
             session: None,
             carrier: None,
             dial: Dial::Waiting { until: now },
+            attempt: 0,
+            urgent_attempts: 0,
             redial: Redial::default(),
             remote: None,
             last_session: 0,
@@ -84,7 +96,7 @@ impl Tunnel {
 
     /// The present carrier's other end, or that of the one under way.
     pub(super) fn remote(&self) -> Option<SocketAddr> {
-        let greeting = self.remote.filter(|_| self.dial == Dial::Greeting);
+        let greeting = self.remote.filter(|_| matches!(self.dial, Dial::Greeting { .. }));
         self.carrier.map(|carrier| carrier.remote).or(greeting)
     }
 
@@ -93,8 +105,8 @@ impl Tunnel {
         match (self.carrier, self.dial) {
             (Some(carrier), _) if !carrier.is_suspect => "up",
             (Some(_), _) => "suspect",
-            (None, Dial::Greeting) => "opening",
-            (None, Dial::Dialling) => "dialling",
+            (None, Dial::Greeting { .. }) => "opening",
+            (None, Dial::Dialling { .. }) => "dialling",
             (None, _) => "waiting",
         }
     }
@@ -103,22 +115,40 @@ impl Tunnel {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         match self.dial {
             Dial::Waiting { until } => Some(until),
-            _ => None,
+            Dial::Dialling { until } | Dial::Greeting { until } => until,
+            Dial::Idle => None,
         }
     }
 
-    /// Whether to dial now; if so, the attempt counts as begun.
-    pub(super) fn poll_dial(&mut self, now: Instant) -> bool {
-        let is_due = self.poll_timeout().is_some_and(|until| until <= now);
-        if is_due {
-            self.dial = Dial::Dialling;
-        }
-        is_due
+    /// Whether to dial now, in place of any attempt under way; if so, the attempt's number.
+    pub(super) fn poll_dial(&mut self, now: Instant) -> Option<u64> {
+        self.poll_timeout().filter(|until| *until <= now)?;
+        let is_patient = self.urgent_attempts % PATIENT_EVERY == PATIENT_EVERY - 1;
+        let is_urgent = self.is_urgent();
+        self.urgent_attempts = if is_urgent { self.urgent_attempts + 1 } else { 0 };
+        let until = (is_urgent && !is_patient).then(|| now + URGENT_ATTEMPT);
+        self.dial = Dial::Dialling { until };
+        self.attempt += 1;
+        Some(self.attempt)
     }
 
-    /// An attempt has brought a carrier; returns the session to offer it to.
+    /// Flows wait for a carrier.
+    fn is_urgent(&self) -> bool {
+        self.id().is_some()
+    }
+
+    /// Whether the attempt still counts.
+    pub(super) fn is_awaited(&self, attempt: u64) -> bool {
+        attempt == self.attempt && matches!(self.dial, Dial::Dialling { .. })
+    }
+
+    /// The attempt has brought a carrier; returns the session to offer it to.
     pub(super) fn handle_dialled(&mut self, remote: SocketAddr) -> SessionKey {
-        self.dial = Dial::Greeting;
+        let until = match self.dial {
+            Dial::Dialling { until } => until,
+            _ => None,
+        };
+        self.dial = Dial::Greeting { until };
         self.remote = Some(remote);
         let session = self.session.get_or_insert_with(|| {
             self.last_session += 1;
@@ -127,10 +157,12 @@ impl Tunnel {
         session.key
     }
 
-    /// An attempt has come to nothing; returns how long to wait for the next, if one is wanted.
+    /// The attempt has come to nothing; returns how long to wait for the next, if one is wanted.
     pub(super) fn handle_not_dialled(&mut self, ended: Ended, now: Instant) -> Option<Duration> {
         self.dial = Dial::Idle;
-        self.wait_unless_well(ended, now)
+        // Who had a session knows that the key is good: somebody else answers, for the moment.
+        let is_strange = ended == Ended::Denied && self.is_urgent();
+        self.wait_unless_well(if is_strange { Ended::Failed } else { ended }, now)
     }
 
     /// The session has begun, or goes on, on the carrier that was dialled last.
@@ -139,13 +171,14 @@ impl Tunnel {
             session.id = Some(id);
             self.carrier = Some(Carrier { remote, since: now, is_suspect: false });
             self.dial = Dial::Idle;
+            self.urgent_attempts = 0;
         }
     }
 
     /// The session has no carrier any more; returns how long to wait before dialling.
     pub(super) fn handle_lost(&mut self, now: Instant) -> Option<Duration> {
         let lived = self.carrier.take().map(|carrier| now.duration_since(carrier.since));
-        if matches!(self.dial, Dial::Dialling | Dial::Greeting) {
+        if matches!(self.dial, Dial::Dialling { .. } | Dial::Greeting { .. }) {
             // Another carrier is on its way already.
             return None;
         }
@@ -163,17 +196,18 @@ impl Tunnel {
         }
     }
 
-    /// The network of this host has changed: whatever was waited for may be there now.
+    /// The network of this host has changed: whatever was waited for may be there now, and an
+    /// attempt under way may go out by an address that is gone.
     pub(super) fn handle_network_change(&mut self, now: Instant) {
-        if let Dial::Waiting { until } = &mut self.dial {
-            *until = now;
+        if self.dial != Dial::Idle {
+            self.dial = Dial::Waiting { until: now };
         }
     }
 
     /// The carrier that was offered came to nothing; returns how long to wait for the next, if one
     /// is wanted.
     pub(super) fn handle_dropped(&mut self, now: Instant) -> Option<Duration> {
-        if self.dial != Dial::Greeting {
+        if !matches!(self.dial, Dial::Greeting { .. }) {
             return None;
         }
         self.dial = Dial::Idle;
@@ -184,12 +218,17 @@ impl Tunnel {
     pub(super) fn handle_down(&mut self, why: &Down, now: Instant) -> Duration {
         let carrier = self.carrier.take();
         self.session = None;
+        let is_serving = matches!(self.dial, Dial::Dialling { .. });
         let ended = match (why, carrier) {
             (Down::Denied | Down::Goaway(GoawayReason::Revoked, _), _) => Ended::Denied,
             (Down::Goaway(GoawayReason::Superseded, _), _) => Ended::Superseded,
             (_, Some(carrier)) => Ended::Lost(now.duration_since(carrier.since)),
             (_, None) => Ended::Failed,
         };
+        if is_serving && matches!(ended, Ended::Lost(_) | Ended::Failed) {
+            // The attempt under way serves the next session as well.
+            return Duration::ZERO;
+        }
         self.wait(ended, now)
     }
 
@@ -199,13 +238,8 @@ impl Tunnel {
     }
 
     fn wait(&mut self, ended: Ended, now: Instant) -> Duration {
-        // Flows hang on it.
-        let is_urgent = self.id().is_some();
-        let wait = self.redial.wait(ended, is_urgent);
-        // An attempt that is under way serves the next session as well.
-        if self.dial != Dial::Dialling {
-            self.dial = Dial::Waiting { until: now + wait };
-        }
+        let wait = self.redial.wait(ended, self.is_urgent());
+        self.dial = Dial::Waiting { until: now + wait };
         Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
     }
 }
@@ -220,7 +254,7 @@ mod tests {
 
     fn up(now: Instant) -> Tunnel {
         let mut tunnel = Tunnel::new(now);
-        assert!(tunnel.poll_dial(now));
+        assert!(tunnel.poll_dial(now).is_some());
         tunnel.handle_dialled(REMOTE);
         tunnel.handle_up(ID, now);
         tunnel
@@ -234,7 +268,7 @@ mod tests {
         let session = tunnel.session();
         let later = now + Duration::from_secs(5);
         assert_eq!(tunnel.handle_lost(later), Some(Duration::ZERO));
-        assert!(tunnel.poll_dial(later));
+        assert!(tunnel.poll_dial(later).is_some());
         assert_eq!(Some(tunnel.handle_dialled(REMOTE)), session);
         tunnel.handle_up(ID, later);
         assert_eq!((tunnel.state(), tunnel.poll_timeout()), ("up", None));
@@ -247,7 +281,7 @@ mod tests {
         let mut tunnel = up(now);
         tunnel.handle_suspect(true, now);
         assert_eq!(tunnel.state(), "suspect");
-        assert!(tunnel.poll_dial(now));
+        assert!(tunnel.poll_dial(now).is_some());
         tunnel.handle_dialled(REMOTE);
         tunnel.handle_suspect(false, now);
         assert_eq!(tunnel.handle_dropped(now), None);
@@ -260,7 +294,7 @@ mod tests {
         let now = Instant::now();
         let mut tunnel = up(now);
         tunnel.handle_suspect(true, now);
-        assert!(tunnel.poll_dial(now));
+        assert!(tunnel.poll_dial(now).is_some());
         let wait = tunnel.handle_not_dialled(Ended::Failed, now).unwrap();
         assert!(wait <= Duration::from_secs(2), "{wait:?}");
         assert!(tunnel.poll_timeout().is_some());
@@ -282,11 +316,64 @@ mod tests {
         let now = Instant::now();
         let mut tunnel = up(now);
         tunnel.handle_suspect(true, now);
-        assert!(tunnel.poll_dial(now));
+        assert!(tunnel.poll_dial(now).is_some());
         assert_eq!(tunnel.handle_lost(now), None);
-        assert!(!tunnel.poll_dial(now + Duration::from_secs(60)));
+        assert_eq!(tunnel.poll_dial(now + Duration::from_secs(1)), None);
         tunnel.handle_down(&Down::Grace, now);
-        assert!(!tunnel.poll_dial(now + Duration::from_secs(60)));
+        assert_eq!(tunnel.poll_dial(now + Duration::from_secs(1)), None);
+    }
+
+    /// Whose session was taken over does not take it back by an attempt that was under way.
+    #[test]
+    fn a_superseded_session_discards_the_attempt_under_way() {
+        let now = Instant::now();
+        let mut tunnel = up(now);
+        tunnel.handle_suspect(true, now);
+        let attempt = tunnel.poll_dial(now).unwrap();
+        let why = Down::Goaway(GoawayReason::Superseded, String::new());
+        assert!(tunnel.handle_down(&why, now) >= Duration::from_secs(5));
+        assert!(!tunnel.is_awaited(attempt));
+    }
+
+    /// While flows wait, an attempt that hangs is given up for another; now and then one may take
+    /// its time.
+    #[test]
+    fn an_attempt_that_hangs_is_repeated_while_flows_wait() {
+        let mut now = Instant::now();
+        let mut tunnel = up(now);
+        now += Duration::from_secs(5);
+        tunnel.handle_lost(now);
+        let first = tunnel.poll_dial(now).unwrap();
+        for _ in 1..PATIENT_EVERY {
+            assert_eq!(tunnel.poll_dial(now), None);
+            now += URGENT_ATTEMPT;
+            assert!(tunnel.poll_dial(now).is_some());
+        }
+        assert!(!tunnel.is_awaited(first));
+        assert_eq!(tunnel.poll_dial(now + Duration::from_secs(60)), None);
+    }
+
+    /// An attempt that goes out by an address that is gone is not waited for.
+    #[test]
+    fn a_network_change_replaces_the_attempt_under_way() {
+        let now = Instant::now();
+        let mut tunnel = Tunnel::new(now);
+        let first = tunnel.poll_dial(now).unwrap();
+        tunnel.handle_network_change(now);
+        let second = tunnel.poll_dial(now).unwrap();
+        assert!(tunnel.is_awaited(second) && !tunnel.is_awaited(first));
+    }
+
+    /// An impostor that answers while the relay is out of reach is no refusal by the relay.
+    #[test]
+    fn a_stranger_that_answers_during_an_outage_is_not_waited_out() {
+        let begun = Instant::now();
+        let mut tunnel = up(begun);
+        let now = begun + Duration::from_secs(5);
+        tunnel.handle_lost(now);
+        tunnel.poll_dial(now).unwrap();
+        let wait = tunnel.handle_not_dialled(Ended::Denied, now).unwrap();
+        assert!(wait <= Duration::from_secs(2), "{wait:?}");
     }
 
     /// A change of the network ends a wait.
@@ -296,6 +383,6 @@ mod tests {
         let mut tunnel = up(now);
         tunnel.handle_down(&Down::Silent, now);
         tunnel.handle_network_change(now);
-        assert!(tunnel.poll_dial(now));
+        assert!(tunnel.poll_dial(now).is_some());
     }
 }

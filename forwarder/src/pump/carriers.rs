@@ -12,7 +12,7 @@ use adit_proto::session::{TransmitError, seal_greeting};
 use adit_ring::{Received, SendHow, Slice, SliceList, Socket};
 
 use super::Pump;
-use super::sessions::Tunnel;
+use super::sessions::{CLOSE_MAX, Tunnel};
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
 use crate::collector::{Collected, Intake, broken, shift};
@@ -46,6 +46,8 @@ pub(super) enum Role {
     AwaitsWelcome(Slot),
     /// It carries the session.
     Carries(Slot),
+    /// At the relay: it was turned away, and is closed when it has been told why.
+    Parting(SessionKey),
 }
 
 /// A carrier's owner, and what a session that begins on it would be.
@@ -192,17 +194,29 @@ impl Pump {
             return self.end(slot, broken(error));
         }
         if slices.is_empty() {
-            let is_over = tunnel.is_over();
-            self.keep_slices(slices);
-            if is_over {
-                return self.end(slot, Down::Closed);
+            if tunnel.is_over() {
+                self.part(slot);
             }
+            self.keep_slices(slices);
         } else {
             carrier.is_sending = true;
             self.ring.send(&carrier.socket, slices, SendHow::Whole, at.token(Purpose::CarrierSend));
         }
         self.wake_readable(slot);
         self.set_session_timer(slot);
+    }
+
+    /// All is said: no more comes from this end, and the other is given time to have it. Closing
+    /// over what it still sends would reset the connection, and that may overtake the last word.
+    fn part(&mut self, slot: Slot) {
+        let carrier = self.tunnels.get_mut(slot).and_then(|tunnel| {
+            let is_first = !std::mem::replace(&mut tunnel.has_parted, true);
+            self.carriers.get(tunnel.carrier.filter(|_| is_first)?)
+        });
+        if let Some(carrier) = carrier {
+            carrier.socket.shutdown_write().ok();
+            self.timers.set(self.now + CLOSE_MAX, Timer::Close(slot));
+        }
     }
 
     pub(super) fn handle_carrier_sent(
@@ -216,11 +230,13 @@ impl Pump {
         let Some(carrier) = self.carriers.get_mut(slot) else { return };
         carrier.is_sending = false;
         match result {
-            Ok(sent) if sent == asked => {
-                if let Role::Carries(tunnel) = carrier.role {
-                    self.schedule_send(tunnel);
+            Ok(sent) if sent == asked => match carrier.role {
+                Role::Carries(tunnel) => self.schedule_send(tunnel),
+                Role::Parting(_) => {
+                    carrier.socket.shutdown_write().ok();
                 }
-            }
+                Role::AwaitsHello(_) | Role::AwaitsWelcome(_) => {}
+            },
             Ok(_) => {
                 self.lose_carrier(slot, Down::Lost("it was closed within a record".into()));
             }
@@ -256,6 +272,10 @@ impl Pump {
             }
             Role::AwaitsWelcome(tunnel) => self.handle_no_welcome(tunnel, why),
             Role::Carries(tunnel) => self.handle_carrier_lost(tunnel, why),
+            Role::Parting(session) => {
+                let why = Down::Lost("it named a session that another has superseded".into());
+                self.emit(Event::Dropped { session, why });
+            }
         }
     }
 

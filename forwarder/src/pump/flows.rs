@@ -6,7 +6,7 @@ use std::sync::Arc;
 use adit_proto::frame::{Open, ResetReason};
 use adit_proto::id::FlowId;
 use adit_proto::limits::{
-    CONNECT_MAX, FLOW_RECEIVE_SLOTS, FLOW_SLOTS_LOW, PAYLOAD_MAX, SESSION_HELD_WHEN_LOW,
+    CONNECT_MAX, FLOW_RECEIVE_SLOTS, FLOW_SLOTS_LOW, FLUSH_MAX, PAYLOAD_MAX, SESSION_HELD_WHEN_LOW,
 };
 use adit_ring::{Received, SendHow, Slice, SliceList, Socket};
 
@@ -347,10 +347,18 @@ impl Pump {
         self.tunnels.get(tunnel)?.flows.get(&id).copied()
     }
 
-    /// Whether all that is left to do is to hand out what has come: both ends have sent their last
-    /// byte. Such a flow outlives its session.
-    pub(super) fn only_flushes(&self, slot: Slot) -> bool {
-        self.flows.get(slot).is_some_and(|flow| flow.has_ended && flow.outlet.is_finishing())
+    /// Lets go of a flow whose session is over. One that both ends have ended may hand out what has
+    /// come, for [`FLUSH_MAX`]; any other is reset.
+    pub(super) fn outlive(&mut self, slot: Slot) {
+        let only_flushes = |flow: &FlowSocket| flow.has_ended && flow.outlet.is_finishing();
+        match self.flows.get_mut(slot) {
+            Some(flow) if only_flushes(flow) => {
+                // A session that begins in the same place may use the same id.
+                flow.tunnel = Slot::NOWHERE;
+                self.timers.set(self.now + FLUSH_MAX, Timer::Flush(slot));
+            }
+            _ => self.drop_flow(slot, true),
+        }
     }
 
     fn drop_if_over(&mut self, slot: Slot) {
@@ -364,7 +372,9 @@ impl Pump {
         let now = self.now;
         let Some(flow) = self.flows.remove(slot) else { return };
         self.flows_blocked.remove(&slot);
-        if let Some(tunnel) = self.tunnels.get_mut(flow.tunnel) {
+        if let Some(tunnel) = self.tunnels.get_mut(flow.tunnel)
+            && tunnel.flows.get(&flow.id) == Some(&slot)
+        {
             tunnel.flows.remove(&flow.id);
             tunnel.session.handle_taken(flow.id, flow.outlet.bytes(), now);
         }

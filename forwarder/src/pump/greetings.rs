@@ -4,9 +4,10 @@
 //! A carrier is trusted no further than its greeting: the older one is closed only when the newer
 //! one's counts make sense.
 
-use adit_proto::frame::{Frame, GoawayReason, Hello};
+use adit_proto::frame::{Frame, Frames, Goaway, GoawayReason, Hello};
 use adit_proto::id::{SessionId, Side};
 use adit_proto::session::{Greeted, Session, SessionError, parse_greeting};
+use adit_ring::Memory;
 
 use super::Pump;
 use super::carriers::{Arrival, Role};
@@ -14,6 +15,10 @@ use super::sessions::Tunnel;
 use super::slots::Slot;
 use crate::collector::broken;
 use crate::handoff::{Carrier, Down, Event, SessionKey};
+use crate::key::PublicKey;
+
+/// What a forwarder is told whose session another has taken over.
+const SUPERSEDED: &str = "somebody else with the same key has begun a session";
 
 /// A session's wire name: random, since the other end is to present it when it resumes.
 fn random_id() -> SessionId {
@@ -42,7 +47,11 @@ impl Pump {
         let session = arrival.session;
         let at = match self.tunnels_by_key.get(&session) {
             Some(&at) => at,
-            None => self.insert_tunnel(Side::Forwarder, SessionId::NONE, arrival),
+            None => {
+                let (id, grace) = (SessionId::NONE, arrival.grace);
+                let session = Session::new(Side::Forwarder, id, grace, self.now);
+                self.insert_tunnel(arrival, session)
+            }
         };
         let tunnel = self.tunnels.get_mut(at)?;
         let is_well = tunnel.session.is_carried() && !tunnel.session.is_suspect();
@@ -64,9 +73,8 @@ impl Pump {
         Some(slot)
     }
 
-    pub(super) fn insert_tunnel(&mut self, side: Side, id: SessionId, arrival: Arrival) -> Slot {
-        let Arrival { session: key, key: owner, name, grace } = arrival;
-        let session = Session::new(side, id, grace, self.now);
+    fn insert_tunnel(&mut self, arrival: Arrival, session: Session<Memory>) -> Slot {
+        let Arrival { session: key, key: owner, name, .. } = arrival;
         let slot = self.tunnels.insert(Tunnel::new(key, owner, name, session));
         self.tunnels_by_key.insert(key, slot);
         slot
@@ -81,8 +89,8 @@ impl Pump {
         let greeted = match (parse_greeting(content, from), role) {
             (Ok(hello), Role::AwaitsHello(arrival)) => self.handle_hello(slot, arrival, &hello),
             (Ok(welcome), Role::AwaitsWelcome(at)) => self.handle_welcome(slot, at, &welcome),
-            (Ok(_), Role::Carries(_)) => Ok(()),
-            (Err(error), _) => Err(broken(error)),
+            (Ok(_), Role::Carries(_) | Role::Parting(_)) => Ok(()),
+            (Err(error), _) => Err(goaway_in(content).unwrap_or_else(|| broken(error))),
         };
         if let Err(why) = greeted {
             self.lose_carrier(slot, why);
@@ -91,28 +99,22 @@ impl Pump {
 
     /// Fails when the carrier is to be let go.
     fn handle_hello(&mut self, slot: Slot, arrival: Arrival, hello: &Hello) -> Result<(), Down> {
-        let by = arrival.session;
         let present = self.tunnels_by_owner.get(&arrival.key).copied();
-        let named = present.filter(|&at| {
-            self.tunnels.get(at).is_some_and(|t| t.session.id() == hello.session && !t.is_closing)
-        });
-        let at = match (named, present) {
-            (Some(at), _) => at,
-            (None, present) => {
-                if let Some(present) = present {
-                    let why = "somebody else with the same key has begun a session";
-                    self.close_tunnel(present, GoawayReason::Superseded, why);
-                }
-                let owner = arrival.key;
-                let at = self.insert_tunnel(Side::Relay, random_id(), arrival);
-                self.tunnels_by_owner.insert(owner, at);
-                at
+        let is_named = |tunnel: &Tunnel| tunnel.session.id() == hello.session && !tunnel.is_closing;
+        match present.filter(|at| self.tunnels.get(*at).is_some_and(is_named)) {
+            Some(at) => self.resume(at, slot, arrival.session, hello),
+            None if self.was_superseded(&arrival.key, hello.session) => {
+                self.turn_away(slot, arrival.session)
             }
-        };
+            None => self.begin(present, slot, arrival, hello),
+        }
+    }
+
+    fn resume(&mut self, at: Slot, slot: Slot, by: SessionKey, hello: &Hello) -> Result<(), Down> {
         let Some(tunnel) = self.tunnels.get_mut(at) else { return Ok(()) };
         match tunnel.session.handle_hello(hello, self.now) {
             Ok(welcome) => {
-                self.attach(at, slot, named.is_some(), by);
+                self.attach(at, slot, true, by);
                 self.send_greeting(slot, &Frame::Welcome(welcome)).map_err(broken)
             }
             Err(error @ SessionError::Stale { .. }) => Err(Down::Lost(error.to_string())),
@@ -121,6 +123,46 @@ impl Pump {
                 Err(broken(error))
             }
         }
+    }
+
+    /// Begins a session, once its greeting makes sense; the one that the key had is over.
+    fn begin(
+        &mut self,
+        present: Option<Slot>,
+        slot: Slot,
+        arrival: Arrival,
+        hello: &Hello,
+    ) -> Result<(), Down> {
+        let mut session = Session::new(Side::Relay, random_id(), arrival.grace, self.now);
+        let welcome = session.handle_hello(hello, self.now).map_err(broken)?;
+        let (by, owner) = (arrival.session, arrival.key);
+        if let Some(tunnel) = present.and_then(|at| self.tunnels.get(at)) {
+            let until = self.now + arrival.grace;
+            self.superseded_by_owner.insert(owner, (tunnel.session.id(), until));
+        }
+        if let Some(present) = present {
+            self.close_tunnel(present, GoawayReason::Superseded, SUPERSEDED);
+        }
+        let at = self.insert_tunnel(arrival, session);
+        self.tunnels_by_owner.insert(owner, at);
+        self.attach(at, slot, false, by);
+        self.send_greeting(slot, &Frame::Welcome(welcome)).map_err(broken)
+    }
+
+    /// Whether the session was taken over while its forwarder was out of reach, not long ago.
+    fn was_superseded(&self, owner: &PublicKey, session: SessionId) -> bool {
+        let superseded = self.superseded_by_owner.get(owner);
+        superseded.is_some_and(|&(id, until)| id == session && self.now < until)
+    }
+
+    /// Tells a forwarder that its session was taken over, in place of `WELCOME`.
+    fn turn_away(&mut self, slot: Slot, session: SessionKey) -> Result<(), Down> {
+        if let Some(carrier) = self.carriers.get_mut(slot) {
+            carrier.role = Role::Parting(session);
+        }
+        let (reason, text) = (GoawayReason::Superseded, SUPERSEDED.to_owned());
+        let goaway = Frame::Goaway(Goaway { reason, text, place: String::new() });
+        self.send_greeting(slot, &goaway).map_err(broken)
     }
 
     fn handle_welcome(&mut self, slot: Slot, at: Slot, welcome: &Hello) -> Result<(), Down> {
@@ -150,6 +192,8 @@ impl Pump {
         tunnel.candidate = tunnel.candidate.filter(|candidate| *candidate != slot);
         tunnel.resumptions += u64::from(is_resumed);
         tunnel.is_suspect = false;
+        tunnel.is_moved_out = false;
+        tunnel.farewell = None;
         let (session, id) = (tunnel.key, tunnel.session.id());
         if let Some(carrier) = self.carriers.get_mut(slot) {
             carrier.role = Role::Carries(at);
@@ -165,7 +209,7 @@ impl Pump {
         tunnel.candidate = None;
         // A key that is not known any more resumes nothing; and where no session ever was, none is
         // lost.
-        if why == Down::Denied || !tunnel.session.is_up() {
+        if matches!(why, Down::Denied | Down::Goaway(..)) || !tunnel.session.is_up() {
             return self.end(at, why);
         }
         let session = tunnel.key;
@@ -178,11 +222,13 @@ impl Pump {
         let Some(tunnel) = self.tunnels.get_mut(at) else { return };
         tunnel.carrier = None;
         tunnel.session.handle_carrier_lost(now);
-        if let Some((reason, text)) = tunnel.farewell.take() {
-            return self.end(at, Down::Goaway(reason, text));
-        }
         if tunnel.is_over() {
             return self.end(at, Down::Closed);
+        }
+        // One that drains has need of another carrier, for as long as flows run.
+        let is_final = |reason| reason != GoawayReason::Draining || tunnel.session.flows() == 0;
+        if let Some((reason, text)) = tunnel.farewell.clone().filter(|(why, _)| is_final(*why)) {
+            return self.end(at, Down::Goaway(reason, text));
         }
         let session = tunnel.key;
         self.emit(Event::Lost { session, why });
@@ -208,5 +254,13 @@ impl Pump {
             let session = tunnel.key;
             self.emit(Event::Suspect { session, is_suspect });
         }
+    }
+}
+
+/// What the relay says in place of `WELCOME` to one whose session is over for good.
+fn goaway_in(content: &[u8]) -> Option<Down> {
+    match Frames::new(content).next() {
+        Some(Ok(Frame::Goaway(goaway))) => Some(Down::Goaway(goaway.reason, goaway.text)),
+        _ => None,
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use adit_proto::frame::{ControlFrame, GoawayReason};
 use adit_proto::id::{ContactId, FlowId, Time};
-use adit_proto::limits::{CARRIER_BUFFERS_LOW, HANDOFF_MAX};
+use adit_proto::limits::{CARRIER_BUFFERS_LOW, FLOW_SLOTS_LOW, HANDOFF_MAX};
 use adit_proto::session::{self, SessionError};
 use adit_ring::{Memory, Slice};
 
@@ -25,7 +25,7 @@ const TIMER_STEP: Duration = Duration::from_millis(5);
 /// The same while the carrier takes its time: what is due goes when it is free.
 const TIMER_STEP_BUSY: Duration = Duration::from_millis(100);
 /// How long a closed session may take to say goodbye.
-const CLOSE_MAX: Duration = Duration::from_secs(1);
+pub(super) const CLOSE_MAX: Duration = Duration::from_secs(1);
 
 /// A session, its carriers, and what belongs to them.
 #[derive(Debug)]
@@ -46,11 +46,15 @@ pub(super) struct Tunnel {
     pub(super) resumptions: u64,
     /// What the control plane was told last.
     pub(super) is_suspect: bool,
+    /// Without a carrier: its memory is its own, and no longer the pump's slots.
+    pub(super) is_moved_out: bool,
     pub(super) is_to_send: bool,
     /// No new flows; the session ends with the last one.
     pub(super) is_draining: bool,
     /// The session ends once the carrier has taken what is queued.
     pub(super) is_closing: bool,
+    /// The last word is out.
+    pub(super) has_parted: bool,
     /// The other end's parting words.
     pub(super) farewell: Option<(GoawayReason, String)>,
     timer: Option<Time>,
@@ -75,9 +79,11 @@ impl Tunnel {
             candidate: None,
             resumptions: 0,
             is_suspect: false,
+            is_moved_out: false,
             is_to_send: false,
             is_draining: false,
             is_closing: false,
+            has_parted: false,
             farewell: None,
             timer: None,
         }
@@ -85,12 +91,13 @@ impl Tunnel {
 
     /// Nothing is left to be done but to say goodbye, and that is said.
     pub(super) fn is_over(&self) -> bool {
-        self.is_closing || self.is_draining && self.has_drained()
+        self.is_closing && !self.session.owes_control() || self.is_draining && self.has_drained()
     }
 
-    /// Every flow has ended, and the other end has all of it.
+    /// Every flow has ended, and the other end has all of it, unless it is out of reach.
     fn has_drained(&self) -> bool {
-        self.flows.is_empty() && self.session.flows() == 0 && self.session.records_retained() == 0
+        let has_all = self.session.records_retained() == 0 || !self.session.is_carried();
+        self.flows.is_empty() && self.session.flows() == 0 && has_all
     }
 }
 
@@ -153,6 +160,10 @@ impl Pump {
         let contacts: BTreeSet<ContactId> = tunnel.contacts.keys().copied().collect();
         for contact in contacts {
             self.withdraw(key, contact);
+        }
+        let is_out_of_reach = |tunnel: &Tunnel| !tunnel.session.is_carried() && tunnel.is_over();
+        if self.tunnels.get(slot).is_some_and(is_out_of_reach) {
+            return self.end(slot, Down::Closed);
         }
         self.schedule_send(slot);
     }
@@ -224,17 +235,31 @@ impl Pump {
         }
     }
 
+    /// When slots become scarce, sessions without a carrier keep what they hold elsewhere: it may
+    /// be long until they can send it.
+    pub(super) fn relieve_slots(&mut self) {
+        if self.ring.pool(self.groups.flows).free() >= FLOW_SLOTS_LOW {
+            return;
+        }
+        let copy = |memory: &Memory| match memory {
+            Memory::Pool(buffer) => Some(Memory::from(Box::<[u8]>::from(buffer.bytes()))),
+            Memory::Heap(_) => None,
+        };
+        for tunnel in self.tunnels.tenants_mut() {
+            let is_lost = tunnel.session.is_up() && !tunnel.session.is_carried();
+            if is_lost && !std::mem::replace(&mut tunnel.is_moved_out, true) {
+                tunnel.session.move_out(copy);
+            }
+        }
+    }
+
     /// Lets go of the session's flows and contact points. Flows that have ended at both ends still
     /// hand out what has come; the others are reset.
     pub(super) fn let_go(&mut self, slot: Slot) {
         let Some(tunnel) = self.tunnels.get_mut(slot) else { return };
         let flows = std::mem::take(&mut tunnel.flows);
         let contacts = std::mem::take(&mut tunnel.contacts);
-        for flow in flows.into_values() {
-            if !self.only_flushes(flow) {
-                self.drop_flow(flow, true);
-            }
-        }
+        flows.into_values().for_each(|flow| self.outlive(flow));
         contacts.into_values().for_each(|contact| self.drop_contact(contact));
     }
 

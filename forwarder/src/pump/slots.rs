@@ -44,6 +44,9 @@ const GENERATION_BITS: u32 = 24;
 const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 
 impl Slot {
+    /// Where nobody ever lives.
+    pub(crate) const NOWHERE: Self = Self { index: u32::MAX, generation: 0 };
+
     /// The token: purpose 8 bits, generation 24, index 32.
     pub(crate) fn token(self, purpose: Purpose) -> Token {
         let purpose = (purpose as u64) << 56;
@@ -100,6 +103,10 @@ impl<T> Slots<T> {
             let index = u32::try_from(index).expect("invariant: fewer than 2^32 tenants");
             (Slot { index, generation: *generation }, tenant)
         })
+    }
+
+    pub(crate) fn tenants_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.tenants.iter_mut().map(|(_, (_, tenant))| tenant)
     }
 
     pub(crate) fn is_empty(&self) -> bool {

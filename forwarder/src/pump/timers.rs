@@ -16,6 +16,8 @@ pub(crate) enum Timer {
     Greeting(Slot),
     /// A narrow line that was full may take more.
     Line(Slot),
+    /// A flow that outlived its session has had its time.
+    Flush(Slot),
     /// A connect to an internal peer has taken too long.
     Connect(Slot),
     /// A session that is closed has not got rid of its last words.

@@ -1,5 +1,6 @@
 //! Whether the carrier lives, and how long a round trip takes: `PING` and `PONG`.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::id::Time;
@@ -12,8 +13,9 @@ pub(super) struct Liveness {
     /// When the next probe, or the next look at the one under way, is due.
     due: Time,
     number: u64,
-    /// When the probe that is under way was sent.
-    unanswered: Option<Time>,
+    /// When the latest probes were sent, by number: on a line that takes seconds several are under
+    /// way.
+    unanswered: VecDeque<(u64, Time)>,
     /// Since when an answer is wanted: a carrier that is stuck does not even take the probe.
     wanted: Option<Time>,
     /// Something was heard since then.
@@ -36,7 +38,7 @@ impl Liveness {
         Self {
             due: now + PING_RETRY,
             number: 0,
-            unanswered: None,
+            unanswered: VecDeque::new(),
             wanted: Some(now),
             was_heard: false,
             missed: 0,
@@ -59,7 +61,7 @@ impl Liveness {
     /// Flows move.
     pub(super) fn handle_busy(&mut self, now: Time) {
         self.is_busy = true;
-        if self.unanswered.is_none() && !self.is_probe_due {
+        if self.unanswered.is_empty() && !self.is_probe_due {
             self.due = self.due.min(now + PING_BUSY);
         }
     }
@@ -91,8 +93,10 @@ impl Liveness {
     }
 
     pub(super) fn handle_pong(&mut self, number: u64, now: Time) {
-        let Some(sent) = self.unanswered.filter(|_| number == self.number) else { return };
-        self.unanswered = None;
+        let Some(&(_, sent)) = self.unanswered.iter().find(|(sent, _)| *sent == number) else {
+            return;
+        };
+        self.unanswered.retain(|(sent, _)| *sent > number);
         self.wanted = None;
         self.due = now + if self.is_busy { PING_BUSY } else { PING_IDLE };
         let sample = now.since(sent);
@@ -132,7 +136,7 @@ impl Liveness {
             return Ok(());
         }
         // A probe that could not even be sent is missed too: the carrier is stuck.
-        if self.unanswered.is_some() || self.is_probe_due {
+        if !self.unanswered.is_empty() || self.is_probe_due {
             self.missed += 1;
             self.is_suspect |= !self.was_heard;
             if self.missed >= PING_MISSED_MAX {
@@ -155,7 +159,10 @@ impl Liveness {
             return None;
         }
         self.number += 1;
-        self.unanswered = Some(now);
+        if self.unanswered.len() > PING_MISSED_MAX as usize {
+            self.unanswered.pop_front();
+        }
+        self.unanswered.push_back((self.number, now));
         self.is_busy = false;
         Some(self.number)
     }

@@ -55,6 +55,13 @@ pub(super) struct Retained<B> {
 }
 
 impl<B> Retained<B> {
+    /// Lets `copy` replace the record's memory.
+    pub(super) fn move_out(&mut self, copy: impl Fn(&B) -> Option<B>) {
+        if let Some(memory) = copy(&self.sealed.memory) {
+            self.sealed.memory = Rc::new(memory);
+        }
+    }
+
     pub(super) fn new(sealed: Sealed<B>, key: SealedBy, sequence: u64) -> Self {
         Self { sealed, key, sequence }
     }
@@ -184,7 +191,9 @@ impl<B> Session<B> {
 
     fn attach(&mut self, now: Time) {
         self.carriage = Carriage::Carried;
-        self.opened_detached = 0;
+        if std::mem::take(&mut self.opened_detached) > 0 {
+            self.flows.values_mut().for_each(|flow| flow.is_unannounced = false);
+        }
         self.sent.unsent = self.sent.retained.len();
         self.sent.withheld = Duration::ZERO;
         self.sent.reckoned_until = now;

@@ -14,8 +14,8 @@ use crate::flow::Chunk;
 use crate::frame::{Frame, Kind, header};
 use crate::id::{FlowId, Time};
 use crate::limits::{
-    CONTENT_MAX, FRAME_HEADER, GATHERED_MAX, PING_IDLE, RECORD_HEADER, RECORD_MAX, RECORD_TRAILER,
-    RETAINED_RECORDS_MAX, SLOT_HEADROOM, UNACKNOWLEDGED_MAX,
+    CARRIER_SEND_PIECES, CONTENT_MAX, FRAME_HEADER, GATHERED_MAX, PING_IDLE, RECORD_HEADER,
+    RECORD_MAX, RECORD_TRAILER, RETAINED_RECORDS_MAX, SLOT_HEADROOM, UNACKNOWLEDGED_MAX,
 };
 use crate::record::{ContentType, SealError, Sealer};
 
@@ -32,6 +32,7 @@ struct Turn<'a, B> {
 impl<B: AsMut<[u8]> + From<Box<[u8]>>> Turn<'_, B> {
     fn has_room(&self) -> bool {
         self.bytes_left >= self.gathered.len().max(RECORD_MAX)
+            && self.records.len() < CARRIER_SEND_PIECES
     }
 
     fn gather(&mut self, frame: &Frame<'_>) {

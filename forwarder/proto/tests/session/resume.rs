@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use adit_proto::frame::{Hello, Poll, ResetReason};
-use adit_proto::limits::{CARRIER_SEND_MAX, DETACHED_FLOWS_MAX, GRACE, RECORD_MAX, SUSPECT_AFTER};
+use adit_proto::limits::{
+    CARRIER_SEND_MAX, CARRIER_SEND_PIECES, DETACHED_FLOWS_MAX, GRACE, RECORD_MAX, SUSPECT_AFTER,
+};
 use adit_proto::session::{Greeted, OpenError};
 
 use super::*;
@@ -277,15 +279,16 @@ fn a_session_without_a_carrier_ends_with_its_grace() {
 fn flows_opened_without_a_carrier_are_bounded_and_come_with_the_next() {
     let mut pair = Pair::new();
     pair.lose();
-    for _ in 0..DETACHED_FLOWS_MAX {
-        let flow = pair.relay.session.open_flow(open(), pair.now).unwrap();
-        pair.relay.session.handle_reset(flow, ResetReason::Peer);
-    }
-    let more = pair.relay.session.open_flow(open(), pair.now);
-    assert_eq!(more, Err(OpenError::Detached));
-    assert_eq!(pair.greet(), Ok(Greeted::Resumed));
-    let last = pair.relay.session.open_flow(open(), pair.now).unwrap();
+    let relay = &mut pair.relay.session;
+    let flows: Vec<_> =
+        (0..DETACHED_FLOWS_MAX).map(|_| relay.open_flow(open(), pair.now).unwrap()).collect();
+    assert_eq!(relay.open_flow(open(), pair.now), Err(OpenError::Detached));
+    // Who gives up makes room, and leaves nothing to be sent.
+    flows.iter().for_each(|flow| relay.handle_reset(*flow, ResetReason::Peer));
+    assert!(!relay.owes_control());
+    let last = relay.open_flow(open(), pair.now).unwrap();
     pair.relay.write(last, b"with the next");
+    assert_eq!(pair.greet(), Ok(Greeted::Resumed));
     pair.exchange();
     assert_eq!(pair.forwarder.session.flows(), 1);
     assert_eq!(pair.forwarder.delivered[&last], b"with the next");
@@ -410,4 +413,27 @@ fn a_poll_beyond_what_was_sent_is_typed_after_a_resume() {
     let ahead = encode(&[Frame::Poll(Poll { records: 1_000, bytes: 0 })]);
     let refused = pair.relay.receive_content(&ahead, pair.now);
     assert!(matches!(refused, Err(SessionError::Acknowledged { .. })), "{refused:?}");
+}
+
+/// However many small records were lost with a carrier, a send has no more pieces than the kernel
+/// takes.
+#[test]
+fn a_replay_of_small_records_fits_the_kernel() {
+    let mut pair = Pair::new();
+    let flow = pair.open();
+    for _ in 0..3_000 {
+        pair.relay.write(flow, &[7; 20]);
+        assert!(pair.relay.transmit(pair.now).len() <= CARRIER_SEND_PIECES + 8);
+    }
+    pair.lose();
+    assert_eq!(pair.greet(), Ok(Greeted::Resumed));
+    loop {
+        let records = pair.relay.transmit(pair.now);
+        assert!(records.len() <= CARRIER_SEND_PIECES + 8, "{}", records.len());
+        if records.is_empty() {
+            break;
+        }
+        records.into_iter().for_each(|r| pair.forwarder.receive(r, pair.now).unwrap());
+    }
+    assert_eq!(pair.forwarder.delivered[&flow].len(), 60_000);
 }

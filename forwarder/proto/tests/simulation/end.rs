@@ -6,7 +6,7 @@ use std::time::Duration;
 use adit_proto::frame::Frame;
 use adit_proto::id::{FlowId, Side, Time};
 use adit_proto::limits::{CARRIER_SEND_MAX, PAYLOAD_MAX, RECORD_MAX};
-use adit_proto::record::RecordLayer;
+use adit_proto::record::{KEY_UPDATE_LEN, RecordLayer};
 use adit_proto::session::{Sealed, Session, seal_greeting};
 
 use crate::keys::chunk;
@@ -79,6 +79,19 @@ pub(crate) struct Link {
 impl Link {
     pub(crate) fn new(records: RecordLayer) -> Self {
         Self { records, inbox: Vec::new(), outbox: Vec::new(), sending: Vec::new() }
+    }
+
+    /// Changes the sending keys where the other end wants it, or for no reason between records.
+    fn update_keys(&mut self, random: &mut Random) -> Outcome {
+        let is_due = self.records.key_update_due();
+        if !is_due && (self.sending.is_empty() || !random.chance(3)) {
+            return Ok(());
+        }
+        let mut record = [0; KEY_UPDATE_LEN];
+        let is_request = !is_due && random.chance(50);
+        let len = self.records.key_update(is_request, &mut record);
+        self.outbox.extend_from_slice(&record[..len.map_err(|error| error.to_string())?]);
+        Ok(())
     }
 
     pub(crate) fn greet(&mut self, frame: &Frame<'_>) -> Outcome {
@@ -196,6 +209,7 @@ impl End {
         if !link.outbox.is_empty() {
             return Ok(false);
         }
+        link.update_keys(random)?;
         let bytes = RECORD_MAX + random.size(CARRIER_SEND_MAX - RECORD_MAX);
         link.sending.clear();
         session

@@ -250,14 +250,18 @@ impl World {
         self.turn(side.other())
     }
 
+    /// The content of the next record that is whole.
     fn next_record(&mut self, carrier: u32, side: Side) -> Outcome<Option<Vec<u8>>> {
         let Some(link) = self.ends[index(side)].links.get_mut(&carrier) else { return Ok(None) };
-        let len = Opener::record_len(&link.inbox).map_err(|error| error.to_string())?;
-        let Some(len) = len.filter(|len| *len <= link.inbox.len()) else { return Ok(None) };
-        let mut record: Vec<u8> = link.inbox.drain(..len).collect();
-        match link.records.open(&mut record).map_err(|error| error.to_string())? {
-            Opened::Data(content) => Ok(Some(record[content].to_vec())),
-            other => Err(format!("{other:?} at the {side:?}")),
+        loop {
+            let len = Opener::record_len(&link.inbox).map_err(|error| error.to_string())?;
+            let Some(len) = len.filter(|len| *len <= link.inbox.len()) else { return Ok(None) };
+            let mut record: Vec<u8> = link.inbox.drain(..len).collect();
+            match link.records.open(&mut record).map_err(|error| error.to_string())? {
+                Opened::Data(content) => return Ok(Some(record[content].to_vec())),
+                Opened::KeyUpdated => self.oracle.count("keys were updated"),
+                other => return Err(format!("{other:?} at the {side:?}")),
+            }
         }
     }
 
