@@ -54,7 +54,7 @@ use random::Random;
 use world::{Task, World};
 
 /// Seeds that are run unless the environment wishes otherwise.
-const SEEDS: u64 = 3_000;
+const SEEDS: u64 = 2_000;
 /// How long the ends may take to come to rest once faults are over.
 const REST_MAX: Duration = Duration::from_secs(600);
 
