@@ -8,7 +8,7 @@
 //! flow's bytes. `docs/architecture.md` draws it.
 //!
 //! The order of calls in a daemon: [`pump::probe`], [`handoff::events`], [`pump::spawn`]; then
-//! [`net::run`], and for each carrier [`net::shake_hands`] and [`handoff::Command::Start`].
+//! [`net::run`], and for each carrier [`net::shake_hands`] and [`handoff::Command::Carry`].
 #![forbid(unsafe_code)]
 
 pub mod cli;

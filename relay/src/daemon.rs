@@ -6,6 +6,7 @@ mod report;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -35,6 +36,9 @@ use crate::registrar::{Lease, Registrar};
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// … and the sessions to say goodbye after that.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
+/// How long the port of a killed relay may take to become free, and how often that is tried.
+const PORT_FREE_MAX: Duration = Duration::from_secs(3);
+const PORT_FREE_STEP: Duration = Duration::from_millis(20);
 /// A loop without any input still looks around so often.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
@@ -131,6 +135,20 @@ pub(crate) fn run(file: &Path) -> Result<(), Failed> {
     })
 }
 
+/// Binds; a port that is taken may be that of a relay that was just killed, whose sockets the kernel
+/// closes a moment after its end. Nothing else runs yet that would have to wait.
+fn bind(address: SocketAddr, is_only_v6: bool) -> io::Result<Listener> {
+    let until = Instant::now() + PORT_FREE_MAX;
+    loop {
+        match Listener::bind(address, is_only_v6) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                std::thread::sleep(PORT_FREE_STEP);
+            }
+            bound => return bound,
+        }
+    }
+}
+
 fn policies(forwarders: &[Admitted]) -> BTreeMap<PublicKey, Policy> {
     forwarders.iter().map(|admitted| (admitted.key, Policy::from(admitted.clone()))).collect()
 }
@@ -183,7 +201,7 @@ impl Daemon {
             let is_only_v6 = self.config.listen.contains(&any_v4);
             let cannot =
                 |error| Failed::new(Exit::Failure, format!("cannot listen on {address}: {error}"));
-            let listener = Listener::bind(address, is_only_v6).map_err(cannot)?;
+            let listener = bind(address, is_only_v6).map_err(cannot)?;
             self.listeners.push(listener.handle().map_err(cannot)?);
             net::spawn(Rc::clone(&reception).accept_all(listener));
             tracing::info!(%address, "listening");

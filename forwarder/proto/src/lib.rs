@@ -5,7 +5,9 @@
 //!
 //! The order of calls, for each end of a session:
 //!
-//! 1. [`session::Session::new`] once the carrier's TLS handshake is done.
+//! 1. [`session::Session::new`]; on each carrier, once its TLS handshake is done, the forwarder says
+//!    [`session::Session::hello`] and the relay answers what [`session::Session::handle_hello`]
+//!    returns. When a carrier is gone: [`session::Session::handle_carrier_lost`].
 //! 2. For each record that arrives: [`record`] opens it in place,
 //!    [`session::Session::handle_record`] turns it into [`session::Event`]s.
 //! 3. For each socket of a flow: [`session::Session::room`] says how much may be read,

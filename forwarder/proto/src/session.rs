@@ -5,7 +5,7 @@
 //!
 //! **Architecture Invariant:** a session never sends what it cannot retain, and never accepts what
 //! it did not grant: stream bytes are bounded by the `POLL` grant, records by
-//! [`limits::RETAINED_RECORDS_MAX`].
+//! [`crate::limits::RETAINED_RECORDS_MAX`].
 
 mod error;
 mod liveness;

@@ -99,6 +99,14 @@ impl Socket {
         self.reference().set_linger(Some(Duration::ZERO))
     }
 
+    /// Closing it sends FIN, if that was not sent before: undoes [`Socket::set_reset_on_close`].
+    ///
+    /// # Errors
+    /// When it is no socket.
+    pub fn set_orderly_close(&self) -> io::Result<()> {
+        self.reference().set_linger(None)
+    }
+
     /// The other end's address.
     ///
     /// # Errors

@@ -99,6 +99,8 @@ impl Pump {
         socket: Socket,
         state: State,
     ) -> Slot {
+        // Should this process be killed, its flows are cut short, and are not to look finished.
+        socket.set_reset_on_close().ok();
         // What comes before the socket is connected waits, like for one that is full.
         let outlet = match state {
             State::Connecting => Outlet::blocked(),
@@ -378,8 +380,8 @@ impl Pump {
             tunnel.flows.remove(&flow.id);
             tunnel.session.handle_taken(flow.id, flow.outlet.bytes(), now);
         }
-        if is_reset {
-            flow.socket.set_reset_on_close().ok();
+        if !is_reset {
+            flow.socket.set_orderly_close().ok();
         }
         self.ring.cancel(&flow.socket);
         self.schedule_send(flow.tunnel);
