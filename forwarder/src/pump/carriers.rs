@@ -282,6 +282,10 @@ impl Pump {
     /// Lets go of a carrier's connection; what the kernel has queued is still sent.
     pub(super) fn close_carrier(&mut self, slot: Slot) {
         if let Some(carrier) = self.carriers.remove(slot) {
+            if let Role::AwaitsWelcome(_) = carrier.role {
+                // A greeting that was given up must not arrive later and end a newer session.
+                carrier.socket.set_reset_on_close().ok();
+            }
             // The last completion closes the descriptor.
             carrier.socket.shutdown_both().ok();
             self.ring.cancel(&carrier.socket);
