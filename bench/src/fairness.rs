@@ -66,7 +66,8 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
     if options.shared.smoke {
         (options.flows, options.rounds, options.seconds) = (200, 1, 1);
     }
-    let ways = options.shared.ways(&[Way::Kernel, Way::Adit]);
+    let usual = [Way::Kernel, Way::Adit];
+    let ways = options.shared.ways(if options.shared.smoke { &usual[1..] } else { &usual });
     let bed = Bed::new("fairness", &ways)?;
     for host in ["icp", PEER] {
         let buffers = format!("net.ipv4.tcp_rmem=4096 {STALLED_BUFFER_BYTES} 33554432");

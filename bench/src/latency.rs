@@ -58,7 +58,7 @@ struct Series {
 /// Measures and reports.
 pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
     if options.shared.smoke {
-        (options.rounds, options.count, options.seconds_max) = (1, 500, 3);
+        (options.rounds, options.count, options.seconds_max) = (1, 500, 2);
     }
     if let Some(rate_mbit) = options.rate_mbit {
         return narrow::run(&options, rate_mbit);
