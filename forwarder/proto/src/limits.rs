@@ -85,7 +85,7 @@ pub const GRANT_SHARES: u64 = 8;
 /// The least that a flow may have under way: 10,000 flows that nobody reads take 20 MiB.
 pub const FLOW_SHARE_MIN: u64 = 2 * 1024;
 /// Bytes that a flow's reader must have taken to get a full share of a grant that runs short.
-pub const FLOW_SHARE_PROVEN: u64 = 4 * 1024 * 1024;
+pub const FLOW_SHARE_PROVEN: u64 = 8 * 1024 * 1024;
 /// Flows that try again when the grant has grown: each `POLL` wakes so many.
 pub const THROTTLED_WAKE_MAX: usize = 8;
 /// How long a session outlives the loss of a carrier, unless the relay's configuration says
