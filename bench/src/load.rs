@@ -4,6 +4,7 @@
 
 mod echo;
 mod hold;
+mod orders;
 mod ping;
 mod source;
 mod spin;

@@ -3,6 +3,7 @@
 //! Deliberately absent: files, rotation, syslog. A service manager keeps stderr better.
 
 use std::io::{self, IsTerminal};
+use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
@@ -30,4 +31,9 @@ pub fn start(level: Option<&str>) -> Result<(), String> {
         .with_target(false)
         .try_init()
         .map_err(|error| error.to_string())
+}
+
+/// A wait as it is said: milliseconds are enough.
+pub(crate) fn rounded(wait: Duration) -> Duration {
+    wait.saturating_sub(Duration::from_nanos((wait.subsec_nanos() % 1_000_000).into()))
 }

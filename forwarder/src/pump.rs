@@ -51,7 +51,7 @@ pub use adit_ring::probe;
 /// The longest that a pump sleeps when nothing is due. No wake-up is expected to be lost.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// With so many slots to be had, flows that found none are armed again.
+/// With so many slots to be had, it is worth arming.
 const SLOTS_TO_ARM: usize = FLOW_SLOTS_PUBLISHED as usize / 2;
 
 /// A pump's state. It never leaves its thread.
@@ -190,9 +190,8 @@ impl Pump {
         if !self.unsent.is_empty() {
             return Duration::from_millis(1);
         }
-        let may_arm = self.ring.pool(self.groups.flows).available() >= SLOTS_TO_ARM;
         let is_work_left = !self.tunnels_to_send.is_empty() || !self.flows_to_send.is_empty();
-        if is_work_left || may_arm && !self.flows_dry.is_empty() {
+        if is_work_left || self.can_arm_flows() && !self.flows_dry.is_empty() {
             return Duration::ZERO;
         }
         let due = self.timers.next_due().map(|due| due.since(self.clock()));
@@ -299,12 +298,17 @@ impl Pump {
         for slot in self.carriers_dry.drain(..count).collect::<Vec<_>>() {
             self.arm_carrier(slot);
         }
-        if self.ring.pool(self.groups.flows).available() >= SLOTS_TO_ARM {
+        if self.can_arm_flows() {
             let count = usize::from(FLOW_SLOTS_PUBLISHED).min(self.flows_dry.len());
             for slot in self.flows_dry.drain(..count).collect::<Vec<_>>() {
                 self.arm_dry_flow(slot);
             }
         }
+    }
+
+    /// Whether flows that found no slot may be armed again.
+    fn can_arm_flows(&self) -> bool {
+        self.ring.pool(self.groups.flows).available() >= SLOTS_TO_ARM
     }
 
     fn emit(&mut self, event: Event) {

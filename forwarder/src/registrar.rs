@@ -28,6 +28,7 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 use crate::config::{Peer, Place};
 use crate::handoff::{Command, ControlFrame, SessionKey};
+use crate::logging::rounded;
 use crate::status::PeerStatus;
 
 /// Waits between attempts of one peer. The jitter doubles them at most.
@@ -100,11 +101,6 @@ impl Entry {
             reason,
         }
     }
-}
-
-/// Milliseconds are enough for a log.
-fn rounded(wait: Duration) -> Duration {
-    wait.saturating_sub(Duration::from_nanos((wait.subsec_nanos() % 1_000_000).into()))
 }
 
 fn retries() -> ExponentialBackoff {

@@ -269,11 +269,10 @@ impl Daemon {
         self.last_session += 1;
         let session = SessionKey(self.last_session);
         let (pump, remote) = (self.pump_of(&key), carrier.remote);
-        let is_carried = true;
-        let name_there = Arc::clone(&name);
-        let state = Session { key, name, pump, remote, local, id: None, is_carried };
+        let (side, grace) = (Side::Relay, self.config.grace);
+        let (id, is_carried) = (None, true);
+        let state = Session { key, name: Arc::clone(&name), pump, remote, local, id, is_carried };
         self.arrivals.insert(session, state);
-        let (side, name, grace) = (Side::Relay, name_there, self.config.grace);
         let carrier = Box::new(carrier);
         self.tell(pump, Command::Carry { session, side, key, name, grace, carrier })
     }

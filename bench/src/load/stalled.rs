@@ -1,12 +1,13 @@
 //! Connections whose reader has stopped, while the other end sends all it can.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use netns_tests::{Host, LONG, Process};
+use netns_tests::Host;
 use socket2::{Domain, Socket, Type};
 
+use super::orders::{Orders, obey};
 use super::{Load, source};
 use crate::error::BenchError;
 
@@ -17,57 +18,32 @@ const FIRST_BYTES_WITHIN: Duration = Duration::from_secs(20);
 
 /// A holder of stalled connections on some host.
 #[derive(Debug)]
-pub(crate) struct Stalled {
-    process: Process,
-    /// Orders so far; each is answered with its number.
-    orders: usize,
-}
+pub(crate) struct Stalled(Orders);
 
 impl Stalled {
     /// Starts it; it holds nothing yet.
     pub(crate) fn new(host: &Host<'_>, address: String) -> Result<Self, BenchError> {
-        Ok(Self { process: Load::Stalled { address }.spawn_console(host)?, orders: 0 })
+        Ok(Self(Orders::to(Load::Stalled { address }.spawn_console(host)?)))
     }
 
-    /// Opens `count` connections, and waits for a while until each has something to read, which nobody
-    /// does. Returns how many have.
+    /// Opens `count` connections, and waits for a while until each has something to read, which
+    /// nobody does. Returns how many have.
     pub(crate) fn open(&mut self, count: usize) -> Result<usize, BenchError> {
-        self.order(&format!("open {count}"))
+        let begun = self.0.open(count)?;
+        let said = |_error| BenchError::unexpected("the stalled connections", begun.clone());
+        begun.parse().map_err(said)
     }
 
     /// Closes all of them.
     pub(crate) fn close(&mut self) -> Result<(), BenchError> {
-        self.order("close").map(|_| ())
-    }
-
-    fn order(&mut self, order: &str) -> Result<usize, BenchError> {
-        self.orders += 1;
-        self.process.say(order)?;
-        let begin = format!("done {} ", self.orders);
-        let line = self.process.wait_for_line(&begin, LONG, |line| line.starts_with(&begin))?;
-        let begun = line[begin.len()..].parse();
-        begun.map_err(|_error| BenchError::unexpected("the stalled connections", line))
+        self.0.close()
     }
 }
 
 /// Obeys standard input until it ends.
 pub(super) fn run(address: &str) -> io::Result<()> {
     let address: SocketAddr = address.parse().map_err(io::Error::other)?;
-    let mut held = Vec::new();
-    for (line, number) in io::stdin().lock().lines().zip(1..) {
-        let line = line?;
-        match line.split_once(' ') {
-            Some(("open", count)) => {
-                let count = count.parse::<usize>().map_err(io::Error::other)?;
-                for _ in 0..count {
-                    held.push(connect(address)?);
-                }
-            }
-            _ => held.clear(),
-        }
-        println!("done {number} {}", wait_for_first_bytes(&held)?);
-    }
-    Ok(())
+    obey(|| connect(address), |held| Ok(wait_for_first_bytes(held)?.to_string()))
 }
 
 fn connect(address: SocketAddr) -> io::Result<TcpStream> {

@@ -88,6 +88,8 @@ pub const FLOW_SHARE_MIN: u64 = 2 * 1024;
 pub const FLOW_SHARE_PROVEN: u64 = 8 * 1024 * 1024;
 /// Flows that try again when the grant has grown: each `POLL` wakes so many.
 pub const THROTTLED_WAKE_MAX: usize = 8;
+/// Flows that are gone and may still stand in such a line, beside as many as there are flows.
+pub const WAITING_GONE_MAX: usize = 64;
 /// How long a session outlives the loss of a carrier, unless the relay's configuration says
 /// otherwise …
 pub const GRACE: Duration = Duration::from_secs(60);

@@ -24,8 +24,8 @@ const BACKLOG_MIN: usize = 64 * 1024;
 const FALL_SHIFT: u32 = 4;
 /// … and how far it raises it: a quarter. A shaper lets a burst through now and then.
 const RISE_SHIFT: u32 = 2;
-/// How long a rate must be low before the line is narrow, or ten of the line's own round trips if that is longer: a
-/// new connection begins slowly on any line.
+/// How long a rate must be low before the line is narrow, or ten of the line's own round trips if
+/// that is longer: a new connection begins slowly on any line.
 const NARROW_AFTER: Duration = Duration::from_millis(300);
 /// A round trip is longer than explained by this much at the least …
 const UNEXPLAINED_MIN: Duration = Duration::from_millis(5);

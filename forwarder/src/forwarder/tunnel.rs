@@ -20,6 +20,7 @@ use adit_proto::id::SessionId;
 
 use crate::gateway::{Ended, Redial};
 use crate::handoff::{Down, SessionKey};
+use crate::logging::rounded;
 
 /// The tunnel as the control plane knows it.
 #[derive(Debug)]
@@ -240,7 +241,7 @@ impl Tunnel {
     fn wait(&mut self, ended: Ended, now: Instant) -> Duration {
         let wait = self.redial.wait(ended, self.is_urgent());
         self.dial = Dial::Waiting { until: now + wait };
-        Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
+        rounded(wait)
     }
 }
 

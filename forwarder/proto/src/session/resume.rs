@@ -22,7 +22,8 @@ use super::{Sealed, Session, SessionError};
 use crate::frame::{Frame, Frames, Hello};
 use crate::id::{SessionId, Side, Time};
 use crate::limits::{
-    FLOW_WINDOW, GRACE_MAX, PAYLOAD_MAX, RECORD_HEADER, RECORD_TRAILER, SESSION_WINDOW, VERSION,
+    FLOW_WINDOW, GRACE_MAX, PAYLOAD_MAX, RECORD_HEADER, RECORD_TRAILER, SESSION_WINDOW,
+    THROTTLED_WAKE_MAX, VERSION,
 };
 use crate::record::{ContentType, SealError, SealedBy, Sealer};
 
@@ -147,9 +148,9 @@ impl<B> Session<B> {
             return Err(SessionError::Stale { offered: hello.epoch, present: self.epoch });
         }
         self.sent.flow_window = hello.flow_window;
-        if self.carriage == Carriage::Opening && hello.session != SessionId::NONE {
-            // It names a session that is gone: the counts mean nothing here.
-        } else {
+        // The counts of one that names a session that is gone mean nothing here.
+        let is_of_another = self.carriage == Carriage::Opening && hello.session != SessionId::NONE;
+        if !is_of_another {
             self.sent.unsent = 0;
             self.acknowledge(hello.received)?;
             self.raise_grant(hello.grant);
@@ -252,6 +253,6 @@ impl<B> Session<B> {
             return;
         }
         self.sent.grant = bytes;
-        self.wake_throttled();
+        self.wake(THROTTLED_WAKE_MAX);
     }
 }

@@ -12,7 +12,7 @@ use crate::frame::Frame;
 use crate::id::{FlowId, Time};
 use crate::limits::{
     FLOW_SHARE_MIN, FLOW_SHARE_PROVEN, GRANT_SHARES, PAYLOAD_MAX, POLL_DELAY, SESSION_QUEUED_MAX,
-    SESSION_WINDOW, THROTTLED_WAKE_MAX,
+    SESSION_WINDOW, THROTTLED_WAKE_MAX, WAITING_GONE_MAX,
 };
 
 /// How many bytes a flow may have under way. `left` is what is left of the session's grant,
@@ -56,9 +56,6 @@ impl Waiting {
     }
 }
 
-/// Flows that are gone and may still stand in a line, beside as many as there are flows.
-const WAITING_GONE_MAX: usize = 64;
-
 impl<B> Session<B> {
     /// How many bytes may be read from the flow's socket now. When it is none,
     /// [`Session::poll_readable`] names the flow as soon as it is worth asking again.
@@ -72,9 +69,8 @@ impl<B> Session<B> {
         }
         let share = share(left, flows, flow.taken());
         let allowed = share.saturating_sub(flow.under_way());
-        let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
-        if allowed >= PAYLOAD_MAX || allowed as u64 >= FLOW_SHARE_MIN {
-            return room.min(allowed);
+        if allowed >= FLOW_SHARE_MIN {
+            return room.min(usize::try_from(allowed).unwrap_or(usize::MAX));
         }
         flow.is_starved = true;
         // With nothing under way there is no `CREDIT` to come that would wake it.
@@ -97,11 +93,6 @@ impl<B> Session<B> {
         self.sent.grant.saturating_sub(self.counters.bytes_sent + self.queued as u64)
     }
 
-    /// The grant has grown: the flows that have waited longest for it may try again.
-    pub(super) fn wake_throttled(&mut self) {
-        self.wake(THROTTLED_WAKE_MAX);
-    }
-
     /// When more of the parked flows may try: those woken before may have had nothing to say.
     pub(super) fn wake_due(&self) -> Option<Time> {
         let is_due = !self.waiting.parked.is_empty() && self.left() >= FLOW_SHARE_MIN;
@@ -118,7 +109,8 @@ impl<B> Session<B> {
         }
     }
 
-    fn wake(&mut self, count: usize) {
+    /// Lets the flows try again that have waited longest for the grant to grow.
+    pub(super) fn wake(&mut self, count: usize) {
         let mut woken = 0;
         while woken < count {
             let (id, was_parked) = match self.waiting.parked.pop_front() {
