@@ -6,8 +6,10 @@ use adit_ring::{Slice, SliceList};
 use std::collections::VecDeque;
 
 mod line;
+mod proxy_header;
 
 pub(crate) use line::Line;
+pub(crate) use proxy_header::proxy_header;
 
 /// What waits for one flow's socket.
 ///

@@ -24,5 +24,6 @@ pub mod logging;
 pub mod net;
 pub mod pump;
 pub mod registrar;
+pub mod sources;
 pub mod status;
 pub mod tls;

@@ -16,6 +16,8 @@ mod carriers;
 mod contacts;
 mod flows;
 mod greetings;
+mod meter;
+mod opening;
 mod sessions;
 mod slots;
 mod timers;
@@ -40,7 +42,7 @@ use crate::handoff::{
 };
 use crate::key::PublicKey;
 use carriers::{Arrival, CarrierSocket};
-use contacts::Listener;
+use contacts::{Door, Listener};
 use flows::FlowSocket;
 use sessions::Tunnel;
 use slots::{Purpose, Slot, Slots};
@@ -216,12 +218,17 @@ impl Pump {
             }
             Command::Doubt { session } => self.doubt(session),
             Command::Send { session, frame } => self.send_control(session, frame),
-            Command::Serve { session, contact, peer, target } => {
-                self.serve(session, contact, peer, target);
+            Command::Serve { session, contact, peer, service } => {
+                self.serve(session, contact, peer, service);
             }
-            Command::Listen { session, contact, peer, listener } => {
-                self.listen(session, contact, peer, listener);
+            Command::Listen { session, contact, peer, listener, to, sources } => {
+                self.listen(session, Door { contact, to, peer, sources }, listener.into());
             }
+            Command::Open { session, open, peer, stream, replies } => {
+                self.open_for(session, open, &peer, stream.into(), replies);
+            }
+            Command::Answer { session, flow, answer } => self.answer(session, flow, answer),
+            Command::Limit { session, quota } => self.limit(session, quota),
             Command::Withdraw { session, contact } => self.withdraw(session, contact),
             Command::Drain { session } => self.drain(session),
             Command::Close { session, reason, why } => self.close(session, reason, &why),
@@ -270,6 +277,7 @@ impl Pump {
                 Timer::Flush(slot) => self.drop_flow(slot, true),
                 Timer::Connect(slot) => self.handle_connect_timeout(slot),
                 Timer::Accept(slot) => self.arm_accept(slot),
+                Timer::Quota(slot) => self.handle_paid(slot),
                 Timer::Close(slot) => self.end(slot, Down::Closed),
             }
         }

@@ -27,8 +27,9 @@ use adit_proto::id::ContactId;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 use crate::config::{Peer, Place};
-use crate::handoff::{Command, ControlFrame, SessionKey};
+use crate::handoff::{Command, ControlFrame, Service, SessionKey, Target};
 use crate::logging::rounded;
+use crate::sources::Sources;
 use crate::status::PeerStatus;
 
 /// Waits between attempts of one peer. The jitter doubles them at most.
@@ -201,7 +202,9 @@ impl Registrar {
             name: entry.peer.name.clone(),
         };
         // The pump knows the target before the relay can open the first flow to it.
-        let serve = Command::Serve { session, contact, peer, target };
+        let (target, sources) = (Target::from(target), Arc::new(Sources::any()));
+        let service = Service { target, sources, proxy: None };
+        let serve = Command::Serve { session, contact, peer, service };
         let frame = ControlFrame::Register(contact, registration);
         self.actions.push_back(Action::Tell(serve));
         self.actions.push_back(Action::Tell(Command::Send { session, frame }));

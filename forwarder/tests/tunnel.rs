@@ -7,14 +7,17 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use adit::handoff::{Command, Down, Event, GoawayReason};
+use adit::handoff::{Command, Destination, Down, Event, GoawayReason};
+use adit::sources::Sources;
 use adit_proto::id::{ContactId, Side};
 
 #[path = "tunnel/pumps.rs"]
 #[expect(dead_code, reason = "shared with the tests of resumption")]
 mod pumps;
 
-use pumps::{DEADLINE, End, SESSION, connect, echo, exchange, internal_peer, pattern, tunnel};
+use pumps::{
+    DEADLINE, End, SESSION, connect, echo, exchange, internal_peer, pattern, service, tunnel,
+};
 
 /// Bytes cross in both directions at once, whole and in order, and each side's end is passed on.
 #[test]
@@ -208,12 +211,10 @@ fn a_peer_that_is_down_takes_no_other_with_it() {
     let tunnel = tunnel(internal_peer(echo));
     let (_silent, target) = silent_peer();
     let down = ContactId(6);
-    let serve = Command::Serve { session: SESSION, contact: down, peer: "down".into(), target };
-    tunnel.forwarder.pump.send(serve).unwrap();
+    tunnel.serve_at(down, service(target));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
-    let listen = Command::Listen { session: SESSION, contact: down, peer: "down".into(), listener };
-    tunnel.relay.pump.send(listen).unwrap();
+    tunnel.relay.listen_at(down, listener, Destination::Contact, Sources::any());
     let mut stream = connect(&tunnel);
     let mut callers = Vec::new();
     for round in 0..200 {

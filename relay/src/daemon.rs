@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use adit::config::{Admitted, RelayConfig};
 use adit::exit::{Exit, Failed};
 use adit::handoff::{
-    self, Command, Down, Event, EventReceiver, GoawayReason, PumpHandle, SessionKey,
+    self, Answer, Command, Down, Event, EventReceiver, GoawayReason, PumpHandle, ResetReason,
+    SessionKey,
 };
 use adit::key::{PrivateKey, PublicKey};
 use adit::net::{self, Listener, Shaken, Signal};
@@ -292,6 +293,11 @@ impl Daemon {
             Event::Dropped { session, why } => self.handle_dropped(session, &why, now),
             Event::Suspect { .. } => {}
             Event::Frame { session, frame } => return self.handle_frame(session, frame, now),
+            Event::Opened { session, flow, .. } => {
+                let Some(state) = self.sessions.get(&session) else { return Ok(()) };
+                let answer = Answer::Refuse(ResetReason::NoContact);
+                return self.tell(state.pump, Command::Answer { session, flow, answer });
+            }
             Event::Down { session, why } => self.handle_down(session, &why, now),
             Event::Report(report) => self.gathering.handle_report(report),
         }

@@ -9,8 +9,8 @@ mod control;
 use bytes::{Buf, BufMut};
 
 pub use body::{
-    Credit, Datagram, Goaway, GoawayReason, Hello, Open, Poll, Protocol, Refused, Registered,
-    Registration, is_name,
+    Credit, Datagram, Destination, Goaway, GoawayReason, Hello, Open, Poll, Protocol, Refused,
+    Registered, Registration, is_name,
 };
 pub use control::ControlFrame;
 
@@ -93,14 +93,21 @@ pub enum ResetReason {
     Limit = 5,
     /// The session or the daemon is ending.
     Ending = 6,
+    /// The source may not use what is registered.
+    Forbidden = 7,
 }
 
 impl ResetReason {
     fn from_wire(reason: u8) -> Self {
-        [Self::ConnectRefused, Self::ConnectFailed, Self::NoContact, Self::Limit, Self::Ending]
-            .into_iter()
-            .find(|known| *known as u8 == reason)
-            .unwrap_or(Self::Peer)
+        let others = [
+            Self::ConnectRefused,
+            Self::ConnectFailed,
+            Self::NoContact,
+            Self::Limit,
+            Self::Ending,
+            Self::Forbidden,
+        ];
+        others.into_iter().find(|known| *known as u8 == reason).unwrap_or(Self::Peer)
     }
 }
 

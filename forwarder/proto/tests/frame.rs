@@ -11,8 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use adit_proto::frame::{
-    Credit, Datagram, Frame, FrameError, Frames, Goaway, GoawayReason, Hello, Kind, Open, Poll,
-    Protocol, Refused, Registered, Registration, ResetReason,
+    Credit, Datagram, Destination, Frame, FrameError, Frames, Goaway, GoawayReason, Hello, Kind,
+    Open, Poll, Protocol, Refused, Registered, Registration, ResetReason,
 };
 use adit_proto::id::{ContactId, FlowId, SessionId};
 use adit_proto::limits::{FRAME_HEADER, PAYLOAD_MAX, TEXT_MAX};
@@ -61,9 +61,15 @@ fn registration() -> impl Strategy<Value = Registration> {
 }
 
 fn open() -> impl Strategy<Value = Open> {
-    (any::<u32>(), any::<IpAddr>(), any::<u16>()).prop_map(|(contact, ip, port)| Open {
+    let to = prop_oneof![
+        Just(Destination::Contact),
+        "[a-zA-Z0-9._-]{1,64}".prop_map(Destination::Name),
+        text().prop_map(Destination::Address),
+    ];
+    (any::<u32>(), any::<IpAddr>(), any::<u16>(), to).prop_map(|(contact, ip, port, to)| Open {
         contact: ContactId(contact),
         source: SocketAddr::new(ip, port),
+        to,
     })
 }
 
@@ -119,10 +125,10 @@ fn encode(frames: &[Frame<'_>]) -> Vec<u8> {
 /// A length that reaches past its record is an error, wherever the record is cut.
 #[test]
 fn a_frame_cut_anywhere_is_truncated() {
-    let whole = encode(&[Frame::Open(
-        FlowId(2),
-        Open { contact: ContactId(1), source: SocketAddr::from(([1, 2, 3, 4], 5)) },
-    )]);
+    let source = SocketAddr::from(([1, 2, 3, 4], 5));
+    let to = Destination::Address("192.0.2.7:80".into());
+    let open = Open { contact: ContactId(1), source, to };
+    let whole = encode(&[Frame::Open(FlowId(2), open)]);
     for cut in 1..whole.len() {
         let frames: Vec<_> = Frames::new(&whole[..cut]).collect();
         assert_eq!(frames, [Err(FrameError::Truncated)], "cut at {cut}");

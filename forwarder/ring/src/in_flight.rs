@@ -2,7 +2,6 @@
 
 #![expect(unsafe_code, reason = "builds message headers that point into their own entry")]
 
-use std::net::SocketAddr;
 use std::ptr;
 
 use nix::libc;
@@ -151,10 +150,10 @@ impl InFlight {
     pub(crate) fn address(
         &mut self,
         user_data: UserData,
-        address: SocketAddr,
+        address: SockAddr,
     ) -> (*const libc::sockaddr, libc::socklen_t) {
         let message = &mut *self.entries[user_data.parts().2].message;
-        let address = message.address.insert(SockAddr::from(address));
+        let address = message.address.insert(address);
         (address.as_ptr().cast(), address.len())
     }
 

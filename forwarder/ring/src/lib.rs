@@ -20,6 +20,7 @@ mod refusal;
 mod ring;
 mod slice;
 mod socket;
+mod target;
 mod waker;
 
 pub use buffer::{Buffer, Memory};
@@ -31,4 +32,5 @@ pub use refusal::Refusal;
 pub use ring::{Ring, SendHow};
 pub use slice::{Slice, SliceList};
 pub use socket::{LineSample, Socket, duplicate};
+pub use target::Target;
 pub use waker::Waker;

@@ -5,7 +5,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use crate::probe::Features;
 use crate::refusal::Refusal;
 use crate::slice::SliceList;
 use crate::socket::Socket;
+use crate::target::Target;
 use crate::waker::Waker;
 
 /// Operations that one submission may carry, and completions that may wait unread (the kernel
@@ -130,13 +130,18 @@ impl Ring {
     }
 
     /// Connects.
-    pub fn connect(&mut self, socket: &Socket, address: SocketAddr, token: Token) {
+    ///
+    /// # Errors
+    /// When `target` is a path too long for the kernel.
+    pub fn connect(&mut self, socket: &Socket, target: &Target, token: Token) -> io::Result<()> {
+        let address = target.address()?;
         let in_flight = &mut self.parts.in_flight;
         let kept = Some(socket.clone());
         let user_data = in_flight.launch(Operation::Connect, token, kept, SliceList::new());
         let (pointer, len) = in_flight.address(user_data, address);
         let entry = opcode::Connect::new(Fd(socket.raw()), pointer, len).build();
         self.push(entry, user_data);
+        Ok(())
     }
 
     /// Receives once, into buffers of `group` that the kernel picks when bytes have come: one, or

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use nix::libc;
-use socket2::{Domain, Protocol, SockRef, Type};
+use socket2::SockRef;
 
 /// A socket. Clones share the descriptor, the operations in flight hold one each, and the last to
 /// go closes it.
@@ -29,14 +29,15 @@ impl AsFd for Socket {
 }
 
 impl Socket {
-    /// A TCP socket of the address's family.
+    /// Gives the kernel a few bytes at once, all of them or none that count: for a word or two on a
+    /// socket whose buffer is still empty.
     ///
     /// # Errors
-    /// When the process or the system has no descriptor left (`socket(2)`).
-    pub fn tcp_for(address: &SocketAddr) -> io::Result<Self> {
-        let domain = Domain::for_address(*address);
-        let socket = socket2::Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-        Ok(OwnedFd::from(socket).into())
+    /// When the socket does not take them all.
+    pub fn send_now(&self, bytes: &[u8]) -> io::Result<()> {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        let sent = self.reference().send_with_flags(bytes, flags)?;
+        if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
     fn reference(&self) -> SockRef<'_> {

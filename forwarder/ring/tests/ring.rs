@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit_ring::{
-    Completion, Features, Group, Layout, Memory, Ring, SendHow, Slice, Socket, Token, probe,
+    Completion, Features, Group, Layout, Memory, Ring, SendHow, Slice, Socket, Target, Token, probe,
 };
 
 const LAYOUT: Layout =
@@ -308,12 +308,28 @@ fn a_refused_connect_is_an_error() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let socket = Socket::tcp_for(&address).unwrap();
-    ring.connect(&socket, address, Token(3));
+    let target = Target::from(address);
+    let socket = target.socket().unwrap();
+    ring.connect(&socket, &target, Token(3)).unwrap();
     run(&mut ring, |_, _, completion| {
         let Completion::Connected(Err(error)) = completion else { panic!("{completion:?}") };
         error.kind() == ErrorKind::ConnectionRefused
     });
+}
+
+/// A socket in the file system is connected to like any other, and a path that the kernel cannot take
+/// is refused before it is tried.
+#[test]
+fn a_path_is_connected_to_when_it_fits() {
+    let (mut ring, _) = ring(false);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("peer.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let socket = Target::Unix(path).socket().unwrap();
+    let far = Target::Unix(folder.path().join("x".repeat(200)));
+    assert!(ring.connect(&socket, &far, Token(3)).is_err());
+    ring.connect(&socket, &Target::Unix(folder.path().join("peer.sock")), Token(3)).unwrap();
+    run(&mut ring, |_, _, completion| matches!(completion, Completion::Connected(Ok(()))));
 }
 
 /// The descriptor is closed after the last completion, not before: the other end sees the end of

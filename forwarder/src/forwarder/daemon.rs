@@ -15,7 +15,10 @@ use super::tunnel::Tunnel;
 use crate::config::ForwarderConfig;
 use crate::exit::{Exit, Failed};
 use crate::gateway::{DialError, Gateway};
-use crate::handoff::{Carrier, Command, Down, Event, GoawayReason, PumpHandle, Report, SessionKey};
+use crate::handoff::{
+    Answer, Carrier, Command, Down, Event, GoawayReason, PumpHandle, Report, ResetReason,
+    SessionKey,
+};
 use crate::key::PublicKey;
 use crate::net::{self, NetworkChanged, Signal};
 use crate::registrar::{Action, Registrar};
@@ -133,7 +136,7 @@ impl Daemon {
 
     fn handle(&mut self, input: Input, now: Instant) -> Result<(), Failed> {
         match input {
-            Input::Event(event) => self.handle_event(event, now),
+            Input::Event(event) => return self.handle_event(event, now),
             Input::NetworkChanged => return self.handle_network_change(now),
             // Its carrier is closed by being dropped.
             Input::Dialled(attempt, _) if !self.tunnel.is_awaited(attempt) => {}
@@ -207,18 +210,19 @@ impl Daemon {
         self.last_error = Some(error.to_string());
     }
 
-    fn handle_event(&mut self, event: Event, now: Instant) {
+    fn handle_event(&mut self, event: Event, now: Instant) -> Result<(), Failed> {
         let session = match &event {
             Event::Report(_) => None,
             Event::Up { session, .. }
             | Event::Frame { session, .. }
+            | Event::Opened { session, .. }
             | Event::Lost { session, .. }
             | Event::Suspect { session, .. }
             | Event::Dropped { session, .. }
             | Event::Down { session, .. } => Some(*session),
         };
         if session.is_some_and(|session| !self.tunnel.is_current(session)) {
-            return;
+            return Ok(());
         }
         match event {
             Event::Up { session, id, is_resumed, .. } => {
@@ -226,6 +230,11 @@ impl Daemon {
                 self.handle_up(session, is_resumed);
             }
             Event::Frame { frame, .. } => self.registrar.handle_frame(frame, now),
+            Event::Opened { session, flow, .. } => {
+                // A relay opens flows to what is registered, and to nothing else.
+                let answer = Answer::Refuse(ResetReason::NoContact);
+                return self.tell(Command::Answer { session, flow, answer });
+            }
             Event::Lost { why, .. } => self.handle_lost(&why, now),
             Event::Suspect { is_suspect, .. } => {
                 tracing::debug!(is_suspect, "the connection's probes");
@@ -235,6 +244,7 @@ impl Daemon {
             Event::Down { why, .. } => self.handle_down(&why, now),
             Event::Report(report) => self.gathering.handle_report(report),
         }
+        Ok(())
     }
 
     fn handle_up(&mut self, session: SessionKey, is_resumed: bool) {

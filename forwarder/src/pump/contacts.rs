@@ -2,19 +2,19 @@
 //! flows.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_proto::frame::Open;
+use adit_proto::frame::{Destination, Open};
 use adit_proto::id::ContactId;
 use adit_ring::Socket;
 
 use super::Pump;
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
-use crate::handoff::SessionKey;
+use crate::handoff::{Service, SessionKey};
+use crate::sources::Sources;
 
 /// How long a listener waits when the process or the system has no descriptor left.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
@@ -26,8 +26,8 @@ pub(super) enum Contact {
     Serve {
         /// The internal peer's name.
         peer: Arc<str>,
-        /// Where it listens.
-        target: SocketAddr,
+        /// The internal peer.
+        service: Service,
     },
     /// Connections to a listener are opened as flows.
     Listen(Slot),
@@ -37,9 +37,21 @@ pub(super) enum Contact {
 #[derive(Debug)]
 pub(super) struct Listener {
     tunnel: Slot,
-    contact: ContactId,
-    peer: Arc<str>,
+    door: Door,
     socket: Socket,
+}
+
+/// What a listening socket is for.
+#[derive(Clone, Debug)]
+pub(super) struct Door {
+    /// What its flows count to.
+    pub(super) contact: ContactId,
+    /// Where they lead.
+    pub(super) to: Destination,
+    /// The peer's name, for logs.
+    pub(super) peer: Arc<str>,
+    /// Who may connect.
+    pub(super) sources: Arc<Sources>,
 }
 
 impl Pump {
@@ -48,23 +60,18 @@ impl Pump {
         key: SessionKey,
         contact: ContactId,
         peer: Arc<str>,
-        target: SocketAddr,
+        service: Service,
     ) {
         let Some((_, tunnel)) = self.tunnel_of(key) else { return };
-        let old = tunnel.contacts.insert(contact, Contact::Serve { peer, target });
+        let old = tunnel.contacts.insert(contact, Contact::Serve { peer, service });
         old.into_iter().for_each(|old| self.drop_contact(old));
     }
 
-    pub(super) fn listen(
-        &mut self,
-        key: SessionKey,
-        contact: ContactId,
-        peer: Arc<str>,
-        listener: TcpListener,
-    ) {
+    pub(super) fn listen(&mut self, key: SessionKey, door: Door, listener: OwnedFd) {
         let Some((tunnel, _)) = self.tunnel_of(key) else { return };
-        let socket = Socket::from(OwnedFd::from(listener));
-        let slot = self.listeners.insert(Listener { tunnel, contact, peer, socket });
+        let contact = door.contact;
+        let socket = Socket::from(listener);
+        let slot = self.listeners.insert(Listener { tunnel, door, socket });
         if let Some((_, tunnel)) = self.tunnel_of(key) {
             let old = tunnel.contacts.insert(contact, Contact::Listen(slot));
             old.into_iter().for_each(|old| self.drop_contact(old));
@@ -99,20 +106,34 @@ impl Pump {
             }
             return;
         };
-        let (tunnel, contact, peer) = (listener.tunnel, listener.contact, listener.peer.clone());
+        let (tunnel, door) = (listener.tunnel, listener.door.clone());
         let is_error = result.is_err();
         match result {
-            Ok(socket) => match socket.peer_address() {
-                Ok(source) => self.open_flow(tunnel, Open { contact, source }, &peer, socket),
-                // It has gone again.
-                Err(_) => drop(socket),
-            },
-            Err(error) => tracing::warn!(%peer, %error, "accepting fails; trying again shortly"),
+            Ok(socket) => self.enter(tunnel, &door, socket),
+            Err(error) => {
+                tracing::warn!(peer = %door.peer, %error, "accepting fails; trying again shortly");
+            }
         }
         if !more && is_error {
             self.timers.set(self.now + ACCEPT_BACKOFF, Timer::Accept(slot));
         } else if !more {
             self.arm_accept(slot);
         }
+    }
+
+    /// Somebody has connected.
+    fn enter(&mut self, tunnel: Slot, door: &Door, socket: Socket) {
+        // It fails when the caller has gone again.
+        let Ok(source) = socket.peer_address() else { return };
+        if !door.sources.accepts(source.ip()) {
+            if let Some(tunnel) = self.tunnels.get_mut(tunnel) {
+                tunnel.flows_forbidden += 1;
+            }
+            tracing::info!(peer = %door.peer, %source, "turned away: its address is not let in");
+            socket.set_reset_on_close().ok();
+            return;
+        }
+        let open = Open { contact: door.contact, source, to: door.to.clone() };
+        self.open_flow(tunnel, open, &door.peer, socket, None);
     }
 }

@@ -3,31 +3,32 @@
 use std::io;
 use std::sync::Arc;
 
-use adit_proto::frame::{Open, ResetReason};
+use adit_proto::frame::ResetReason;
 use adit_proto::id::FlowId;
 use adit_proto::limits::{
-    CONNECT_MAX, FLOW_RECEIVE_SLOTS, FLOW_SLOTS_LOW, FLUSH_MAX, PAYLOAD_MAX, SESSION_HELD_WHEN_LOW,
+    FLOW_RECEIVE_SLOTS, FLOW_SLOTS_LOW, FLUSH_MAX, PAYLOAD_MAX, SESSION_HELD_WHEN_LOW,
 };
 use adit_ring::{Received, SendHow, Slice, SliceList, Socket};
 
 use super::Pump;
 use super::carriers::{CarrierSocket, is_dry};
-use super::contacts::Contact;
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
 use crate::collector;
 use crate::distributor::Outlet;
+use crate::handoff::Replies;
 
 /// One flow's socket.
 #[derive(Debug)]
 pub(super) struct FlowSocket {
-    tunnel: Slot,
-    id: FlowId,
-    socket: Socket,
-    /// The internal peer's name, for logs.
-    peer: Arc<str>,
-    outlet: Outlet,
-    state: State,
+    pub(super) tunnel: Slot,
+    pub(super) id: FlowId,
+    /// None until it is known where the flow leads.
+    pub(super) socket: Option<Socket>,
+    /// The peer's name, for logs.
+    pub(super) peer: Arc<str>,
+    pub(super) outlet: Outlet,
+    pub(super) state: State,
     is_receiving: bool,
     /// It waits for slots to come back.
     is_dry: bool,
@@ -36,77 +37,35 @@ pub(super) struct FlowSocket {
     is_to_send: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Connecting,
+/// How far a flow's socket has come.
+#[derive(Clone, Debug)]
+pub(super) enum State {
+    /// The control plane judges where it leads.
+    Judged,
+    /// It is being connected; its peer is then told this first.
+    Connecting(Vec<u8>),
+    /// It is connected, and its peer waits to hear that the far end is, too.
+    Announced(Replies),
     Connected,
 }
 
-impl FlowSocket {
-    pub(super) fn copy_out(&mut self) {
-        self.outlet.copy_out();
+impl State {
+    fn is_connected(&self) -> bool {
+        matches!(self, Self::Connected)
     }
 }
 
-impl Pump {
-    /// An external peer has come: opens a flow for its connection.
-    pub(super) fn open_flow(&mut self, tunnel: Slot, open: Open, peer: &Arc<str>, socket: Socket) {
-        let now = self.now;
-        let Some(state) = self.tunnels.get_mut(tunnel) else { return };
-        socket.set_nodelay().ok();
-        match state.session.open_flow(open, now) {
-            Ok(id) => {
-                let slot = self.insert_flow(tunnel, id, Arc::clone(peer), socket, State::Connected);
-                self.arm_flow(slot);
-                self.schedule_send(tunnel);
-            }
-            Err(error) => {
-                state.flows_failed += 1;
-                tracing::debug!(%peer, %error, "external peer turned away");
-                socket.set_reset_on_close().ok();
-            }
-        }
-    }
-
-    /// The other end has opened a flow: connects to the internal peer.
-    pub(super) fn dial(&mut self, tunnel: Slot, id: FlowId, open: &Open) {
-        let Some(state) = self.tunnels.get_mut(tunnel) else { return };
-        let Some(Contact::Serve { peer, target }) = state.contacts.get(&open.contact) else {
-            state.flows_failed += 1;
-            return state.session.handle_reset(id, ResetReason::NoContact);
-        };
-        let (peer, target) = (Arc::clone(peer), *target);
-        match Socket::tcp_for(&target) {
-            Ok(socket) => {
-                socket.set_nodelay().ok();
-                let slot = self.insert_flow(tunnel, id, peer, socket.clone(), State::Connecting);
-                self.ring.connect(&socket, target, slot.token(Purpose::FlowConnect));
-                self.timers.set(self.now + CONNECT_MAX, Timer::Connect(slot));
-            }
-            Err(error) => {
-                state.flows_failed += 1;
-                state.session.handle_reset(id, ResetReason::Limit);
-                tracing::warn!(%peer, %target, %error, "no socket for the internal peer");
-            }
-        }
-    }
-
-    fn insert_flow(
-        &mut self,
+impl FlowSocket {
+    pub(super) fn new(
         tunnel: Slot,
         id: FlowId,
         peer: Arc<str>,
-        socket: Socket,
+        socket: Option<Socket>,
         state: State,
-    ) -> Slot {
-        // Should this process be killed, its flows are cut short, and are not to look finished.
-        socket.set_reset_on_close().ok();
+    ) -> Self {
         // What comes before the socket is connected waits, like for one that is full.
-        let outlet = match state {
-            State::Connecting => Outlet::blocked(),
-            State::Connected => Outlet::default(),
-        };
-        let slot = self.flows.insert(FlowSocket {
+        let outlet = if state.is_connected() { Outlet::default() } else { Outlet::blocked() };
+        Self {
             tunnel,
             id,
             socket,
@@ -117,51 +76,17 @@ impl Pump {
             is_dry: false,
             has_ended: false,
             is_to_send: false,
-        });
-        if let Some(tunnel) = self.tunnels.get_mut(tunnel) {
-            tunnel.flows.insert(id, slot);
-        }
-        slot
-    }
-
-    pub(super) fn handle_connected(&mut self, slot: Slot, result: io::Result<()>) {
-        let Some(flow) = self.flows.get_mut(slot) else { return };
-        if let Err(error) = result {
-            let reason = match error.kind() {
-                io::ErrorKind::ConnectionRefused => ResetReason::ConnectRefused,
-                _ => ResetReason::ConnectFailed,
-            };
-            return self.fail_connect(slot, reason, &error);
-        }
-        flow.state = State::Connected;
-        flow.outlet.is_blocked = false;
-        self.flows_blocked.remove(&slot);
-        let (tunnel, id) = (flow.tunnel, flow.id);
-        if let Some(tunnel) = self.tunnels.get_mut(tunnel) {
-            tunnel.session.accept_flow(id);
-        }
-        self.schedule_send(tunnel);
-        self.schedule_flow(slot);
-        self.arm_flow(slot);
-    }
-
-    pub(super) fn handle_connect_timeout(&mut self, slot: Slot) {
-        if self.flows.get(slot).is_some_and(|flow| flow.state == State::Connecting) {
-            self.fail_connect(slot, ResetReason::ConnectFailed, &io::ErrorKind::TimedOut.into());
         }
     }
 
-    fn fail_connect(&mut self, slot: Slot, reason: ResetReason, error: &io::Error) {
-        let Some(flow) = self.flows.get(slot) else { return };
-        tracing::warn!(peer = %flow.peer, %error, "internal peer not connected: flow reset");
-        if let Some(tunnel) = self.tunnels.get_mut(flow.tunnel) {
-            tunnel.flows_failed += 1;
-        }
-        self.fail_flow(slot, reason);
+    pub(super) fn copy_out(&mut self) {
+        self.outlet.copy_out();
     }
+}
 
+impl Pump {
     /// The flow's socket is of no more use: tells the other end.
-    fn fail_flow(&mut self, slot: Slot, reason: ResetReason) {
+    pub(super) fn fail_flow(&mut self, slot: Slot, reason: ResetReason) {
         let Some(flow) = self.flows.get(slot) else { return };
         let (tunnel, id) = (flow.tunnel, flow.id);
         if let Some(tunnel) = self.tunnels.get_mut(tunnel) {
@@ -174,10 +99,17 @@ impl Pump {
     /// Arms a receive on the flow's socket, if it may be read.
     pub(super) fn arm_flow(&mut self, slot: Slot) {
         let Some(flow) = self.flows.get_mut(slot) else { return };
-        if flow.is_receiving || flow.has_ended || flow.state == State::Connecting {
+        let Some(socket) = flow.socket.as_ref().filter(|_| flow.state.is_connected()) else {
+            return;
+        };
+        if flow.is_receiving || flow.has_ended {
             return;
         }
         let Some(tunnel) = self.tunnels.get_mut(flow.tunnel) else { return };
+        if let Some(due) = tunnel.meter.bytes_due(self.now) {
+            let tunnel = flow.tunnel;
+            return self.wait_for_payment(tunnel, slot, due);
+        }
         let is_scarce = self.ring.pool(self.groups.flows).free() < FLOW_SLOTS_LOW;
         if is_scarce && tunnel.session.bytes_held() > SESSION_HELD_WHEN_LOW {
             // A session whose carrier is stuck leaves the last slots to the others.
@@ -195,11 +127,11 @@ impl Pump {
         let record_max = carrier.map_or(PAYLOAD_MAX, CarrierSocket::record_max);
         if record_max < PAYLOAD_MAX {
             let bytes = room.min(record_max);
-            return self.ring.recv_few(&flow.socket, self.groups.flows, bytes, token);
+            return self.ring.recv_few(socket, self.groups.flows, bytes, token);
         }
         match (room / PAYLOAD_MAX).min(FLOW_RECEIVE_SLOTS) {
-            0 => self.ring.recv_few(&flow.socket, self.groups.flows, room, token),
-            slots => self.ring.recv(&flow.socket, self.groups.flows, slots, token),
+            0 => self.ring.recv_few(socket, self.groups.flows, room, token),
+            slots => self.ring.recv(socket, self.groups.flows, slots, token),
         }
     }
 
@@ -232,6 +164,7 @@ impl Pump {
         let mut is_end = true;
         for buffer in received {
             is_end = false;
+            tunnel.meter.charge_bytes(buffer.payload_len(), self.now);
             tunnel.session.handle_input(id, collector::chunk(buffer));
         }
         if is_end {
@@ -269,7 +202,7 @@ impl Pump {
         self.schedule_flow(slot);
     }
 
-    fn schedule_flow(&mut self, slot: Slot) {
+    pub(super) fn schedule_flow(&mut self, slot: Slot) {
         let Some(flow) = self.flows.get_mut(slot) else { return };
         if !std::mem::replace(&mut flow.is_to_send, true) {
             self.flows_to_send.push(slot);
@@ -278,16 +211,24 @@ impl Pump {
 
     /// Gives the flow's socket what waits for it, and shuts it down after the last byte.
     pub(super) fn send_flow(&mut self, slot: Slot) {
+        let Some(flow) = self.flows.get_mut(slot) else { return };
+        flow.is_to_send = false;
+        let tunnel = flow.tunnel;
+        let meter = self.tunnels.get(tunnel).map(|tunnel| &tunnel.meter);
+        if let Some(due) = meter.and_then(|meter| meter.bytes_due(self.now)) {
+            return self.wait_for_payment(tunnel, slot, due);
+        }
         let mut slices = self.take_slices();
         let Some(flow) = self.flows.get_mut(slot) else { return self.keep_slices(slices) };
-        flow.is_to_send = false;
-        if flow.state == State::Connected && flow.outlet.poll_send(&mut slices) {
-            let token = slot.token(Purpose::FlowSend);
-            return self.ring.send(&flow.socket, slices, SendHow::Now, token);
-        }
-        if flow.state == State::Connected && flow.outlet.poll_shutdown() {
-            // It fails only when the socket is gone, which its receive will say.
-            flow.socket.shutdown_write().ok();
+        if let Some(socket) = flow.socket.as_ref().filter(|_| flow.state.is_connected()) {
+            if flow.outlet.poll_send(&mut slices) {
+                let token = slot.token(Purpose::FlowSend);
+                return self.ring.send(socket, slices, SendHow::Now, token);
+            }
+            if flow.outlet.poll_shutdown() {
+                // It fails only when the socket is gone, which its receive will say.
+                socket.shutdown_write().ok();
+            }
         }
         self.keep_slices(slices);
         self.drop_if_over(slot);
@@ -308,12 +249,13 @@ impl Pump {
         };
         flow.outlet.handle_sent(taken, &mut slices);
         let is_blocked = flow.outlet.is_blocked;
-        if is_blocked {
+        if let Some(socket) = flow.socket.as_ref().filter(|_| is_blocked) {
             self.flows_blocked.insert(slot);
-            self.ring.poll_writable(&flow.socket, slot.token(Purpose::FlowWritable));
+            self.ring.poll_writable(socket, slot.token(Purpose::FlowWritable));
         }
         let (tunnel_slot, id) = (flow.tunnel, flow.id);
         if let Some(tunnel) = self.tunnels.get_mut(tunnel_slot) {
+            tunnel.meter.charge_bytes(taken, now);
             tunnel.session.handle_taken(id, taken, now);
         }
         self.keep_slices(slices);
@@ -339,13 +281,13 @@ impl Pump {
     /// The other end has reset the flow.
     pub(super) fn reset_flow(&mut self, tunnel: Slot, id: FlowId, reason: ResetReason) {
         let Some(slot) = self.slot_of(tunnel, id) else { return };
-        if let Some(flow) = self.flows.get(slot) {
-            tracing::debug!(peer = %flow.peer, flow = id.0, ?reason, "flow reset by the other end");
-        }
-        self.drop_flow(slot, true);
+        let Some(flow) = self.flows.get(slot) else { return };
+        tracing::debug!(peer = %flow.peer, flow = id.0, ?reason, "flow reset by the other end");
+        let is_told = self.tell_refused(slot, reason);
+        self.drop_flow(slot, !is_told);
     }
 
-    fn slot_of(&self, tunnel: Slot, id: FlowId) -> Option<Slot> {
+    pub(super) fn slot_of(&self, tunnel: Slot, id: FlowId) -> Option<Slot> {
         self.tunnels.get(tunnel)?.flows.get(&id).copied()
     }
 
@@ -380,10 +322,12 @@ impl Pump {
             tunnel.flows.remove(&flow.id);
             tunnel.session.handle_taken(flow.id, flow.outlet.bytes(), now);
         }
-        if !is_reset {
-            flow.socket.set_orderly_close().ok();
+        if let Some(socket) = &flow.socket {
+            if !is_reset {
+                socket.set_orderly_close().ok();
+            }
+            self.ring.cancel(socket);
         }
-        self.ring.cancel(&flow.socket);
         self.schedule_send(flow.tunnel);
     }
 }

@@ -14,6 +14,7 @@ use adit_ring::{Memory, Slice};
 use super::Pump;
 use super::carriers::Role;
 use super::contacts::Contact;
+use super::meter::Meter;
 use super::slots::Slot;
 use super::timers::Timer;
 use crate::collector::broken;
@@ -34,11 +35,16 @@ pub(super) struct Tunnel {
     /// Who is at the other end.
     owner: PublicKey,
     /// Whom the session is with, for reports.
-    name: Arc<str>,
+    pub(super) name: Arc<str>,
     pub(super) session: session::Session<Memory>,
     pub(super) contacts: BTreeMap<ContactId, Contact>,
     pub(super) flows: BTreeMap<FlowId, Slot>,
     pub(super) flows_failed: u64,
+    pub(super) flows_forbidden: u64,
+    pub(super) flows_over_quota: u64,
+    pub(super) meter: Meter,
+    /// Flows that wait until the owner's bytes are paid for.
+    pub(super) unpaid: BTreeSet<Slot>,
     /// What carries it at the moment.
     pub(super) carrier: Option<Slot>,
     /// What may carry it next: its greeting is under way.
@@ -75,6 +81,10 @@ impl Tunnel {
             contacts: BTreeMap::new(),
             flows: BTreeMap::new(),
             flows_failed: 0,
+            flows_forbidden: 0,
+            flows_over_quota: 0,
+            meter: Meter::default(),
+            unpaid: BTreeSet::new(),
             carrier: None,
             candidate: None,
             resumptions: 0,
@@ -117,8 +127,8 @@ impl Pump {
             session::Event::Data(flow, range) => {
                 self.distribute(slot, flow, Slice::from_memory(memory, range));
             }
-            session::Event::Opened(flow, open) => self.dial(slot, flow, &open),
-            session::Event::Accepted(_) => {}
+            session::Event::Opened(flow, open) => self.handle_opened(slot, flow, open),
+            session::Event::Accepted(flow) => self.handle_flow_accepted(slot, flow),
             session::Event::Finished(flow) => self.finish_flow(slot, flow),
             session::Event::Reset(flow, reason) => self.reset_flow(slot, flow, reason),
             session::Event::Control(frame) => self.handle_control(slot, frame),
@@ -130,11 +140,17 @@ impl Pump {
         if let ControlFrame::Goaway(goaway) = &frame {
             tunnel.farewell = Some((goaway.reason, goaway.text.clone()));
         }
+        let session = tunnel.key;
+        self.emit_bounded(slot, Event::Frame { session, frame });
+    }
+
+    /// Tells the control plane what the other end asks; one that asks faster than can be answered
+    /// loses its session.
+    pub(super) fn emit_bounded(&mut self, slot: Slot, event: Event) {
         if self.unsent.len() >= HANDOFF_MAX {
             return self.end(slot, Down::Broken("it asks more than can be answered".into()));
         }
-        let session = tunnel.key;
-        self.emit(Event::Frame { session, frame });
+        self.emit(event);
     }
 
     /// The tunnel may have something to send.
@@ -290,6 +306,8 @@ impl Pump {
             flows: tunnel.flows.len(),
             flows_opened: counters.flows_opened,
             flows_failed: tunnel.flows_failed,
+            flows_forbidden: tunnel.flows_forbidden,
+            flows_over_quota: tunnel.flows_over_quota,
             bytes_sent: counters.bytes_sent,
             bytes_received: counters.bytes_received,
             records_retained: tunnel.session.records_retained(),

@@ -20,6 +20,8 @@ pub(crate) enum Timer {
     Flush(Slot),
     /// A connect to an internal peer has taken too long.
     Connect(Slot),
+    /// Flows that have waited for their owner's bytes to be paid for go on.
+    Quota(Slot),
     /// A session that is closed has not got rid of its last words.
     Close(Slot),
     /// A listener that ran out of descriptors tries again.

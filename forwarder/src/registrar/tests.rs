@@ -19,8 +19,8 @@ fn actions(registrar: &mut Registrar) -> Vec<String> {
     while let Some(action) = registrar.poll_action() {
         actions.push(match action {
             Action::Resolve(id, place) => format!("resolve {} {place}", id.0),
-            Action::Tell(Command::Serve { contact, target, .. }) => {
-                format!("serve {} {target}", contact.0)
+            Action::Tell(Command::Serve { contact, service, .. }) => {
+                format!("serve {} {}", contact.0, service.target)
             }
             Action::Tell(Command::Withdraw { contact, .. }) => format!("withdraw {}", contact.0),
             Action::Tell(Command::Send { frame: ControlFrame::Register(id, asked), .. }) => {

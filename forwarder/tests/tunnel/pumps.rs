@@ -8,10 +8,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit::handoff::{
-    Carrier, Command, Down, Event, EventReceiver, PumpHandle, Report, SessionKey, events,
+    Carrier, Command, Destination, Down, Event, EventReceiver, PumpHandle, Report, Service,
+    SessionKey, Target, events,
 };
 use adit::key::{PrivateKey, PublicKey};
 use adit::pump;
+use adit::sources::Sources;
 use adit::tls::{ClientTls, Handshake, ServerTls, Trust};
 use adit_proto::id::{ContactId, SessionId, Side};
 use adit_proto::limits::GRACE;
@@ -95,6 +97,24 @@ impl End {
         let (side, name, carrier) = (self.side, "test".into(), Box::new(carrier));
         let grace = self.grace;
         self.pump.send(Command::Carry { session, side, key, name, grace, carrier }).unwrap();
+    }
+
+    /// Opens connections to `listener` as flows to `to`.
+    pub(crate) fn listen(&self, listener: TcpListener, to: Destination, sources: Sources) {
+        self.listen_at(CONTACT, listener, to, sources);
+    }
+
+    /// The same for another contact point.
+    pub(crate) fn listen_at(
+        &self,
+        contact: ContactId,
+        listener: TcpListener,
+        to: Destination,
+        sources: Sources,
+    ) {
+        let (session, peer, sources) = (SESSION, "peer".into(), Arc::new(sources));
+        let listen = Command::Listen { session, contact, peer, listener, to, sources };
+        self.pump.send(listen).unwrap();
     }
 
     pub(crate) fn wait_for<T>(&self, what: &str, mut take: impl FnMut(Event) -> Option<T>) -> T {
@@ -187,17 +207,25 @@ pub(crate) fn tunnel_with(target: SocketAddr, grace: Duration) -> Tunnel {
     let contact = listener.local_addr().unwrap();
     let tunnel = Tunnel { relay, forwarder, contact, cut, carriers: 1 };
     tunnel.serve(target);
-    let (session, peer) = (SESSION, "peer".into());
-    let listen = Command::Listen { session, contact: CONTACT, peer, listener };
-    tunnel.relay.pump.send(listen).unwrap();
+    tunnel.relay.listen(listener, Destination::Contact, Sources::any());
     tunnel
+}
+
+/// What everybody may reach at `target`.
+pub(crate) fn service(target: impl Into<Target>) -> Service {
+    Service { target: target.into(), sources: Arc::new(Sources::any()), proxy: None }
 }
 
 impl Tunnel {
     /// Leads the contact point to `target`.
     pub(crate) fn serve(&self, target: SocketAddr) {
+        self.serve_at(CONTACT, service(target));
+    }
+
+    /// Leads a contact point to `service`.
+    pub(crate) fn serve_at(&self, contact: ContactId, service: Service) {
         let (session, peer) = (SESSION, "peer".into());
-        let serve = Command::Serve { session, contact: CONTACT, peer, target };
+        let serve = Command::Serve { session, contact, peer, service };
         self.forwarder.pump.send(serve).unwrap();
         self.forwarder.report();
     }

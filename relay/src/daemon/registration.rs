@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use adit::exit::Failed;
-use adit::handoff::{Command, ControlFrame, SessionKey};
+use adit::handoff::{Command, ControlFrame, Destination, SessionKey};
 use adit::net;
+use adit::sources::Sources;
 use adit_proto::frame::{Refused, Registered, Registration};
 use adit_proto::id::ContactId;
 use adit_proto::limits::CONTACT_LEASE;
@@ -74,7 +75,9 @@ impl Daemon {
         let peer = Arc::from(asked.name.as_str());
         match listener {
             Ok(listener) => {
-                self.tell(state.pump, Command::Listen { session, contact, peer, listener })?;
+                let (to, sources) = (Destination::Contact, Arc::new(Sources::any()));
+                let listen = Command::Listen { session, contact, peer, listener, to, sources };
+                self.tell(state.pump, listen)?;
             }
             Err(error) => {
                 let text = format!("the relay has no descriptor left: {error}");

@@ -150,13 +150,47 @@ impl Refused {
     }
 }
 
-/// `OPEN`: a new flow, and who is at its far end.
+/// Where a flow is to lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// To what is registered under the contact point.
+    Contact,
+    /// To the private contact point of this name.
+    Name(String),
+    /// To an address outside, `host:port`, which the relay is to dial.
+    Address(String),
+}
+
+impl Destination {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let (kind, text) = match self {
+            Self::Contact => return out.put_u8(0),
+            Self::Name(name) => (1, name),
+            Self::Address(address) => (2, address),
+        };
+        out.put_u8(kind);
+        put_text(out, text);
+    }
+
+    fn parse(body: &mut &[u8]) -> Option<Self> {
+        match body.try_get_u8().ok()? {
+            0 => Some(Self::Contact),
+            1 => take_text(body, NAME_MAX).filter(|name| is_name(name)).map(Self::Name),
+            2 => take_text(body, TEXT_MAX).map(Self::Address),
+            _ => None,
+        }
+    }
+}
+
+/// `OPEN`: a new flow, where it is to lead, and who is at its far end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
-    /// The contact point that was called.
+    /// The contact point that was called; for another destination, what the opener counts it to.
     pub contact: ContactId,
     /// The caller's address, as the opening side saw it.
     pub source: SocketAddr,
+    /// Where it is to lead.
+    pub to: Destination,
 }
 
 impl Open {
@@ -173,6 +207,7 @@ impl Open {
             }
         }
         out.put_u16(self.source.port());
+        self.to.encode(out);
     }
 
     pub(super) fn parse(body: &mut &[u8]) -> Option<Self> {
@@ -182,7 +217,8 @@ impl Open {
             6 => IpAddr::V6(Ipv6Addr::from(take_array::<16>(body)?)),
             _ => return None,
         };
-        Some(Self { contact, source: SocketAddr::new(ip, body.try_get_u16().ok()?) })
+        let source = SocketAddr::new(ip, body.try_get_u16().ok()?);
+        Some(Self { contact, source, to: Destination::parse(body)? })
     }
 }
 

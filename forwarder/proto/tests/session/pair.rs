@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use adit_proto::frame::{Frame, Open};
+use adit_proto::frame::{Destination, Frame, Open};
 use adit_proto::id::{ContactId, FlowId, SessionId, Side, Time};
 use adit_proto::limits::{CARRIER_SEND_MAX, GRACE, PAYLOAD_MAX};
 use adit_proto::record::{Opened, RecordLayer};
@@ -220,7 +220,8 @@ impl Pair {
 }
 
 pub(crate) fn open() -> Open {
-    Open { contact: ContactId(3), source: SocketAddr::from(([203, 0, 113, 10], 40_000)) }
+    let source = SocketAddr::from(([203, 0, 113, 10], 40_000));
+    Open { contact: ContactId(3), source, to: Destination::Contact }
 }
 
 pub(crate) fn encode(frames: &[Frame<'_>]) -> Vec<u8> {

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use adit_proto::frame::{ControlFrame, Open, ResetReason};
+use adit_proto::frame::{ControlFrame, Destination, Open, ResetReason};
 use adit_proto::id::{ContactId, FlowId, Side};
 use adit_proto::session::{Event, OpenError};
 
@@ -49,7 +49,7 @@ impl World {
         let flow = self.oracle.opened();
         let source = SocketAddr::from((Ipv4Addr::from_bits(flow), 1));
         let contact = ContactId(flow % 3);
-        match session.open_flow(Open { contact, source }, clock) {
+        match session.open_flow(Open { contact, source, to: Destination::Contact }, clock) {
             Ok(id) => {
                 let is_eager = self.random.chance(50);
                 self.add(side, id, flow, is_eager);

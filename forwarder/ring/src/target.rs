@@ -1,0 +1,63 @@
+//! What a stream socket connects to.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use socket2::{Domain, Protocol, SockAddr, Type};
+
+use crate::Socket;
+
+/// The other end of a stream socket.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Target {
+    /// TCP.
+    Tcp(SocketAddr),
+    /// A socket in the file system (unix(7)).
+    Unix(PathBuf),
+}
+
+impl From<SocketAddr> for Target {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Target {
+    /// A socket that can be connected to it.
+    ///
+    /// # Errors
+    /// When the process or the system has no descriptor left (`socket(2)`).
+    pub fn socket(&self) -> io::Result<Socket> {
+        let (domain, protocol) = match self {
+            Self::Tcp(address) => (Domain::for_address(*address), Some(Protocol::TCP)),
+            Self::Unix(_) => (Domain::UNIX, None),
+        };
+        Ok(Socket::from(std::os::fd::OwnedFd::from(socket2::Socket::new(
+            domain,
+            Type::STREAM,
+            protocol,
+        )?)))
+    }
+
+    /// As the kernel takes it.
+    ///
+    /// # Errors
+    /// When a path has more than the 107 bytes that fit (`sun_path`, unix(7)).
+    pub(crate) fn address(&self) -> io::Result<SockAddr> {
+        match self {
+            Self::Tcp(address) => Ok((*address).into()),
+            Self::Unix(path) => SockAddr::unix(path),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What the control plane tells a pump.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_proto::frame::{ControlFrame, Destination, GoawayReason, Open, ResetReason};
+use adit_proto::id::{ContactId, FlowId, Side};
+use adit_proto::record::RecordLayer;
+use adit_ring::Target;
+
+use crate::key::PublicKey;
+use crate::sources::Sources;
+
+/// The control plane's name for a session on a pump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionKey(pub u64);
+
+/// A TCP connection whose TLS handshake is done, with the record layer that continues it.
+#[derive(Debug)]
+pub struct Carrier {
+    /// The connection.
+    pub stream: OwnedFd,
+    /// Seals and opens its records.
+    pub records: RecordLayer,
+    /// Bytes that came behind the handshake: the record layer's first input.
+    pub leftover: Vec<u8>,
+    /// The other end's address, for logs.
+    pub remote: SocketAddr,
+}
+
+/// An internal peer as its distributor needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Where it listens.
+    pub target: Target,
+    /// Which external peers may reach it.
+    pub sources: Arc<Sources>,
+    /// Whether it is told who calls, by a header in front of the bytes.
+    pub proxy: Option<ProxyHeader>,
+}
+
+/// How an internal peer is told who calls (the PROXY protocol, `haproxy.org/download/1.8/doc/proxy-protocol.txt`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProxyHeader {
+    /// Which form.
+    pub version: ProxyVersion,
+    /// The contact address that is called, once it is known.
+    pub contact: Option<SocketAddr>,
+}
+
+/// A form of the PROXY protocol's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ProxyVersion {
+    /// One line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// What a caller is told, in bytes of its own protocol, before those of the flow.
+#[derive(Clone, Debug)]
+pub struct Replies {
+    /// When the flow is connected at its far end.
+    pub accepted: Vec<u8>,
+    /// When it is not.
+    pub refused: fn(ResetReason) -> Vec<u8>,
+}
+
+/// What becomes of a flow that the other end opened to a [`Destination`] that the control plane
+/// judges.
+#[derive(Debug)]
+pub enum Answer {
+    /// It is dialled.
+    Dial(Target),
+    /// It goes on in a connected socket.
+    Join(OwnedFd),
+    /// Nothing.
+    Refuse(ResetReason),
+}
+
+/// How much of something a session's owner may use; without a figure as much as there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Flows at once.
+    pub flows_max: Option<usize>,
+    /// New flows in a second.
+    pub flows_per_s: Option<u32>,
+    /// Stream bytes in a second, both directions together.
+    pub bytes_per_s: Option<u64>,
+}
+
+/// What the control plane tells a pump.
+#[derive(Debug)]
+pub enum Command {
+    /// Brings a carrier: for a session that begins, or for one that is to be resumed.
+    ///
+    /// At the forwarder `session` says which. At the relay the other end's `HELLO` does: `session`
+    /// then is the name of the one that begins, should it not name the one that `key` has.
+    Carry {
+        /// The name that later commands and events use.
+        session: SessionKey,
+        /// Which end this is.
+        side: Side,
+        /// Who is at the other end; at the relay the owner of the session.
+        key: PublicKey,
+        /// Whom it is with, for logs: the forwarder's name at the relay, the relay's address at
+        /// the forwarder.
+        name: Arc<str>,
+        /// How long the session is to outlive the loss of a carrier; the relay decides.
+        grace: Duration,
+        /// What carries it.
+        carrier: Box<Carrier>,
+    },
+    /// The network of this host has changed: probes the session's carrier, and lets it be replaced
+    /// unless it answers.
+    Doubt {
+        /// Which session.
+        session: SessionKey,
+    },
+    /// Sends a registrar's frame to the other end.
+    Send {
+        /// Which session.
+        session: SessionKey,
+        /// The frame.
+        frame: ControlFrame,
+    },
+    /// From now on a flow that the other end opens to `contact` is dialled to `target`.
+    Serve {
+        /// Which session.
+        session: SessionKey,
+        /// The contact point.
+        contact: ContactId,
+        /// The internal peer's name, for logs.
+        peer: Arc<str>,
+        /// Where it listens, and for whom.
+        service: Service,
+    },
+    /// From now on connections to `listener` are opened as flows, which count to `contact`.
+    Listen {
+        /// Which session.
+        session: SessionKey,
+        /// The contact point.
+        contact: ContactId,
+        /// The internal peer's name, for logs.
+        peer: Arc<str>,
+        /// A listening socket of the contact address.
+        listener: TcpListener,
+        /// Where the flows lead.
+        to: Destination,
+        /// Who may connect.
+        sources: Arc<Sources>,
+    },
+    /// Opens a flow for a connection that the control plane has.
+    Open {
+        /// Which session.
+        session: SessionKey,
+        /// Where it is to lead, and who it is.
+        open: Open,
+        /// The peer's name, for logs.
+        peer: Arc<str>,
+        /// The connection.
+        stream: OwnedFd,
+        /// What it is told first.
+        replies: Option<Replies>,
+    },
+    /// Answers an [`Event::Opened`].
+    Answer {
+        /// Which session.
+        session: SessionKey,
+        /// Which flow; nothing happens when it has gone meanwhile.
+        flow: FlowId,
+        /// What becomes of it.
+        answer: Answer,
+    },
+    /// What the session's owner may use from now on.
+    Limit {
+        /// Which session.
+        session: SessionKey,
+        /// How much.
+        quota: Quota,
+    },
+    /// No new flows through `contact`; those that run go on.
+    Withdraw {
+        /// Which session.
+        session: SessionKey,
+        /// The contact point.
+        contact: ContactId,
+    },
+    /// No new flows in the session; it ends, with [`Event::Down`], when the last one has ended.
+    Drain {
+        /// Which session.
+        session: SessionKey,
+    },
+    /// Ends the session now: its flows are reset, its carrier closed; [`Event::Down`] follows.
+    Close {
+        /// Which session.
+        session: SessionKey,
+        /// Why, told to the other end in `GOAWAY` …
+        reason: GoawayReason,
+        /// … and in words.
+        why: String,
+    },
+    /// Asks for an [`Event::Report`].
+    Report,
+    /// Ends every session and then the pump's thread.
+    Stop,
+}

@@ -1,0 +1,295 @@
+//! How a flow comes to its socket: one that came in, one that is dialled, or one that the control
+//! plane gives.
+//!
+//! ```text
+//!                  a connection came in ───────────────────────┐
+//!                                        with replies          ▼
+//!   from the control plane: Open ──▶ Announced ──ACCEPT──▶ Connected
+//!                                                              ▲
+//!   OPEN to a contact point ─────▶ Connecting ─────────────────┤
+//!                                      ▲ Dial                  │
+//!   OPEN to a name or an address ──▶ Judged ──Join─────────────┘
+//! ```
+
+use std::io;
+use std::sync::Arc;
+
+use adit_proto::frame::{Destination, Open, ResetReason};
+use adit_proto::id::{FlowId, Time};
+use adit_proto::limits::CONNECT_MAX;
+use adit_ring::{Socket, Target};
+
+use super::Pump;
+use super::contacts::Contact;
+use super::flows::{FlowSocket, State};
+use super::meter::Meter;
+use super::slots::{Purpose, Slot};
+use super::timers::Timer;
+use crate::distributor::proxy_header;
+use crate::handoff::{Answer, Event, Quota, Replies, SessionKey};
+
+impl Pump {
+    /// Opens a flow for a connection that the control plane has.
+    pub(super) fn open_for(
+        &mut self,
+        key: SessionKey,
+        open: Open,
+        peer: &Arc<str>,
+        socket: Socket,
+        replies: Option<Replies>,
+    ) {
+        match self.tunnel_of(key) {
+            Some((tunnel, _)) => self.open_flow(tunnel, open, peer, socket, replies),
+            None => turn_away(&socket, replies.as_ref(), ResetReason::Ending),
+        }
+    }
+
+    /// A peer has come: opens a flow for its connection.
+    pub(super) fn open_flow(
+        &mut self,
+        tunnel: Slot,
+        open: Open,
+        peer: &Arc<str>,
+        socket: Socket,
+        replies: Option<Replies>,
+    ) {
+        let now = self.now;
+        let Some(state) = self.tunnels.get_mut(tunnel) else { return };
+        socket.set_nodelay().ok();
+        if !state.meter.admits_flow(state.flows.len(), now) {
+            state.flows_over_quota += 1;
+            tracing::info!(%peer, source = %open.source, "turned away: the quota of flows is used up");
+            return turn_away(&socket, replies.as_ref(), ResetReason::Limit);
+        }
+        match state.session.open_flow(open, now) {
+            Ok(id) => {
+                let state = replies.map_or(State::Connected, State::Announced);
+                let flow = FlowSocket::new(tunnel, id, Arc::clone(peer), Some(socket), state);
+                let slot = self.insert_flow(flow);
+                self.arm_flow(slot);
+                self.schedule_send(tunnel);
+            }
+            Err(error) => {
+                state.flows_failed += 1;
+                tracing::debug!(%peer, %error, "turned away");
+                turn_away(&socket, replies.as_ref(), ResetReason::Limit);
+            }
+        }
+    }
+
+    /// The other end has opened a flow.
+    pub(super) fn handle_opened(&mut self, tunnel: Slot, id: FlowId, open: Open) {
+        match open.to {
+            Destination::Contact => self.dial_contact(tunnel, id, &open),
+            Destination::Name(_) | Destination::Address(_) => self.judge(tunnel, id, open),
+        }
+    }
+
+    /// Lets the control plane say where the flow is to lead.
+    fn judge(&mut self, tunnel: Slot, id: FlowId, open: Open) {
+        let now = self.now;
+        let Some(state) = self.tunnels.get_mut(tunnel) else { return };
+        if state.is_draining {
+            return self.refuse(tunnel, id, ResetReason::Ending);
+        }
+        if !state.meter.admits_flow(state.flows.len(), now) {
+            state.flows_over_quota += 1;
+            return self.refuse(tunnel, id, ResetReason::Limit);
+        }
+        let (session, peer) = (state.key, Arc::clone(&state.name));
+        let slot = self.insert_flow(FlowSocket::new(tunnel, id, peer, None, State::Judged));
+        self.timers.set(now + CONNECT_MAX, Timer::Connect(slot));
+        self.emit_bounded(tunnel, Event::Opened { session, flow: id, open });
+    }
+
+    /// The control plane's judgement; the flow may have gone meanwhile.
+    pub(super) fn answer(&mut self, key: SessionKey, id: FlowId, answer: Answer) {
+        let Some((tunnel, _)) = self.tunnel_of(key) else { return };
+        let Some(slot) = self.slot_of(tunnel, id) else { return };
+        if !self.flows.get(slot).is_some_and(|flow| matches!(flow.state, State::Judged)) {
+            return;
+        }
+        match answer {
+            Answer::Refuse(reason) => self.fail_opening(slot, reason),
+            Answer::Dial(target) => self.connect(slot, &target, Vec::new()),
+            Answer::Join(stream) => {
+                let socket = Socket::from(stream);
+                socket.set_nodelay().ok();
+                socket.set_reset_on_close().ok();
+                if let Some(flow) = self.flows.get_mut(slot) {
+                    flow.socket = Some(socket);
+                }
+                self.handle_connected(slot, Ok(()));
+            }
+        }
+    }
+
+    /// Connects to the internal peer behind a contact point.
+    fn dial_contact(&mut self, tunnel: Slot, id: FlowId, open: &Open) {
+        let Some(state) = self.tunnels.get_mut(tunnel) else { return };
+        let Some(Contact::Serve { peer, service }) = state.contacts.get(&open.contact) else {
+            return self.refuse(tunnel, id, ResetReason::NoContact);
+        };
+        let (peer, service) = (Arc::clone(peer), service.clone());
+        if !service.sources.accepts(open.source.ip()) {
+            state.flows_forbidden += 1;
+            tracing::info!(%peer, source = %open.source, "turned away: its address is not let in");
+            return self.refuse(tunnel, id, ResetReason::Forbidden);
+        }
+        let header = service.proxy.map(|proxy| proxy_header(proxy, open.source));
+        let slot = self.insert_flow(FlowSocket::new(tunnel, id, peer, None, State::Judged));
+        self.timers.set(self.now + CONNECT_MAX, Timer::Connect(slot));
+        self.connect(slot, &service.target, header.unwrap_or_default());
+    }
+
+    /// Connects the flow's socket; `first` goes ahead of the flow's bytes.
+    fn connect(&mut self, slot: Slot, target: &Target, first: Vec<u8>) {
+        let connecting = target.socket().and_then(|socket| {
+            // Neither is known to a socket in the file system, nor missed there.
+            socket.set_nodelay().ok();
+            socket.set_reset_on_close().ok();
+            self.ring.connect(&socket, target, slot.token(Purpose::FlowConnect))?;
+            Ok(socket)
+        });
+        match connecting {
+            Ok(socket) => {
+                let Some(flow) = self.flows.get_mut(slot) else { return };
+                flow.socket = Some(socket);
+                flow.state = State::Connecting(first);
+            }
+            Err(error) => {
+                tracing::warn!(%target, %error, "no socket to dial with");
+                self.fail_opening(slot, ResetReason::Limit);
+            }
+        }
+    }
+
+    fn refuse(&mut self, tunnel: Slot, id: FlowId, reason: ResetReason) {
+        if let Some(state) = self.tunnels.get_mut(tunnel) {
+            state.flows_failed += 1;
+            state.session.handle_reset(id, reason);
+        }
+        self.schedule_send(tunnel);
+    }
+
+    fn insert_flow(&mut self, flow: FlowSocket) -> Slot {
+        // Should this process be killed, its flows are cut short, and are not to look finished.
+        if let Some(socket) = &flow.socket {
+            socket.set_reset_on_close().ok();
+        }
+        let (tunnel, id) = (flow.tunnel, flow.id);
+        let slot = self.flows.insert(flow);
+        if let Some(tunnel) = self.tunnels.get_mut(tunnel) {
+            tunnel.flows.insert(id, slot);
+        }
+        slot
+    }
+
+    pub(super) fn handle_connected(&mut self, slot: Slot, result: io::Result<()>) {
+        let Some(flow) = self.flows.get_mut(slot) else { return };
+        let first = match std::mem::replace(&mut flow.state, State::Connected) {
+            State::Connecting(first) => first,
+            _ => Vec::new(),
+        };
+        let told = match &flow.socket {
+            Some(socket) if !first.is_empty() => result.and_then(|()| socket.send_now(&first)),
+            _ => result,
+        };
+        if let Err(error) = told {
+            let reason = match error.kind() {
+                io::ErrorKind::ConnectionRefused => ResetReason::ConnectRefused,
+                _ => ResetReason::ConnectFailed,
+            };
+            tracing::warn!(peer = %flow.peer, %error, "peer not connected: flow reset");
+            return self.fail_opening(slot, reason);
+        }
+        let (tunnel, id) = (flow.tunnel, flow.id);
+        if let Some(tunnel) = self.tunnels.get_mut(tunnel) {
+            tunnel.session.accept_flow(id);
+        }
+        self.start_flow(slot);
+    }
+
+    pub(super) fn handle_connect_timeout(&mut self, slot: Slot) {
+        let Some(flow) = self.flows.get(slot) else { return };
+        if matches!(flow.state, State::Judged | State::Connecting(_)) {
+            tracing::warn!(peer = %flow.peer, "peer not connected in time: flow reset");
+            self.fail_opening(slot, ResetReason::ConnectFailed);
+        }
+    }
+
+    fn fail_opening(&mut self, slot: Slot, reason: ResetReason) {
+        let tunnel = self.flows.get(slot).map(|flow| flow.tunnel);
+        if let Some(tunnel) = tunnel.and_then(|tunnel| self.tunnels.get_mut(tunnel)) {
+            tunnel.flows_failed += 1;
+        }
+        self.fail_flow(slot, reason);
+    }
+
+    /// The far end is connected: whoever waits to hear it is told.
+    pub(super) fn handle_flow_accepted(&mut self, tunnel: Slot, id: FlowId) {
+        let Some(slot) = self.slot_of(tunnel, id) else { return };
+        let Some(flow) = self.flows.get_mut(slot) else { return };
+        let (State::Announced(replies), Some(socket)) = (&flow.state, &flow.socket) else { return };
+        if socket.send_now(&replies.accepted).is_err() {
+            return self.fail_flow(slot, ResetReason::Peer);
+        }
+        flow.state = State::Connected;
+        self.start_flow(slot);
+    }
+
+    /// The socket is connected: bytes may move.
+    fn start_flow(&mut self, slot: Slot) {
+        let Some(flow) = self.flows.get_mut(slot) else { return };
+        flow.outlet.is_blocked = false;
+        let tunnel = flow.tunnel;
+        self.flows_blocked.remove(&slot);
+        self.schedule_send(tunnel);
+        self.schedule_flow(slot);
+        self.arm_flow(slot);
+    }
+
+    /// Tells whoever waits to hear of the far end that there is none; whether anybody did.
+    pub(super) fn tell_refused(&self, slot: Slot, reason: ResetReason) -> bool {
+        let Some(flow) = self.flows.get(slot) else { return false };
+        let (State::Announced(replies), Some(socket)) = (&flow.state, &flow.socket) else {
+            return false;
+        };
+        socket.send_now(&(replies.refused)(reason)).is_ok()
+    }
+
+    /// What the session's owner may use from now on.
+    pub(super) fn limit(&mut self, key: SessionKey, quota: Quota) {
+        if let Some((slot, tunnel)) = self.tunnel_of(key) {
+            tunnel.meter = Meter::from(quota);
+            self.handle_paid(slot);
+        }
+    }
+
+    /// The flow goes on when the owner's bytes are paid for.
+    pub(super) fn wait_for_payment(&mut self, tunnel: Slot, flow: Slot, due: Time) {
+        let Some(state) = self.tunnels.get_mut(tunnel) else { return };
+        let is_first = state.unpaid.is_empty();
+        state.unpaid.insert(flow);
+        if is_first {
+            self.timers.set(due, Timer::Quota(tunnel));
+        }
+    }
+
+    /// The flows that waited go on.
+    pub(super) fn handle_paid(&mut self, tunnel: Slot) {
+        let Some(state) = self.tunnels.get_mut(tunnel) else { return };
+        for slot in std::mem::take(&mut state.unpaid) {
+            self.schedule_flow(slot);
+            self.arm_flow(slot);
+        }
+    }
+}
+
+fn turn_away(socket: &Socket, replies: Option<&Replies>, reason: ResetReason) {
+    match replies {
+        // Whether it still hears it is its own affair.
+        Some(replies) => drop(socket.send_now(&(replies.refused)(reason))),
+        None => drop(socket.set_reset_on_close()),
+    }
+}
