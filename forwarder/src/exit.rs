@@ -85,6 +85,17 @@ impl From<crate::key::KeyError> for Failed {
     }
 }
 
+impl From<crate::api::ClientError> for Failed {
+    fn from(error: crate::api::ClientError) -> Self {
+        use crate::api::ClientError;
+        let exit = match error {
+            ClientError::Unreachable { .. } => Exit::Unreachable,
+            ClientError::Refused { .. } | ClientError::Broken { .. } => Exit::Failure,
+        };
+        Self::new(exit, error)
+    }
+}
+
 impl From<adit_ring::Refusal> for Failed {
     fn from(refusal: adit_ring::Refusal) -> Self {
         Self::new(Exit::NoIoUring, refusal)

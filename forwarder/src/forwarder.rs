@@ -9,6 +9,7 @@ use std::path::Path;
 use adit_ring::Features;
 use tokio::sync::mpsc;
 
+use crate::api;
 use crate::config::ForwarderConfig;
 use crate::exit::{Exit, Failed};
 use crate::gateway::Gateway;
@@ -22,7 +23,7 @@ use daemon::{Daemon, Input};
 /// Runs a forwarder with the configuration of `file` until it is told to end.
 ///
 /// # Errors
-/// When the configuration, the key, the kernel or the status socket does not allow it.
+/// When the configuration, the key, the kernel or the socket does not allow it.
 pub fn run(file: &Path) -> Result<(), Failed> {
     let config = ForwarderConfig::load(file)?;
     let key = PrivateKey::load(&config.key)?;
@@ -32,7 +33,7 @@ pub fn run(file: &Path) -> Result<(), Failed> {
         .map_err(|error| Failed::new(Exit::Failure, error))?;
     let (pump, events) = spawn_pump(features)?;
     let (inbox, inputs) = mpsc::channel(net::INBOX_MAX);
-    let _socket = status::serve(&config.socket, inbox.clone())
+    let _socket = api::serve(&config.socket, inbox.clone(), api::routes())
         .map_err(|error| Failed::new(Exit::Failure, error))?;
     let (version, peers) = (status::VERSION, config.peers.len());
     tracing::info!(key = %key.public(), relay = %config.relay, peers, "adit {version} starts");

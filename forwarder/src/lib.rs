@@ -11,6 +11,7 @@
 //! [`net::run`], and for each carrier [`net::shake_hands`] and [`handoff::Command::Carry`].
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod cli;
 mod collector;
 pub mod config;

@@ -1,23 +1,24 @@
-//! What a daemon says about itself: one JSON object for each connection to its unix socket.
-//!
-//! Deliberately absent: commands. Whoever reads the socket changes nothing.
+//! What a daemon says about itself: the answer to `GET /v1/status` of its [API](crate::api).
 
 mod gathering;
-mod socket;
 mod table;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::Reply;
 use crate::handoff::Report;
 
 pub use gathering::Gathering;
-pub use socket::{Ask, SocketError, SocketFile, ask, serve};
 pub use table::{Table, bytes, forwarder_table, peers_table, relay_table};
 
 /// This program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// A question for the daemon's status; the answer is JSON.
+#[derive(Debug)]
+pub struct Ask(pub Reply<String>);
 
 /// A forwarder, as `adit status` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use adit::api;
 use adit::config::{Admitted, RelayConfig};
 use adit::exit::{Exit, Failed};
 use adit::handoff::{
@@ -22,7 +23,7 @@ use adit::handoff::{
 use adit::key::{PrivateKey, PublicKey};
 use adit::net::{self, Listener, Shaken, Signal};
 use adit::pump;
-use adit::status::{self, Ask, Gathering, VERSION};
+use adit::status::{Ask, Gathering, VERSION};
 use adit::tls::ServerTls;
 use adit_proto::id::{SessionId, Side};
 use tokio::sync::mpsc;
@@ -126,7 +127,8 @@ pub(crate) fn run(file: &Path) -> Result<(), Failed> {
     let spawn = |_| pump::spawn(features, sender.clone());
     let pumps = (0..cores).map(spawn).collect::<Result<Vec<_>, _>>()?;
     let (inbox, inputs) = mpsc::channel(net::INBOX_MAX);
-    let _socket = status::serve(&config.socket, inbox.clone()).map_err(|error| failed(&error))?;
+    let _socket =
+        api::serve(&config.socket, inbox.clone(), api::routes()).map_err(|error| failed(&error))?;
     let forwarders = config.forwarders.len();
     tracing::info!(key = %key.public(), pumps = cores, forwarders, "adit-relay {VERSION} starts");
     net::run(async move {
@@ -449,9 +451,8 @@ impl Daemon {
         }
         if let Some((asks, reports)) = self.gathering.poll_answer(now) {
             let status = serde_json::to_string(&self.status(&reports, now)).unwrap_or_default();
-            for Ask(sender) in asks {
-                // Whoever asked may have gone.
-                sender.send(status.clone()).ok();
+            for Ask(reply) in asks {
+                reply.send(Ok(status.clone()));
             }
         }
         match self.ending {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::de::DeserializeOwned;
 
+use crate::api::Client;
 use crate::config::ConfigError;
 use crate::exit::{Exit, Failed};
 use crate::key::PrivateKey;
@@ -30,7 +31,7 @@ pub struct KeygenArgs {
 /// Where the daemon is asked.
 #[derive(Clone, Debug, Args)]
 pub struct SocketArgs {
-    /// The daemon's status socket [default: the one of the configuration].
+    /// The daemon's socket [default: the one of the configuration].
     #[arg(short, long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// The daemon's configuration, which names its socket.
@@ -116,9 +117,9 @@ pub fn check_io_uring() -> Result<(), Failed> {
 /// Asks the daemon for its status.
 ///
 /// # Errors
-/// When none answers.
+/// When none answers, or it refuses.
 pub fn answer(socket: &Path) -> Result<String, Failed> {
-    status::ask(socket).map_err(|error| Failed::new(Exit::Unreachable, error))
+    Ok(Client::new(socket).get("/v1/status")?)
 }
 
 /// A daemon's answer as what it means.

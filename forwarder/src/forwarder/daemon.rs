@@ -362,9 +362,8 @@ impl Daemon {
         self.registrar.handle_timeout(now);
         if let Some((asks, reports)) = self.gathering.poll_answer(now) {
             let status = serde_json::to_string(&self.status(&reports)).unwrap_or_default();
-            for Ask(sender) in asks {
-                // Whoever asked may have gone.
-                sender.send(status.clone()).ok();
+            for Ask(reply) in asks {
+                reply.send(Ok(status.clone()));
             }
         }
         if let Some(Ending::Draining { until }) = self.ending

@@ -57,17 +57,16 @@ impl Gathering {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::oneshot;
-
     use super::*;
+    use crate::api::Reply;
 
     /// A pump that does not answer delays the answer of the others, but does not prevent it.
     #[test]
     fn an_answer_goes_out_without_a_silent_pump() {
         let start = Instant::now();
         let mut gathering = Gathering::new(2);
-        assert!(gathering.handle_ask(Ask(oneshot::channel().0), start));
-        assert!(!gathering.handle_ask(Ask(oneshot::channel().0), start));
+        assert!(gathering.handle_ask(Ask(Reply::new().0), start));
+        assert!(!gathering.handle_ask(Ask(Reply::new().0), start));
         gathering.handle_report(Report::default());
         assert!(gathering.poll_answer(start).is_none());
         let (asks, reports) = gathering.poll_answer(start + WAIT_MAX).unwrap();
@@ -80,7 +79,7 @@ mod tests {
     fn an_answer_goes_out_with_the_last_report() {
         let start = Instant::now();
         let mut gathering = Gathering::new(1);
-        gathering.handle_ask(Ask(oneshot::channel().0), start);
+        gathering.handle_ask(Ask(Reply::new().0), start);
         gathering.handle_report(Report::default());
         assert!(gathering.poll_answer(start).is_some());
     }

@@ -1,0 +1,54 @@
+//! The local API of both daemons: HTTP and JSON, over a unix socket that is the daemon's user's
+//! alone, and at the forwarder also on an address of the LAN.
+//!
+//! The server runs in a thread of its own. It decides nothing: a request becomes an input of the
+//! daemon's loop ([`Inbox::ask`]), whose [`Reply`] is the answer. What is refused is answered with
+//! `{"error": "..."}` and a fitting status code.
+//!
+//! ```text
+//!  adit register ──▶ unix socket ─┐                    ┌─ Inbox ──▶ the daemon's loop
+//!                                 ├─▶ thread "api" ────┤                  │
+//!  internal peer ──▶ LAN address ─┘                    └───── Reply ◀─────┘
+//! ```
+//!
+//! Deliberately absent: TLS. The socket does not leave the host.
+//!
+//! The order of calls in a daemon: [`routes`] with its own merged in, [`serve`].
+
+#[cfg(test)]
+mod tests;
+
+mod client;
+mod inbox;
+mod refusal;
+mod server;
+mod socket;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+
+pub use axum::http::StatusCode;
+pub use client::{Client, ClientError};
+pub use inbox::{Inbox, Reply};
+pub use refusal::{ErrorBody, Json, Refusal};
+pub use server::{Caller, serve};
+pub use socket::{SocketError, SocketFile};
+
+use crate::status::Ask;
+
+/// What both daemons answer: `GET /v1/status`.
+pub fn routes<I: From<Ask> + Send + 'static>() -> Router<Inbox<I>> {
+    Router::new().route("/v1/status", get(status::<I>))
+}
+
+async fn status<I: From<Ask> + Send + 'static>(
+    State(inbox): State<Inbox<I>>,
+    caller: Caller,
+) -> Result<impl IntoResponse, Refusal> {
+    caller.only_local()?;
+    let json = inbox.ask(|reply| I::from(Ask(reply))).await?;
+    Ok(([(CONTENT_TYPE, "application/json")], json))
+}

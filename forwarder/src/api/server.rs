@@ -1,0 +1,152 @@
+//! The server: one thread, and a bounded number of connections with one request each.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, FromRequestParts};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::{Extension, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixListener;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::{Inbox, Refusal, SocketError, SocketFile, socket};
+
+/// Requests under way at once; whoever comes on top waits.
+const CONNECTIONS_MAX: usize = 64;
+/// The most that a request's body may have, in bytes.
+const BODY_MAX: usize = 16 * 1024;
+/// How long a request's head may take to come …
+const HEAD_MAX: Duration = Duration::from_secs(2);
+/// … and the whole of the request and its answer.
+const REQUEST_MAX: Duration = Duration::from_secs(30);
+/// How long a pause after a failed accept is, so that a lack of descriptors does not spin.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// A process of the daemon's own user, or of root.
+    Local,
+    /// Somebody on the LAN.
+    Remote(SocketAddr),
+}
+
+impl Caller {
+    /// Refuses what only this host may ask for.
+    ///
+    /// # Errors
+    /// To a caller from the LAN.
+    pub fn only_local(self) -> Result<(), Refusal> {
+        match self {
+            Self::Local => Ok(()),
+            Self::Remote(_) => Err(Refusal::new(
+                StatusCode::FORBIDDEN,
+                "this is answered on the daemon's own socket alone",
+            )),
+        }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        // Every connection has it; without it nobody is more of a stranger than this.
+        let stranger = || Self::Remote(SocketAddr::from(([0; 4], 0)));
+        Ok(parts.extensions.get().copied().unwrap_or_else(stranger))
+    }
+}
+
+/// Answers `routes` on the unix socket `path` from now on, with the daemon behind `inbox`. A socket
+/// that nobody answers on is replaced.
+///
+/// # Errors
+/// When another daemon answers there, or the socket cannot be made.
+pub fn serve<I: Send + 'static>(
+    path: &Path,
+    inbox: mpsc::Sender<I>,
+    routes: Router<Inbox<I>>,
+) -> Result<SocketFile, SocketError> {
+    let (listener, file) = socket::listen(path)?;
+    let router = finished(routes, inbox);
+    let accept = async move || {
+        // Inside the runtime, which has to know the socket.
+        let listener = UnixListener::from_std(listener)?;
+        let accept = async || Ok((listener.accept().await?.0, Caller::Local));
+        answer_all(accept, &router).await;
+        Ok(())
+    };
+    spawn(accept).map_err(|source| SocketError::Unusable { path: path.into(), source })?;
+    Ok(file)
+}
+
+fn finished<I: Send + 'static>(routes: Router<Inbox<I>>, inbox: mpsc::Sender<I>) -> Router {
+    let nothing = || async { Refusal::new(StatusCode::NOT_FOUND, "there is nothing here") };
+    let not_so = || async {
+        Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this is not asked for in that way")
+    };
+    let routes = routes.fallback(nothing).method_not_allowed_fallback(not_so);
+    routes.layer(DefaultBodyLimit::max(BODY_MAX)).with_state(Inbox::from(inbox))
+}
+
+/// Runs `serve` in a thread of its own, to the end of the process.
+fn spawn<F>(serve: F) -> io::Result<()>
+where
+    F: AsyncFnOnce() -> io::Result<()> + Send + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().name("api".into()).spawn(move || {
+        if let Err(error) = runtime.block_on(serve()) {
+            tracing::error!(%error, "the API's socket cannot be used");
+        }
+    })?;
+    Ok(())
+}
+
+async fn answer_all<S>(accept: impl AsyncFn() -> io::Result<(S, Caller)>, router: &Router)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        // Never closed, so it cannot fail.
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        match accept().await {
+            Ok((stream, caller)) => {
+                let router = router.clone().layer(Extension(caller));
+                tokio::spawn(async move {
+                    answer(stream, router).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the API's socket cannot accept");
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+            }
+        }
+    }
+}
+
+async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
+    let answered = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_MAX)
+        // Who keeps a connection would keep others out.
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    match tokio::time::timeout(REQUEST_MAX, answered).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a request came to nothing"),
+        Err(_elapsed) => tracing::debug!("a request took too long"),
+    }
+}

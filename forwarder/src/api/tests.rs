@@ -1,0 +1,143 @@
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use axum::routing::post;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::*;
+
+/// Longer than anything here takes.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+#[derive(Debug)]
+enum Input {
+    Ask(Ask),
+    Double(u32, Reply<u32>),
+}
+
+impl From<Ask> for Input {
+    fn from(ask: Ask) -> Self {
+        Self::Ask(ask)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Doubled {
+    number: u32,
+}
+
+async fn double(
+    State(inbox): State<Inbox<Input>>,
+    Json(doubled): Json<Doubled>,
+) -> Result<Json<u32>, Refusal> {
+    inbox.ask(|reply| Input::Double(doubled.number, reply)).await.map(Json)
+}
+
+/// A daemon whose status is empty, and which doubles small numbers.
+fn daemon(path: &Path) -> Result<SocketFile, SocketError> {
+    let (inbox, mut inputs) = mpsc::channel(4);
+    let file = serve(path, inbox, routes().route("/v1/double", post(double)))?;
+    thread::spawn(move || {
+        while let Some(input) = inputs.blocking_recv() {
+            match input {
+                Input::Ask(Ask(reply)) => reply.send(Ok("{}".to_owned())),
+                Input::Double(number, reply) => {
+                    let large = || Refusal::new(StatusCode::CONFLICT, "too large");
+                    reply.send(number.checked_mul(2).ok_or_else(large));
+                }
+            }
+        }
+    });
+    Ok(file)
+}
+
+fn running() -> (tempfile::TempDir, PathBuf, SocketFile) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sub/adit.sock");
+    let file = daemon(&path).unwrap();
+    (dir, path, file)
+}
+
+#[track_caller]
+fn refused(answer: Result<String, ClientError>) -> (u16, String) {
+    match answer {
+        Err(ClientError::Refused { status, text }) => (status.as_u16(), text),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A daemon that runs keeps its socket.
+#[test]
+fn a_socket_that_answers_is_not_replaced() {
+    let (_dir, path, _file) = running();
+    assert!(matches!(daemon(&path), Err(SocketError::Taken(_))));
+    assert_eq!(Client::new(&path).get("/v1/status").unwrap(), "{}");
+}
+
+/// A daemon that was killed leaves its socket behind, and the next one starts all the same.
+#[test]
+fn a_stale_socket_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("adit.sock");
+    drop(UnixListener::bind(&path).unwrap());
+    let client = Client::new(&path);
+    assert!(matches!(client.get("/v1/status"), Err(ClientError::Unreachable { .. })));
+    let file = daemon(&path).unwrap();
+    assert_eq!(client.get("/v1/status").unwrap(), "{}");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    drop(file);
+    assert!(!path.exists());
+}
+
+/// What is refused, whoever refuses it, has a status code and says why in `error`.
+#[test]
+fn refusals_have_a_code_and_a_reason() {
+    let (_dir, path, _file) = running();
+    let client = Client::new(&path);
+    assert_eq!(client.post("/v1/double", &Doubled { number: 21 }).unwrap(), "42");
+    let large = refused(client.post("/v1/double", &Doubled { number: u32::MAX }));
+    assert_eq!(large, (409, "too large".to_owned()));
+    assert_eq!(refused(client.get("/v1/peer")).0, 404);
+    assert_eq!(refused(client.delete("/v1/status")).0, 405);
+    let (status, text) = refused(client.post("/v1/double", &serde_json::json!({"numbr": 1})));
+    assert_eq!(status, 422);
+    assert!(text.contains("unknown field `numbr`"), "{text}");
+    let (status, _) = refused(client.post("/v1/double", &"x".repeat(64 * 1024)));
+    assert_eq!(status, 413);
+}
+
+/// Whoever connects and says nothing, or never ends, neither stops the others nor stays for ever.
+#[test]
+fn silent_connections_do_not_stay() {
+    let (_dir, path, _file) = running();
+    let mut silent: Vec<_> = (0..100).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    silent[0].write_all(b"GET /v1/status HTTP/1.1\r\n").unwrap();
+    // Those that there is no room for wait until the first ones are turned out.
+    assert_eq!(Client::new(&path).get("/v1/status").unwrap(), "{}");
+    for stream in &mut silent {
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
+    }
+}
+
+/// A daemon that ends tells those who wait, instead of leaving them.
+#[test]
+fn an_ending_daemon_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("adit.sock");
+    let (inbox, inputs) = mpsc::channel::<Input>(1);
+    let _file = serve(&path, inbox, routes()).unwrap();
+    let waiting = thread::spawn({
+        let path = path.clone();
+        move || refused(Client::new(&path).get("/v1/status"))
+    });
+    drop(inputs);
+    assert_eq!(waiting.join().unwrap(), (503, "the daemon is ending".to_owned()));
+}
