@@ -6,6 +6,7 @@
 
 mod file;
 mod forwarder;
+mod net;
 mod place;
 mod ports;
 mod relay;
@@ -14,9 +15,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use forwarder::{ForwarderConfig, Peer};
+pub use net::{BadNet, Net};
 pub use place::{BadPlace, Contact, PLACES_MAX, Place, Places};
 pub use ports::{BadPorts, PortRange, Ports};
-pub use relay::{Admitted, RelayConfig};
+pub use relay::{
+    Admitted, BadDial, BadPattern, Dial, DialTo, NamePattern, RelayConfig, Role, enrolled,
+};
 
 /// Where `adit` looks for its configuration.
 pub const FORWARDER_FILE: &str = "/etc/adit/adit.toml";
@@ -27,6 +31,11 @@ pub const FORWARDER_SOCKET: &str = "/run/adit/adit.sock";
 /// The relay's status socket unless its file says otherwise.
 pub const RELAY_SOCKET: &str = "/run/adit/relay.sock";
 
+/// Where the relay keeps the keys that were enrolled, unless its file says otherwise …
+pub const RELAY_STATE: &str = "/var/lib/adit-relay";
+/// … and the file there that has them.
+pub const ENROLLED_FILE: &str = "enrolled.toml";
+
 /// Why a configuration is refused: `adit.toml:7: what is wrong`.
 #[derive(Debug)]
 pub struct ConfigError {
@@ -36,6 +45,13 @@ pub struct ConfigError {
     pub line: Option<usize>,
     /// What is wrong there.
     pub problem: Problem,
+}
+
+impl ConfigError {
+    /// Whether there is no such file.
+    pub fn is_missing(&self) -> bool {
+        matches!(&self.problem, Problem::Unreadable(why) if why.kind() == std::io::ErrorKind::NotFound)
+    }
 }
 
 impl fmt::Display for ConfigError {
@@ -70,14 +86,14 @@ pub enum Problem {
         valid: &'static [&'static str],
     },
     /// What must be unique is there twice.
-    #[error("{what} {value:?} is used already in line {first}: {cure}")]
+    #[error("{what} {value:?} is used already in {first}: {cure}")]
     Duplicate {
         /// What it is.
         what: &'static str,
         /// Its value.
         value: String,
-        /// The line of its first use.
-        first: usize,
+        /// The line of its first use, with the file if that is another one.
+        first: String,
         /// What to do.
         cure: &'static str,
     },

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use adit::config::{ConfigError, ForwarderConfig, PLACES_MAX, RelayConfig};
+use adit::config::{ConfigError, ForwarderConfig, PLACES_MAX, RelayConfig, Role, enrolled};
 use tempfile::TempDir;
 
 const KEY: &str = "ed25519:Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE";
@@ -103,7 +103,7 @@ fn duplicates_are_refused_with_both_lines() {
     );
     relay_refuses(
         &format!("{top}{office}{}", office.replace("KEY", "OTHER")),
-        "adit.toml:8: forwarder \"office\" is used already in line 4",
+        "adit.toml:8: name \"office\" is used already in line 4",
     );
     relay_refuses(
         "key = \"k\"\nlisten = [\n  \"0.0.0.0:443\",\n  \"0.0.0.0:443\",\n]\n",
@@ -228,7 +228,92 @@ fn the_relays_file_is_read_as_documented() {
     assert_eq!(config.socket, dir.path().join("run/relay.sock"));
     assert_eq!(config.listen, ["[::]:443".parse().unwrap()]);
     assert_eq!(config.contact_address, None);
-    let ports = &config.forwarders[0].ports;
+    let ports = &config.admitted[0].ports;
     assert!(ports.contain(2222) && ports.contain(8100) && !ports.contain(8101));
-    assert_eq!(config.forwarders[0].key.to_string(), KEY);
+    assert_eq!(config.admitted[0].key.to_string(), KEY);
+    assert_eq!(config.state, PathBuf::from("/var/lib/adit-relay"));
+}
+
+const RELAY_TOP: &str = "key = \"relay.key\"\nlisten = \"[::]:443\"\nstate = \"state\"\n";
+const OFFICE: &str = "[[forwarder]]\nname = \"office\"\nkey = \"KEY\"\n";
+const LAPTOP: &str = "[[external]]\nname = \"laptop\"\nkey = \"OTHER\"\n";
+
+/// Whoever has no lists may have nothing, and nobody needs a limit.
+#[test]
+fn what_is_not_listed_is_not_allowed() {
+    let (_dir, path) = file(&format!("{RELAY_TOP}{OFFICE}{LAPTOP}"));
+    let config = RelayConfig::load(&path).unwrap();
+    let roles: Vec<_> = config.admitted.iter().map(|admitted| admitted.role).collect();
+    assert_eq!(roles, [Role::Forwarder, Role::External]);
+    for admitted in &config.admitted {
+        assert!(!admitted.ports.contain(443) && !admitted.is_enrolled);
+        assert!(admitted.names.is_empty() && admitted.calls.is_empty());
+        assert!(admitted.dials.is_empty() && admitted.deny.is_empty());
+        assert_eq!((&admitted.allow, admitted.flows_max), (&None, None));
+    }
+}
+
+/// What a key may have is checked entry by entry, and an external peer has neither ports nor dials.
+#[test]
+fn bad_grants_are_refused_with_their_line() {
+    let cases = [
+        ("names = [\"a\", \"*-b\"]", "adit.toml:7: names: \"*-b\" is no private name"),
+        ("calls = \"a b\"", "adit.toml:7: calls: \"a b\" is no private name"),
+        ("dials = \"192.0.2.10\"", "adit.toml:7: dials: \"192.0.2.10\" names no host and ports"),
+        ("dials = [\n\"192.0.2.7/24:80\"]", "adit.toml:8: dials: \"192.0.2.7/24\" has bits behind"),
+        ("dials = \"www.example.com:0\"", "adit.toml:7: dials: port \"0\" is out of range"),
+        ("allow = \"203.0.113.0/33\"", "adit.toml:7: allow: \"203.0.113.0/33\" is no network"),
+        ("deny = \"everybody\"", "adit.toml:7: deny: \"everybody\" is no network"),
+        ("flows_max = 0", "adit.toml:7: flows_max: 0 is out of range: write 1 to 65536"),
+        ("flows_max = 65537", "adit.toml:7: flows_max: 65537 is out of range"),
+        ("flows_per_s = 0", "adit.toml:7: flows_per_s: 0 is out of range"),
+        ("bytes_per_s = 0", "adit.toml:7: bytes_per_s: 0 is out of range"),
+        ("bytes_per_s = -1", "adit.toml:7: invalid value"),
+        ("port = \"2222\"", "adit.toml:7: unknown key \"port\": did you mean \"ports\"?"),
+    ];
+    for (line, expected) in cases {
+        relay_refuses(&format!("{RELAY_TOP}{OFFICE}{line}\n"), expected);
+    }
+    for line in ["ports = \"2222\"", "dials = \"192.0.2.10:443\""] {
+        relay_refuses(&format!("{RELAY_TOP}{LAPTOP}{line}\n"), "adit.toml:7: unknown key");
+    }
+    let address = format!("{RELAY_TOP}address = \"relay.example.net\"\n");
+    relay_refuses(&address, "adit.toml:4: address: \"relay.example.net\" is no address");
+}
+
+/// A table is written as it is read: what was enrolled comes back as it was.
+#[test]
+fn tables_are_read_back_as_they_were_written() {
+    let (dir, path) = file(&format!("{RELAY_TOP}address = [\"relay.example.net:443\"]\n"));
+    let tables = "[[forwarder]]\nname = \"office\"\nkey = \"KEY\"\nports = [\"2222\", \"8000-8100\"]\n\
+                  names = [\"db\", \"office-*\"]\ncalls = [\"laptop-web\"]\n\
+                  dials = [\"192.0.2.10:443\", \"198.51.100.0/24:80-443\", \"www.example.com:443\"]\n\
+                  allow = [\"203.0.113.0/24\"]\ndeny = [\"203.0.113.66\"]\n\
+                  flows_max = 1000\nflows_per_s = 50\nbytes_per_s = 10000000\n\
+                  [[external]]\nname = \"laptop\"\nkey = \"OTHER\"\nnames = [\"laptop-web\"]\nallow = []\n";
+    let tables = tables.replace("OTHER", OTHER_KEY).replace("KEY", KEY);
+    let enrolled_file = dir.path().join("state/enrolled.toml");
+    assert!(enrolled(&enrolled_file).unwrap().is_empty(), "there need be no such file");
+    std::fs::create_dir(dir.path().join("state")).unwrap();
+    std::fs::write(&enrolled_file, &tables).unwrap();
+    let config = RelayConfig::load(&path).unwrap();
+    assert_eq!(config.admitted, enrolled(&enrolled_file).unwrap());
+    assert!(config.admitted.iter().all(|admitted| admitted.is_enrolled));
+    let written: String = config.admitted.iter().map(ToString::to_string).collect();
+    assert_eq!(written, tables);
+    assert_eq!(config.address.unwrap().to_string(), "relay.example.net:443");
+}
+
+/// A name, or a key, that stands in both files is refused with both places.
+#[test]
+fn duplicates_across_files_are_refused_with_both_places() {
+    let (dir, path) = file(&format!("{RELAY_TOP}{OFFICE}"));
+    std::fs::create_dir(dir.path().join("state")).unwrap();
+    for (name, key) in [("office", OTHER_KEY), ("garage", KEY)] {
+        let table = format!("[[external]]\nname = \"{name}\"\nkey = \"{key}\"\n");
+        std::fs::write(dir.path().join("state/enrolled.toml"), table).unwrap();
+        let shown = shown(&path, &RelayConfig::load(&path).unwrap_err());
+        assert!(shown.starts_with("state/enrolled.toml:"), "{shown}");
+        assert!(shown.contains("is used already in adit.toml:"), "{shown}");
+    }
 }

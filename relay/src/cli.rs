@@ -88,7 +88,7 @@ fn socket(args: &SocketArgs) -> Result<PathBuf, Failed> {
 
 fn check(file: &Path) -> Result<(), Failed> {
     let config = RelayConfig::load(file)?;
-    let count = config.forwarders.len();
+    let count = config.admitted.len();
     ok("configuration", &format!("{}, {count} forwarder(s)", file.display()));
     let key = PrivateKey::load(&config.key)?;
     check_key(&config.key, &key);

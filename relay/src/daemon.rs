@@ -129,7 +129,7 @@ pub(crate) fn run(file: &Path) -> Result<(), Failed> {
     let (inbox, inputs) = mpsc::channel(net::INBOX_MAX);
     let _socket =
         api::serve(&config.socket, inbox.clone(), api::routes()).map_err(|error| failed(&error))?;
-    let forwarders = config.forwarders.len();
+    let forwarders = config.admitted.len();
     tracing::info!(key = %key.public(), pumps = cores, forwarders, "adit-relay {VERSION} starts");
     net::run(async move {
         let mut daemon = Daemon::new(file, config, key.public(), pumps, admission);
@@ -164,7 +164,7 @@ impl Daemon {
         pumps: Vec<PumpHandle>,
         admission: Arc<Admission>,
     ) -> Self {
-        let policies = policies(&config.forwarders);
+        let policies = policies(&config.admitted);
         admission.set(policies.keys().copied().collect());
         Self {
             file: file.into(),
@@ -371,18 +371,18 @@ impl Daemon {
                 return Ok(());
             }
         };
-        let same = RelayConfig { forwarders: config.forwarders.clone(), ..self.config.clone() };
+        let same = RelayConfig { admitted: config.admitted.clone(), ..self.config.clone() };
         if same != config {
             tracing::warn!(
-                "only the forwarders are reloaded: a change of key, listen, contact_address, socket \
-                 or session needs a restart"
+                "only who is let in is reloaded: a change of key, listen, address, contact_address, \
+                 socket, state or session needs a restart"
             );
         }
-        self.policies = policies(&config.forwarders);
+        self.policies = policies(&config.admitted);
         self.admission.set(self.policies.keys().copied().collect());
         let file = self.file.display();
-        tracing::info!(%file, forwarders = config.forwarders.len(), "reloaded");
-        self.config.forwarders = config.forwarders;
+        tracing::info!(%file, forwarders = config.admitted.len(), "reloaded");
+        self.config.admitted = config.admitted;
         self.revoke()?;
         let is_removed = |state: &Session| !self.policies.contains_key(&state.key);
         let all = self.sessions.iter().chain(&self.arrivals);

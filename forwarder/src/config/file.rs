@@ -24,6 +24,9 @@ pub(super) struct Schema {
     pub(super) tables: &'static [(&'static str, &'static [&'static str])],
 }
 
+/// What must be unique, with the file and the line of each.
+pub(super) type Seen<K> = BTreeMap<K, (PathBuf, usize)>;
+
 /// A file's text, under the name it was asked for.
 pub(super) struct File {
     pub(super) path: PathBuf,
@@ -103,14 +106,18 @@ impl File {
     /// Refuses what `seen` has already, with both lines.
     pub(super) fn unique<K: Ord + Display + Clone>(
         &self,
-        seen: &mut BTreeMap<K, usize>,
+        seen: &mut Seen<K>,
         (what, cure): (&'static str, &'static str),
         value: &K,
         span: Range<usize>,
     ) -> Result<(), ConfigError> {
-        let Some(first) = seen.insert(value.clone(), self.line(&span)) else {
+        let here = (self.path.clone(), self.line(&span));
+        let Some((file, line)) = seen.insert(value.clone(), here) else {
             return Ok(());
         };
+        let is_here = file == self.path;
+        let first =
+            if is_here { format!("line {line}") } else { format!("{}:{line}", file.display()) };
         Err(self.error(span, Problem::Duplicate { what, value: value.to_string(), first, cure }))
     }
 }

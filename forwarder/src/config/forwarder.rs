@@ -72,7 +72,7 @@ impl ForwarderConfig {
         let raw: Raw = file.parse(&SCHEMA)?;
         Ok(Self {
             key: beside(path, raw.key.get_ref()),
-            relay: relay(&file, &raw.relay)?,
+            relay: places(&file, "relay", &raw.relay)?,
             relay_key: file.value("relay_key", &raw.relay_key)?,
             socket: beside(path, raw.socket.as_deref().unwrap_or(FORWARDER_SOCKET)),
             peers: peers(&file, &raw.peer)?,
@@ -80,11 +80,16 @@ impl ForwarderConfig {
     }
 }
 
-fn relay(file: &File, raw: &Spanned<OneOrMany>) -> Result<Places, ConfigError> {
+/// The places of one relay, in the order of the list.
+pub(super) fn places(
+    file: &File,
+    key: &'static str,
+    raw: &Spanned<OneOrMany>,
+) -> Result<Places, ConfigError> {
     let mut seen = BTreeMap::new();
     let mut places = Vec::new();
-    let refused = |span, reason| Err(file.error(span, Problem::Value { key: "relay", reason }));
-    for place in raw.get_ref().values::<Place>(file, "relay", raw.span())? {
+    let refused = |span, reason| Err(file.error(span, Problem::Value { key, reason }));
+    for place in raw.get_ref().values::<Place>(file, key, raw.span())? {
         file.unique(&mut seen, ("place", "name it once"), place.get_ref(), place.span())?;
         if places.len() >= PLACES_MAX {
             return refused(place.span(), format!("more than {PLACES_MAX} places for one relay"));

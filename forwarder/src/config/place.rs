@@ -104,7 +104,7 @@ pub(super) fn parse_port(text: &str) -> Result<u16, BadPlace> {
 }
 
 /// A name may hold what host names and address literals hold; it ends up in logs.
-fn is_host(host: &str) -> bool {
+pub(super) fn is_host(host: &str) -> bool {
     let numeric = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     (1..=253).contains(&host.len())
         && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))

@@ -21,6 +21,13 @@ pub enum BadPorts {
     Reversed(String),
 }
 
+impl PortRange {
+    /// Whether `port` is one of them.
+    pub fn contains(&self, port: u16) -> bool {
+        self.0.contains(&port)
+    }
+}
+
 impl FromStr for PortRange {
     type Err = BadPorts;
 
@@ -51,7 +58,12 @@ pub struct Ports(Vec<PortRange>);
 impl Ports {
     /// Whether `port` is in the list.
     pub fn contain(&self, port: u16) -> bool {
-        self.0.iter().any(|range| range.0.contains(&port))
+        self.0.iter().any(|range| range.contains(port))
+    }
+
+    /// The ports and ranges in the order of the list.
+    pub fn ranges(&self) -> &[PortRange] {
+        &self.0
     }
 }
 

@@ -1,5 +1,9 @@
 //! The relay's file.
 
+mod admitted;
+mod dial;
+mod pattern;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -10,14 +14,32 @@ use adit_proto::limits::{GRACE, GRACE_MAX, GRACE_MIN};
 use serde::Deserialize;
 use toml::Spanned;
 
+pub use admitted::{Admitted, Role, enrolled};
+pub use dial::{BadDial, Dial, DialTo};
+pub use pattern::{BadPattern, NamePattern};
+
 use super::file::{File, OneOrMany, Schema};
-use super::forwarder::checked_name;
-use super::{ConfigError, PortRange, Ports, Problem, RELAY_SOCKET, beside};
-use crate::key::PublicKey;
+use super::forwarder::places;
+use super::{ConfigError, ENROLLED_FILE, Places, Problem, RELAY_SOCKET, RELAY_STATE, beside};
+use admitted::{EXTERNAL_KEYS, FORWARDER_KEYS, Known, RawAdmitted};
 
 const SCHEMA: Schema = Schema {
-    top: &["key", "listen", "contact_address", "socket", "session", "forwarder"],
-    tables: &[("session", &["grace_s"]), ("forwarder", &["name", "key", "ports"])],
+    top: &[
+        "key",
+        "listen",
+        "address",
+        "contact_address",
+        "socket",
+        "state",
+        "session",
+        "forwarder",
+        "external",
+    ],
+    tables: &[
+        ("session", &["grace_s"]),
+        ("forwarder", FORWARDER_KEYS),
+        ("external", EXTERNAL_KEYS),
+    ],
 };
 
 /// What the relay is told by its file.
@@ -27,25 +49,18 @@ pub struct RelayConfig {
     pub key: PathBuf,
     /// Where forwarders dial.
     pub listen: Vec<SocketAddr>,
+    /// Where forwarders reach it from outside, for invitations.
+    pub address: Option<Places>,
     /// Where public contact points listen; every address of both families without it.
     pub contact_address: Option<IpAddr>,
     /// Where `adit-relay status` asks.
     pub socket: PathBuf,
+    /// The folder where enrolled keys and open invitations are kept.
+    pub state: PathBuf,
     /// How long a session waits for its forwarder to come back.
     pub grace: Duration,
-    /// Who may register what.
-    pub forwarders: Vec<Admitted>,
-}
-
-/// A forwarder that the relay lets in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admitted {
-    /// Its name in logs, unique in the file.
-    pub name: String,
-    /// Its key: who it is.
-    pub key: PublicKey,
-    /// The ports that its contact points may have.
-    pub ports: Ports,
+    /// Who is let in and may do what: those of the file, and then those that were enrolled.
+    pub admitted: Vec<Admitted>,
 }
 
 #[derive(Deserialize)]
@@ -53,12 +68,16 @@ pub struct Admitted {
 struct Raw {
     key: Spanned<String>,
     listen: Spanned<OneOrMany>,
+    address: Option<Spanned<OneOrMany>>,
     contact_address: Option<Spanned<String>>,
     socket: Option<String>,
+    state: Option<String>,
     #[serde(default)]
     session: RawSession,
     #[serde(default)]
-    forwarder: Vec<RawForwarder>,
+    forwarder: Vec<RawAdmitted>,
+    #[serde(default)]
+    external: Vec<RawAdmitted>,
 }
 
 #[derive(Default, Deserialize)]
@@ -67,16 +86,8 @@ struct RawSession {
     grace_s: Option<Spanned<u64>>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawForwarder {
-    name: Spanned<String>,
-    key: Spanned<String>,
-    ports: Spanned<OneOrMany>,
-}
-
 impl RelayConfig {
-    /// Reads and checks `path`.
+    /// Reads and checks `path`, and the enrolled keys of its state folder.
     ///
     /// # Errors
     /// With the file, the line, and what is wrong there.
@@ -87,13 +98,21 @@ impl RelayConfig {
             Some(address) => Some(file.value::<Ip>("contact_address", address)?.0),
             None => None,
         };
+        let address = raw.address.as_ref().map(|raw| places(&file, "address", raw)).transpose()?;
+        let state = beside(path, raw.state.as_deref().unwrap_or(RELAY_STATE));
+        let mut known = Known::default();
+        known.add(&file, Role::Forwarder, &raw.forwarder)?;
+        known.add(&file, Role::External, &raw.external)?;
+        known.read_enrolled(&state.join(ENROLLED_FILE))?;
         Ok(Self {
             key: beside(path, raw.key.get_ref()),
             listen: listen(&file, &raw.listen)?,
+            address,
             contact_address,
             socket: beside(path, raw.socket.as_deref().unwrap_or(RELAY_SOCKET)),
             grace: grace(&file, raw.session.grace_s.as_ref())?,
-            forwarders: forwarders(&file, &raw.forwarder)?,
+            state,
+            admitted: known.admitted,
         })
     }
 }
@@ -122,24 +141,6 @@ fn listen(file: &File, raw: &Spanned<OneOrMany>) -> Result<Vec<SocketAddr>, Conf
         return Err(file.error(raw.span(), Problem::Value { key: "listen", reason }));
     }
     Ok(addresses)
-}
-
-fn forwarders(file: &File, raw: &[RawForwarder]) -> Result<Vec<Admitted>, ConfigError> {
-    let (mut names, mut keys) = (BTreeMap::new(), BTreeMap::new());
-    let mut forwarders = Vec::with_capacity(raw.len());
-    for forwarder in raw {
-        let name = checked_name(file, &forwarder.name)?;
-        let unique = ("forwarder", "give each its own name");
-        file.unique(&mut names, unique, &name, forwarder.name.span())?;
-        let key: PublicKey = file.value("key", &forwarder.key)?;
-        let unique = ("key", "each forwarder needs a key of its own");
-        file.unique(&mut keys, unique, &key, forwarder.key.span())?;
-        let ports = &forwarder.ports;
-        let ranges = ports.get_ref().values::<PortRange>(file, "ports", ports.span())?;
-        let ports = ranges.into_iter().map(Spanned::into_inner).collect();
-        forwarders.push(Admitted { name, key, ports });
-    }
-    Ok(forwarders)
 }
 
 /// An address to listen on, with an error that shows what one looks like.

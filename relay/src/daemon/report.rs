@@ -16,7 +16,7 @@ impl Daemon {
             version: VERSION.to_owned(),
             key: self.key.to_string(),
             listen: self.config.listen.iter().map(ToString::to_string).collect(),
-            forwarders: self.config.forwarders.iter().map(forwarder).collect(),
+            forwarders: self.config.admitted.iter().map(forwarder).collect(),
             flows: sessions().map(|session| session.flows).sum(),
             handshakes: self.door.borrow().under_way(),
             refused: self.refusals.borrow().counts(),
