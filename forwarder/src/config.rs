@@ -7,6 +7,7 @@
 mod file;
 mod forwarder;
 mod net;
+mod outward;
 mod place;
 mod ports;
 mod relay;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 pub use forwarder::{ForwarderConfig, Peer};
 pub use net::{BadNet, Net};
+pub use outward::{BadDestination, InsideAddress, LISTENERS_MAX, Outward, To};
 pub use place::{BadPlace, Contact, PLACES_MAX, Place, Places};
 pub use ports::{BadPorts, PortRange, Ports};
 pub use relay::{

@@ -1,6 +1,7 @@
 //! The forwarder's file.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use adit_proto::frame::is_name;
@@ -9,12 +10,17 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::file::{File, OneOrMany, Schema};
+use super::outward::{self, Outward, RawListener, RawSocks};
 use super::{ConfigError, Contact, FORWARDER_SOCKET, PLACES_MAX, Place, Places, Problem, beside};
 use crate::key::PublicKey;
 
 const SCHEMA: Schema = Schema {
-    top: &["key", "relay", "relay_key", "socket", "peer"],
-    tables: &[("peer", &["name", "tcp", "contact"])],
+    top: &["key", "relay", "relay_key", "socket", "peer", "listener", "socks"],
+    tables: &[
+        ("peer", &["name", "tcp", "contact"]),
+        ("listener", &["name", "listen", "to"]),
+        ("socks", &["listen"]),
+    ],
 };
 
 /// What the forwarder is told by its file.
@@ -30,6 +36,10 @@ pub struct ForwarderConfig {
     pub socket: PathBuf,
     /// The internal peers to register.
     pub peers: Vec<Peer>,
+    /// What internal peers may connect to, to reach out.
+    pub listeners: Vec<Outward>,
+    /// Where registered peers are offered SOCKS5.
+    pub socks: Option<SocketAddr>,
 }
 
 /// An internal peer, and the contact point that it is to have.
@@ -52,6 +62,9 @@ struct Raw {
     socket: Option<String>,
     #[serde(default)]
     peer: Vec<RawPeer>,
+    #[serde(default)]
+    listener: Vec<RawListener>,
+    socks: Option<RawSocks>,
 }
 
 #[derive(Deserialize)]
@@ -76,6 +89,8 @@ impl ForwarderConfig {
             relay_key: file.value("relay_key", &raw.relay_key)?,
             socket: beside(path, raw.socket.as_deref().unwrap_or(FORWARDER_SOCKET)),
             peers: peers(&file, &raw.peer)?,
+            listeners: outward::listeners(&file, &raw.listener)?,
+            socks: outward::socks(&file, raw.socks.as_ref())?,
         })
     }
 }

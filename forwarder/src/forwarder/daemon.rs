@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +10,9 @@ use adit_proto::id::{ContactId, Side};
 use adit_proto::limits::GRACE;
 use tokio::sync::mpsc;
 
+use super::Role;
+use super::outward::Outward;
+use super::socks::Asked;
 use super::tunnel::Tunnel;
 use crate::config::ForwarderConfig;
 use crate::exit::{Exit, Failed};
@@ -39,6 +41,9 @@ pub(super) enum Input {
     Dialled(u64, Result<Carrier, DialError>),
     Resolved(ContactId, io::Result<SocketAddr>),
     Ask(Ask),
+    Socks(Asked),
+    /// Standard output has had everything, or why it has not.
+    StdioEnded(Result<(), String>),
     Signal(Signal),
     NetworkChanged,
 }
@@ -75,7 +80,7 @@ enum Ending {
 }
 
 pub(super) struct Daemon {
-    file: PathBuf,
+    role: Role,
     config: ForwarderConfig,
     /// The relay, for people.
     name: Arc<str>,
@@ -84,24 +89,28 @@ pub(super) struct Daemon {
     pump: PumpHandle,
     inbox: mpsc::Sender<Input>,
     registrar: Registrar,
+    outward: Outward,
     tunnel: Tunnel,
     dialling: Option<net::Task>,
     last_error: Option<String>,
     gathering: Gathering,
     ending: Option<Ending>,
+    /// Why this ends in a failure.
+    failure: Option<Failed>,
 }
 
 impl Daemon {
     pub(super) fn new(
-        file: &Path,
+        role: Role,
         config: ForwarderConfig,
         key: PublicKey,
         gateway: Gateway,
         pump: PumpHandle,
         inbox: mpsc::Sender<Input>,
-    ) -> Self {
-        Self {
-            file: file.into(),
+    ) -> Result<Self, Failed> {
+        Ok(Self {
+            outward: Outward::open(&role, &config, &inbox)?,
+            role,
             registrar: Registrar::new(config.peers.clone()),
             name: Arc::from(config.relay.to_string()),
             config,
@@ -114,10 +123,11 @@ impl Daemon {
             last_error: None,
             gathering: Gathering::new(1),
             ending: None,
-        }
+            failure: None,
+        })
     }
 
-    /// Runs until the end. Fails only when the pump does.
+    /// Runs until the end. Fails when the pump does, or when what a caller wanted cannot be had.
     pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> Result<(), Failed> {
         loop {
             self.handle_timeout(Instant::now())?;
@@ -125,7 +135,8 @@ impl Daemon {
                 self.act(action)?;
             }
             if self.has_ended() {
-                return self.tell(Command::Stop);
+                self.tell(Command::Stop)?;
+                return self.failure.map_or(Ok(()), Err);
             }
             let until = self.poll_timeout();
             if let Ok(Some(input)) = tokio::time::timeout_at(until.into(), inputs.recv()).await {
@@ -141,13 +152,18 @@ impl Daemon {
             // Its carrier is closed by being dropped.
             Input::Dialled(attempt, _) if !self.tunnel.is_awaited(attempt) => {}
             Input::Dialled(_, Ok(carrier)) => return self.start(carrier),
-            Input::Dialled(_, Err(error)) => self.handle_no_carrier(&error, now),
+            Input::Dialled(_, Err(error)) => return self.handle_no_carrier(&error, now),
             Input::Resolved(id, resolved) => self.registrar.handle_resolved(id, resolved, now),
             Input::Ask(ask) => {
                 if self.gathering.handle_ask(ask, now) {
                     return self.tell(Command::Report);
                 }
             }
+            Input::Socks(asked) => {
+                let command = Outward::handle_socks(asked, self.tunnel.session());
+                return command.map_or(Ok(()), |command| self.tell(command));
+            }
+            Input::StdioEnded(outcome) => return self.handle_stdio_ended(outcome, now),
             Input::Signal(Signal::Reload) => self.reload(),
             Input::Signal(Signal::Terminate) => return self.terminate(now),
         }
@@ -204,10 +220,11 @@ impl Daemon {
         }
     }
 
-    fn handle_no_carrier(&mut self, error: &DialError, now: Instant) {
+    fn handle_no_carrier(&mut self, error: &DialError, now: Instant) -> Result<(), Failed> {
         let again_in = self.tunnel.handle_not_dialled(error.ended(), now);
         tracing::warn!(relay = %self.name, ?again_in, "no connection: {error}");
         self.last_error = Some(error.to_string());
+        self.give_up_if_called(error, now)
     }
 
     fn handle_event(&mut self, event: Event, now: Instant) -> Result<(), Failed> {
@@ -227,7 +244,7 @@ impl Daemon {
         match event {
             Event::Up { session, id, is_resumed, .. } => {
                 self.tunnel.handle_up(id, now);
-                self.handle_up(session, is_resumed);
+                return self.handle_up(session, is_resumed);
             }
             Event::Frame { frame, .. } => self.registrar.handle_frame(frame, now),
             Event::Opened { session, flow, .. } => {
@@ -241,24 +258,29 @@ impl Daemon {
                 self.tunnel.handle_suspect(is_suspect, now);
             }
             Event::Dropped { why, .. } => self.handle_dropped(&why, now),
-            Event::Down { why, .. } => self.handle_down(&why, now),
+            Event::Down { why, .. } => {
+                self.handle_down(&why, now);
+                return self.give_up_if_called(&why, now);
+            }
             Event::Report(report) => self.gathering.handle_report(report),
         }
         Ok(())
     }
 
-    fn handle_up(&mut self, session: SessionKey, is_resumed: bool) {
+    fn handle_up(&mut self, session: SessionKey, is_resumed: bool) -> Result<(), Failed> {
         let (relay, remote) = (&self.name, self.tunnel.remote().map(tracing::field::display));
         let id = self.tunnel.id().map(tracing::field::display);
         self.last_error = None;
         if is_resumed {
             tracing::info!(%relay, remote, session = id, "tunnel resumed");
-            return;
+            return Ok(());
         }
         tracing::info!(%relay, remote, session = id, "tunnel up");
         // What an older session had registered is gone.
         self.registrar.handle_down();
         self.registrar.handle_up(session);
+        let commands = self.outward.handle_up(session, &self.inbox)?;
+        commands.into_iter().try_for_each(|command| self.tell(command))
     }
 
     fn handle_lost(&mut self, why: &Down, now: Instant) {
@@ -298,9 +320,34 @@ impl Daemon {
         }
     }
 
+    /// Somebody who waits at standard input hears at once that there is no way.
+    fn give_up_if_called(
+        &mut self,
+        why: &dyn std::fmt::Display,
+        now: Instant,
+    ) -> Result<(), Failed> {
+        let is_waiting = matches!(self.role, Role::Caller { stdio: Some(_) });
+        if is_waiting && self.ending.is_none() {
+            let message = format!("no tunnel to the relay {}: {why}", self.name);
+            self.failure = Some(Failed::new(Exit::Unreachable, message));
+            return self.close(now);
+        }
+        Ok(())
+    }
+
+    fn handle_stdio_ended(
+        &mut self,
+        outcome: Result<(), String>,
+        now: Instant,
+    ) -> Result<(), Failed> {
+        self.failure = outcome.err().map(|message| Failed::new(Exit::Failure, message));
+        if self.ending.is_some() { Ok(()) } else { self.terminate(now) }
+    }
+
     /// Only the peers change while the daemon runs; a file that is wrong changes nothing.
     fn reload(&mut self) {
-        let config = match ForwarderConfig::load(&self.file) {
+        let Role::Contact(file) = &self.role else { return };
+        let config = match ForwarderConfig::load(file) {
             Ok(config) => config,
             Err(error) => {
                 tracing::error!("nothing is changed: {error}");
@@ -314,7 +361,7 @@ impl Daemon {
                 "only the peers are reloaded: a change of key, relay, relay_key or socket needs a restart"
             );
         }
-        tracing::info!(file = %self.file.display(), peers = peers.len(), "reloaded");
+        tracing::info!(file = %file.display(), peers = peers.len(), "reloaded");
         self.config.peers.clone_from(&peers);
         self.registrar.handle_peers(peers);
     }
