@@ -38,6 +38,7 @@ pub(super) enum Input {
     /// What came of the attempt with this number.
     Dialled(u64, Result<Carrier, DialError>),
     Resolved(ContactId, io::Result<SocketAddr>),
+    Checked(ContactId, io::Result<()>),
     Ask(Ask),
     Signal(Signal),
     NetworkChanged,
@@ -102,7 +103,7 @@ impl Daemon {
     ) -> Self {
         Self {
             file: file.into(),
-            registrar: Registrar::new(config.peers.clone()),
+            registrar: Registrar::new(config.peers.clone(), Instant::now()),
             name: Arc::from(config.relay.to_string()),
             config,
             key,
@@ -143,12 +144,13 @@ impl Daemon {
             Input::Dialled(_, Ok(carrier)) => return self.start(carrier),
             Input::Dialled(_, Err(error)) => self.handle_no_carrier(&error, now),
             Input::Resolved(id, resolved) => self.registrar.handle_resolved(id, resolved, now),
+            Input::Checked(id, checked) => self.registrar.handle_checked(id, checked, now),
             Input::Ask(ask) => {
                 if self.gathering.handle_ask(ask, now) {
                     return self.tell(Command::Report);
                 }
             }
-            Input::Signal(Signal::Reload) => self.reload(),
+            Input::Signal(Signal::Reload) => self.reload(now),
             Input::Signal(Signal::Terminate) => return self.terminate(now),
         }
         Ok(())
@@ -169,6 +171,13 @@ impl Daemon {
                     });
                     // The loop has ended: nobody needs the address.
                     inbox.send(Input::Resolved(id, resolved)).await.ok();
+                });
+            }
+            Action::Check(id, address) => {
+                let inbox = self.inbox.clone();
+                net::spawn(async move {
+                    let checked = net::check(&address).await;
+                    inbox.send(Input::Checked(id, checked)).await.ok();
                 });
             }
         }
@@ -299,7 +308,7 @@ impl Daemon {
     }
 
     /// Only the peers change while the daemon runs; a file that is wrong changes nothing.
-    fn reload(&mut self) {
+    fn reload(&mut self, now: Instant) {
         let config = match ForwarderConfig::load(&self.file) {
             Ok(config) => config,
             Err(error) => {
@@ -316,7 +325,7 @@ impl Daemon {
         }
         tracing::info!(file = %self.file.display(), peers = peers.len(), "reloaded");
         self.config.peers.clone_from(&peers);
-        self.registrar.handle_peers(peers);
+        self.registrar.handle_peers(peers, now);
     }
 
     fn terminate(&mut self, now: Instant) -> Result<(), Failed> {
@@ -395,7 +404,7 @@ impl Daemon {
                 last_error: self.last_error.clone(),
             },
             session: self.tunnel.id().map(|id| id.to_string()),
-            peers: self.registrar.peers(),
+            peers: self.registrar.peers(Instant::now()),
             flows: report.map_or(0, |report| report.flows),
             traffic: report.map(Traffic::from).unwrap_or_default(),
             memory: Memory::of(reports),
