@@ -8,21 +8,25 @@ mod file;
 mod forwarder;
 mod net;
 mod outward;
+mod peer;
 mod place;
 mod ports;
 mod relay;
+mod token;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-pub use forwarder::{ForwarderConfig, Peer};
+pub use forwarder::ForwarderConfig;
 pub use net::{BadNet, Net};
 pub use outward::{BadDestination, InsideAddress, LISTENERS_MAX, Outward, To};
+pub use peer::{Address, BadPeer, Peer, health};
 pub use place::{BadPlace, Contact, PLACES_MAX, Place, Places};
 pub use ports::{BadPorts, PortRange, Ports};
 pub use relay::{
     Admitted, BadDial, BadPattern, Dial, DialTo, NamePattern, RelayConfig, Role, enrolled,
 };
+pub use token::{BadSha256, Contacts, Sha256, Token};
 
 /// Where `adit` looks for its configuration.
 pub const FORWARDER_FILE: &str = "/etc/adit/adit.toml";

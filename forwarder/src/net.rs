@@ -7,6 +7,7 @@
 //! handshake; then its descriptor goes to a pump.
 
 mod changes;
+mod check;
 mod events;
 mod handshake;
 mod listener;
@@ -24,6 +25,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{SockRef, TcpKeepalive};
 
 pub use changes::{NetworkChanged, forward_network_changes};
+pub use check::check;
 pub use events::forward_events;
 pub use handshake::{ShakeError, Shaken, shake_hands};
 pub use listener::{CONTACT_BACKLOG, Listener, bind, stop_listening};

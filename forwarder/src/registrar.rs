@@ -1,40 +1,50 @@
 //! The forwarder's registrar: which internal peers are to have contact points, and which have.
 //!
+//! Peers of the configuration stay; those that are registered while the daemon runs have a lease.
 //! A state machine without I/O. Inputs are `handle_*`; [`Registrar::poll_action`] says what is to
 //! be done, until it says nothing; at [`Registrar::poll_timeout`] [`Registrar::handle_timeout`] is
-//! due. A peer's way:
+//! due. Each takes logarithmic time in the number of peers, but for sessions and reloads, which
+//! concern all of them. A peer's way:
 //!
 //! ```text
 //!              up                resolved            REGISTERED
 //!   Waiting ────────▶ Resolving ─────────▶ Asked ───────────────▶ Registered
-//!      ▲                  ▲ │                │                        │
-//!      │                  │ │ no address     │ REFUSED                │ REFUSED (policy changed)
-//!      │            later │ ▼                ▼                        │
-//!      └───── down ───── Refused ◀────────────────────────────────────┘
+//!    ▲   ▲                ▲ │                │                        │
+//!    │   │                │ │ no address     │ REFUSED                │ REFUSED (policy changed)
+//!    │   │          later │ ▼                ▼                        │
+//!    │   └──── down ───── Refused ◀────────────────────────────────────┘
+//!    │
+//!    └──── a check succeeds ──── Down ◀── checks fail, from anywhere
 //! ```
+//!
+//! A peer that is being registered for the first time, and that somebody waits for, is removed
+//! instead of `Refused` or `Down`: the answer is no, and nothing stays.
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod entry;
+mod health;
+mod leases;
+mod table;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use adit_proto::frame::{Protocol, Refused, Registration};
 use adit_proto::id::ContactId;
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-use crate::config::{Peer, Place};
-use crate::handoff::{Command, ControlFrame, Service, SessionKey, Target};
-use crate::logging::rounded;
-use crate::sources::Sources;
+use crate::api::{Refusal, StatusCode};
+use crate::config::{Address, Peer, Place};
+use crate::handoff::{Command, ControlFrame, ProxyHeader, Service, SessionKey, Target};
 use crate::status::PeerStatus;
+use entry::{Entry, Stage, Tenure};
+use table::Table;
 
-/// Waits between attempts of one peer. The jitter doubles them at most.
-const RETRY_MIN: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(15);
+pub use leases::{LEASE, LEASE_MAX, LEASE_MIN, Registered};
 
 /// What the registrar wants done.
 #[derive(Debug)]
@@ -43,97 +53,61 @@ pub enum Action {
     Tell(Command),
     /// Resolve a peer's name and call [`Registrar::handle_resolved`].
     Resolve(ContactId, Place),
+    /// Connect to a peer and call [`Registrar::handle_checked`].
+    Check(ContactId, Address),
 }
 
-/// The internal peers of the configuration, and how far each has come.
+/// The internal peers, and how far each has come.
 #[derive(Debug, Default)]
 pub struct Registrar {
-    entries: BTreeMap<ContactId, Entry>,
-    last_id: u32,
+    table: Table,
     session: Option<SessionKey>,
     actions: VecDeque<Action>,
 }
 
-#[derive(Debug)]
-struct Entry {
-    peer: Peer,
-    stage: Stage,
-    retries: ExponentialBackoff,
-    retry_at: Option<Instant>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Stage {
-    Waiting,
-    Resolving,
-    Asked,
-    Registered { contact: String },
-    Refused { reason: String },
-}
-
-impl Entry {
-    fn new(peer: Peer) -> Self {
-        Self { peer, stage: Stage::Waiting, retries: retries(), retry_at: None }
-    }
-
-    fn refuse(&mut self, reason: String, retry_from: Option<Instant>) {
-        let wait = self.retries.next().unwrap_or(RETRY_MAX);
-        self.retry_at = retry_from.map(|now| now + wait);
-        let again_in = self.retry_at.map(|_| tracing::field::debug(rounded(wait)));
-        let (name, contact) = (&self.peer.name, self.peer.contact);
-        tracing::warn!(peer = %name, %contact, again_in, "refused: {reason}");
-        self.stage = Stage::Refused { reason };
-    }
-
-    fn status(&self) -> PeerStatus {
-        let asked_for = || self.peer.contact.to_string();
-        let (state, contact, reason) = match &self.stage {
-            Stage::Waiting => ("waiting", asked_for(), None),
-            Stage::Resolving | Stage::Asked => ("asked", asked_for(), None),
-            Stage::Registered { contact } => ("registered", contact.clone(), None),
-            Stage::Refused { reason } => ("refused", asked_for(), Some(reason.clone())),
-        };
-        PeerStatus {
-            name: self.peer.name.clone(),
-            address: self.peer.address.to_string(),
-            contact,
-            state: state.to_owned(),
-            registered: matches!(self.stage, Stage::Registered { .. }),
-            reason,
-        }
-    }
-}
-
-fn retries() -> ExponentialBackoff {
-    let waits = ExponentialBuilder::new().with_min_delay(RETRY_MIN).with_max_delay(RETRY_MAX);
-    waits.with_jitter().without_max_times().build()
-}
-
 impl Registrar {
-    /// Registers these peers as soon as there is a session.
-    pub fn new(peers: Vec<Peer>) -> Self {
+    /// Registers these peers of the configuration as soon as there is a session.
+    pub fn new(peers: Vec<Peer>, now: Instant) -> Self {
         let mut registrar = Self::default();
-        registrar.handle_peers(peers);
+        registrar.handle_peers(peers, now);
         registrar
     }
 
-    /// Takes the peers of a new configuration. Those that stay the same are not touched.
-    pub fn handle_peers(&mut self, peers: Vec<Peer>) {
-        let wanted: BTreeSet<Peer> = peers.into_iter().collect();
-        let is_gone = |entry: &Entry| !wanted.contains(&entry.peer);
-        let gone: Vec<_> = self.entries.extract_if(.., |_, entry| is_gone(entry)).collect();
+    /// Takes the peers of a new configuration. Those that stay the same are not touched; one that was
+    /// registered otherwise gives way to one that has its name or its contact point.
+    pub fn handle_peers(&mut self, peers: Vec<Peer>, now: Instant) {
+        let mut wanted: BTreeMap<_, _> =
+            peers.into_iter().map(|peer| (peer.name.clone(), peer)).collect();
         // First, so that a changed peer can have its old port again.
-        for (id, entry) in gone {
-            tracing::info!(peer = %entry.peer.name, contact = %entry.peer.contact, "removed");
+        for id in self.table.ids() {
+            let Some(entry) = self.table.get(id) else { continue };
+            if entry.tenure != Tenure::Configured {
+                continue;
+            }
+            let name = &entry.peer.name;
+            if wanted.get(name) == Some(&entry.peer) {
+                wanted.remove(name);
+                continue;
+            }
+            tracing::info!(peer = %name, contact = %entry.peer.contact, "removed");
             self.withdraw(id);
+            self.table.remove(id);
         }
-        let known: BTreeSet<_> = self.entries.values().map(|entry| entry.peer.clone()).collect();
-        for peer in wanted.difference(&known) {
-            // Ids are not used again, so that a late answer cannot find a new tenant.
-            self.last_id += 1;
-            let id = ContactId(self.last_id);
-            self.entries.insert(id, Entry::new(peer.clone()));
+        for peer in wanted.into_values() {
+            self.make_way(&peer);
+            let id = self.table.insert(Entry::new(peer, Tenure::Configured, now));
             self.ask(id);
+        }
+    }
+
+    fn make_way(&mut self, peer: &Peer) {
+        let holders =
+            [self.table.id_by_name(&peer.name), self.table.id_by_contact(&peer.name, peer.contact)];
+        for id in holders.into_iter().flatten() {
+            let text = format!("the configuration has {} now, at {}", peer.name, peer.contact);
+            let Some(entry) = self.table.get(id) else { continue };
+            tracing::warn!(peer = %entry.peer.name, contact = %entry.peer.contact, "removed: {text}");
+            self.give_up(id, Refusal::new(StatusCode::CONFLICT, text));
         }
     }
 
@@ -148,28 +122,40 @@ impl Registrar {
     /// Takes that a session has begun, in which nothing is registered.
     pub fn handle_up(&mut self, session: SessionKey) {
         self.session = Some(session);
-        let ids: Vec<_> = self.entries.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.ask(id));
+        self.table.ids().into_iter().for_each(|id| self.ask(id));
     }
 
     /// Takes that the session has ended.
     pub fn handle_down(&mut self) {
         self.session = None;
-        for entry in self.entries.values_mut() {
-            *entry = Entry::new(entry.peer.clone());
+        for id in self.table.ids() {
+            self.table.update(id, |entry| {
+                entry.forget_refusals();
+                if !entry.is_down() {
+                    entry.begin(Stage::Waiting);
+                }
+            });
         }
     }
 
     /// Begins a peer's registration with its address, which may have changed since the last time.
     fn ask(&mut self, id: ContactId) {
-        let Some(entry) = self.entries.get_mut(&id).filter(|_| self.session.is_some()) else {
+        if self.session.is_none() {
             return;
+        }
+        let begin = |entry: &mut Entry| {
+            (!entry.is_down()).then(|| {
+                entry.begin(Stage::Resolving);
+                entry.peer.address.clone()
+            })
         };
-        entry.stage = Stage::Resolving;
-        entry.retry_at = None;
-        match entry.peer.address.literal() {
-            Some(target) => self.register(id, target),
-            None => self.actions.push_back(Action::Resolve(id, entry.peer.address.clone())),
+        match self.table.update(id, begin).flatten() {
+            Some(Address::Unix(path)) => self.register(id, Target::Unix(path)),
+            Some(Address::Tcp(place)) => match place.literal() {
+                Some(target) => self.register(id, target.into()),
+                None => self.actions.push_back(Action::Resolve(id, place)),
+            },
+            None => {}
         }
     }
 
@@ -180,49 +166,59 @@ impl Registrar {
         resolved: io::Result<SocketAddr>,
         now: Instant,
     ) {
-        let is_expected = |entry: &&mut Entry| entry.stage == Stage::Resolving;
-        let Some(entry) = self.entries.get_mut(&id).filter(is_expected) else { return };
+        let is_expected = |entry: &&Entry| entry.stage == Stage::Resolving;
+        let Some(entry) = self.table.get(id).filter(is_expected) else { return };
         match resolved {
-            Ok(target) => self.register(id, target),
+            Ok(target) => self.register(id, target.into()),
             Err(error) => {
-                entry.refuse(format!("cannot resolve {}: {error}", entry.peer.address), Some(now));
+                let text = format!("cannot resolve {}: {error}", entry.peer.address);
+                self.handle_refused(id, text, StatusCode::UNPROCESSABLE_ENTITY, Some(now));
             }
         }
     }
 
-    fn register(&mut self, contact: ContactId, target: SocketAddr) {
-        let (Some(session), Some(entry)) = (self.session, self.entries.get_mut(&contact)) else {
-            return;
-        };
-        entry.stage = Stage::Asked;
-        let peer = Arc::from(entry.peer.name.as_str());
+    fn register(&mut self, contact: ContactId, target: Target) {
+        self.table.update(contact, |entry| {
+            entry.begin(Stage::Asked);
+            entry.target = Some(target);
+        });
+        // The pump knows the target before the relay can open the first flow to it.
+        self.serve(contact, None);
+        let (Some(session), Some(entry)) = (self.session, self.table.get(contact)) else { return };
         let registration = Registration {
             protocol: Protocol::Tcp,
             port: entry.peer.contact.port(),
             name: entry.peer.name.clone(),
         };
-        // The pump knows the target before the relay can open the first flow to it.
-        let (target, sources) = (Target::from(target), Arc::new(Sources::any()));
-        let service = Service { target, sources, proxy: None };
-        let serve = Command::Serve { session, contact, peer, service };
         let frame = ControlFrame::Register(contact, registration);
-        self.actions.push_back(Action::Tell(serve));
         self.actions.push_back(Action::Tell(Command::Send { session, frame }));
+    }
+
+    /// Tells the pump where a peer is, for whom, and at which contact address it is called.
+    fn serve(&mut self, contact: ContactId, called: Option<SocketAddr>) {
+        let (Some(session), Some(entry)) = (self.session, self.table.get(contact)) else { return };
+        let Some(target) = entry.target.clone() else { return };
+        let peer = Arc::from(entry.peer.name.as_str());
+        let sources = Arc::clone(&entry.peer.sources);
+        let proxy = entry.peer.proxy.map(|version| ProxyHeader { version, contact: called });
+        let service = Service { target, sources, proxy };
+        self.actions.push_back(Action::Tell(Command::Serve { session, contact, peer, service }));
     }
 
     /// Takes the relay's registrar's answer.
     pub fn handle_frame(&mut self, frame: ControlFrame, now: Instant) {
         match frame {
             ControlFrame::Registered(id, registered) => {
-                let Some(entry) = self.entries.get_mut(&id) else { return };
-                let (name, contact) = (&entry.peer.name, registered.address);
-                tracing::info!(peer = %name, %contact, address = %entry.peer.address, "registered");
-                entry.retries = retries();
-                entry.stage = Stage::Registered { contact };
+                self.handle_registered(id, registered.address, now);
             }
             ControlFrame::Refused(id, Refused { may_retry, text }) => {
-                let Some(entry) = self.entries.get_mut(&id) else { return };
-                entry.refuse(text, may_retry.then_some(now));
+                let is_expected =
+                    |entry: &Entry| matches!(entry.stage, Stage::Asked | Stage::Registered { .. });
+                if !self.table.get(id).is_some_and(is_expected) {
+                    return;
+                }
+                let status = if may_retry { StatusCode::CONFLICT } else { StatusCode::FORBIDDEN };
+                self.handle_refused(id, text, status, may_retry.then_some(now));
             }
             ControlFrame::Goaway(goaway) => {
                 let place = Some(goaway.place).filter(|place| !place.is_empty());
@@ -233,17 +229,61 @@ impl Registrar {
         }
     }
 
-    /// When the next retry is due.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        self.entries.values().filter_map(|entry| entry.retry_at).min()
+    fn handle_registered(&mut self, id: ContactId, contact: String, now: Instant) {
+        let is_expected = |entry: &&Entry| entry.stage == Stage::Asked;
+        let Some(entry) = self.table.get(id).filter(is_expected) else { return };
+        let (name, address) = (&entry.peer.name, &entry.peer.address);
+        tracing::info!(peer = %name, %contact, %address, "registered");
+        // A private one is told as its name.
+        let called = contact.parse().ok().filter(|_| entry.peer.proxy.is_some());
+        self.table.update(id, |entry| {
+            entry.forget_refusals();
+            entry.begin(Stage::Registered { contact });
+            let peer = entry.status(now);
+            entry.answer(&Ok(Registered { is_new: true, peer }));
+        });
+        if called.is_some() {
+            self.serve(id, called);
+        }
     }
 
-    /// Tries again what is due.
+    /// Takes that there is no contact point. Who waits for it to be registered is told so, and
+    /// nothing stays; what was registered before is asked for again, where that can help.
+    fn handle_refused(
+        &mut self,
+        id: ContactId,
+        reason: String,
+        status: StatusCode,
+        retry_from: Option<Instant>,
+    ) {
+        if self.table.get(id).is_some_and(|entry| entry.pending.is_some()) {
+            return self.give_up(id, Refusal::new(status, reason));
+        }
+        self.table.update(id, |entry| entry.refuse(reason, retry_from));
+    }
+
+    /// When something is to be done next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.table.poll_timeout()
+    }
+
+    /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let is_due = |entry: &Entry| entry.retry_at.is_some_and(|at| at <= now);
-        let due = self.entries.iter().filter(|(_, entry)| is_due(entry)).map(|(id, _)| *id);
-        let due: Vec<_> = due.collect();
-        due.into_iter().for_each(|id| self.ask(id));
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        for id in self.table.due(now) {
+            let Some(entry) = self.table.get(id) else { continue };
+            let is_retry = is_due(entry.retry_at());
+            if is_due(entry.lease_until()) {
+                self.handle_lease_over(id);
+            } else if is_due(entry.pending.as_ref().map(|pending| pending.until)) {
+                self.handle_overdue(id);
+            } else {
+                self.check(id, now);
+                if is_retry {
+                    self.ask(id);
+                }
+            }
+        }
     }
 
     /// What is to be done next, if anything.
@@ -252,7 +292,7 @@ impl Registrar {
     }
 
     /// The peers for `adit peers`.
-    pub fn peers(&self) -> Vec<PeerStatus> {
-        self.entries.values().map(Entry::status).collect()
+    pub fn peers(&self, now: Instant) -> Vec<PeerStatus> {
+        self.table.iter().map(|(_, entry)| entry.status(now)).collect()
     }
 }

@@ -67,12 +67,17 @@ pub struct PeerStatus {
     pub address: String,
     /// Its contact address; what the configuration asks for until it is registered.
     pub contact: String,
-    /// `registered`, `asked`, `refused`, or `waiting` for the tunnel.
+    /// `registered`, `asked`, `refused`, `down`, or `waiting` for the tunnel.
     pub state: String,
     /// Whether the contact point stands.
     pub registered: bool,
     /// Why it does not.
     pub reason: Option<String>,
+    /// How long it stays registered without renewal, in seconds; nothing for a peer of the
+    /// configuration.
+    pub lease_s: Option<u64>,
+    /// `good`, `failing`, or `unknown` before the first check; nothing for a peer without checks.
+    pub health: Option<String>,
 }
 
 /// What has moved.

@@ -2,8 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use adit::config::{ConfigError, ForwarderConfig, PLACES_MAX, RelayConfig, Role, enrolled};
+use adit::config::{
+    ConfigError, Contact, ForwarderConfig, PLACES_MAX, RelayConfig, Role, enrolled,
+};
+use adit::handoff::ProxyVersion;
 use tempfile::TempDir;
 
 const KEY: &str = "ed25519:Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE";
@@ -59,7 +63,7 @@ fn unknown_keys_are_refused_with_the_nearest_valid_one() {
     );
     forwarder_refuses(
         &format!("{TOP}{WEB}udp = \"192.168.50.3:53\"\n"),
-        "adit.toml:8: unknown key \"udp\": valid here: name, tcp, contact",
+        "adit.toml:8: unknown key \"udp\": valid here: name, tcp, unix, contact",
     );
     relay_refuses(
         "key = \"relay.key\"\nlisten = \"0.0.0.0:443\"\ncontact_adress = \"::\"\n",
@@ -79,7 +83,7 @@ fn missing_keys_are_named() {
     forwarder_refuses("key = \"adit.key\"\n", "adit.toml:1: missing field `relay`");
     forwarder_refuses(
         &format!("{TOP}{WEB}[[peer]]\nname = \"ssh\"\n"),
-        "adit.toml:8: missing field `tcp`",
+        "adit.toml:8: missing field `contact`",
     );
     relay_refuses("key = \"relay.key\"\n", "adit.toml:1: missing field `listen`");
 }
@@ -316,4 +320,77 @@ fn duplicates_across_files_are_refused_with_both_places() {
         assert!(shown.starts_with("state/enrolled.toml:"), "{shown}");
         assert!(shown.contains("is used already in adit.toml:"), "{shown}");
     }
+}
+
+/// A peer has one address, and settings that mean something.
+#[test]
+fn bad_settings_of_peers_are_refused_with_their_line() {
+    let cases = [
+        ("tcp = \"192.168.50.3:80\"\n", "", "adit.toml:5: peer: it says neither tcp"),
+        ("tcp =", "unix = \"/run/web.sock\"\ntcp =", "adit.toml:6: unix: a peer listens at one"),
+        ("tcp = \"192.168.50.3:80\"", "unix = \"/run/LONG\"", "adit.toml:6: unix: \"/run/xxx"),
+        (
+            "contact",
+            "proxy_protocol = \"v3\"\ncontact",
+            "adit.toml:7: proxy_protocol: \"v3\" is no",
+        ),
+        ("contact", "health_s = 0\ncontact", "adit.toml:7: health_s: 0 is out of range"),
+        ("contact", "allow = [\"10.0.0.1/8\"]\ncontact", "adit.toml:7: allow: \"10.0.0.1/8\" has"),
+        ("contact", "deny = \"office\"\ncontact", "adit.toml:7: deny: \"office\" is no network"),
+        ("public:8080", "private:web", "adit.toml:7: contact: \"private:web\" is no contact point"),
+    ];
+    for (from, to, expected) in cases {
+        let web = WEB.replacen(from, to, 1).replace("LONG", &"x".repeat(108));
+        forwarder_refuses(&format!("{TOP}{web}"), expected);
+    }
+}
+
+/// What a peer may have is read as it is written.
+#[test]
+fn settings_of_peers_are_read() {
+    let (_dir, path) = file(&format!(
+        "{TOP}[[peer]]\nname = \"db\"\nunix = \"/run/db.sock\"\ncontact = \"private\"\n\
+         proxy_protocol = \"v1\"\nallow = [\"203.0.113.0/24\"]\ndeny = \"203.0.113.66\"\n\
+         health_s = 10\n[[peer]]\nname = \"cache\"\ntcp = \"cache.lan:6379\"\ncontact = \"private\"\n"
+    ));
+    let peers = ForwarderConfig::load(&path).unwrap().peers;
+    let [db, cache] = &peers[..] else { panic!("{peers:?}") };
+    assert_eq!(db.address.to_string(), "unix:/run/db.sock");
+    assert_eq!((db.contact, cache.contact), (Contact::Private, Contact::Private));
+    assert_eq!(db.health, Some(Duration::from_secs(10)));
+    assert_eq!(db.proxy, Some(ProxyVersion::V1));
+    let accepts = |ip: &str| db.sources.accepts(ip.parse().unwrap());
+    assert!(accepts("203.0.113.1") && !accepts("203.0.113.66") && !accepts("198.51.100.1"));
+    assert!(cache.sources.accepts("198.51.100.1".parse().unwrap()));
+}
+
+/// The API's address is one of the LAN, and each token is known by its hash alone.
+#[test]
+fn the_api_and_its_tokens_are_read() {
+    let token =
+        "[[token]]\npeer = \"printer\"\nsha256 = \"HASH\"\ncontacts = [8000, \"private\"]\n";
+    let token = token.replace("HASH", &"5A".repeat(32));
+    let (_dir, path) = file(&format!("{TOP}[api]\nlisten = \"192.168.50.2:8300\"\n{token}"));
+    let config = ForwarderConfig::load(&path).unwrap();
+    assert_eq!(config.api, Some("192.168.50.2:8300".parse().unwrap()));
+    assert_eq!(config.tokens[0].sha256.to_string(), "5a".repeat(32));
+    let contacts = &config.tokens[0].contacts;
+    assert!(contacts.contain(Contact::Private) && contacts.contain(Contact::Public(8000)));
+    assert!(!contacts.contain(Contact::Public(8001)));
+    forwarder_refuses(
+        &format!("{TOP}[api]\nlisten = \"0.0.0.0:8300\"\n"),
+        "adit.toml:5: listen: 0.0.0.0:8300 is every address of this host",
+    );
+    forwarder_refuses(
+        &format!("{TOP}{}", token.replace("5A5A", "5A5")),
+        "adit.toml:6: sha256: it is no SHA-256",
+    );
+    forwarder_refuses(
+        &format!("{TOP}{token}{token}"),
+        "adit.toml:10: token \"5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a\" is used",
+    );
+    forwarder_refuses(
+        &format!("{TOP}{}", token.replace("8000", "\"8010-8000\"")),
+        "adit.toml:7: contacts: \"8010-8000\" ends before it begins",
+    );
 }

@@ -16,6 +16,9 @@ use super::{ConfigError, Problem};
 /// and `address` are 0.96 alike, `tcp` and `udp` 0.56.
 const LIKENESS_MIN: f64 = 0.75;
 
+/// Entries that one list may have.
+const LIST_MAX: usize = 1_024;
+
 /// The keys that a file may have.
 pub(super) struct Schema {
     /// At the top.
@@ -101,6 +104,21 @@ impl File {
         text.get_ref().parse().map_err(|error: T::Err| {
             self.error(text.span(), Problem::Value { key, reason: error.to_string() })
         })
+    }
+
+    /// The items of a list that need not be there, as what they mean.
+    pub(super) fn list<T: FromStr<Err: Display>>(
+        &self,
+        key: &'static str,
+        raw: Option<&Spanned<OneOrMany>>,
+    ) -> Result<Vec<T>, ConfigError> {
+        let Some(raw) = raw else { return Ok(Vec::new()) };
+        let values = raw.get_ref().values::<T>(self, key, raw.span())?;
+        if let Some(one_too_many) = values.get(LIST_MAX) {
+            let reason = format!("more than {LIST_MAX} entries: join them into ranges");
+            return Err(self.error(one_too_many.span(), Problem::Value { key, reason }));
+        }
+        Ok(values.into_iter().map(Spanned::into_inner).collect())
     }
 
     /// Refuses what `seen` has already, with both lines.

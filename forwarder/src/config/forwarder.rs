@@ -5,19 +5,26 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use adit_proto::frame::is_name;
-use adit_proto::limits::{CONTACTS_MAX, NAME_MAX};
+use adit_proto::limits::NAME_MAX;
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::file::{File, OneOrMany, Schema};
 use super::outward::{self, Outward, RawListener, RawSocks};
-use super::{ConfigError, Contact, FORWARDER_SOCKET, PLACES_MAX, Place, Places, Problem, beside};
+use super::peer::{PEER_KEYS, RawPeer, peers};
+use super::place::ListenAddress;
+use super::token::{RawToken, TOKEN_KEYS, tokens};
+use super::{
+    ConfigError, FORWARDER_SOCKET, PLACES_MAX, Peer, Place, Places, Problem, Token, beside,
+};
 use crate::key::PublicKey;
 
 const SCHEMA: Schema = Schema {
-    top: &["key", "relay", "relay_key", "socket", "peer", "listener", "socks"],
+    top: &["key", "relay", "relay_key", "socket", "peer", "api", "token", "listener", "socks"],
     tables: &[
-        ("peer", &["name", "tcp", "contact"]),
+        ("peer", PEER_KEYS),
+        ("api", &["listen"]),
+        ("token", TOKEN_KEYS),
         ("listener", &["name", "listen", "to"]),
         ("socks", &["listen"]),
     ],
@@ -36,21 +43,14 @@ pub struct ForwarderConfig {
     pub socket: PathBuf,
     /// The internal peers to register.
     pub peers: Vec<Peer>,
+    /// Where peers of the LAN register themselves, if they may.
+    pub api: Option<SocketAddr>,
+    /// Who may do so.
+    pub tokens: Vec<Token>,
     /// What internal peers may connect to, to reach out.
     pub listeners: Vec<Outward>,
     /// Where registered peers are offered SOCKS5.
     pub socks: Option<SocketAddr>,
-}
-
-/// An internal peer, and the contact point that it is to have.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Peer {
-    /// Its name, unique in the file.
-    pub name: String,
-    /// Where it listens.
-    pub address: Place,
-    /// Where it is to be reached.
-    pub contact: Contact,
 }
 
 #[derive(Deserialize)]
@@ -65,14 +65,15 @@ struct Raw {
     #[serde(default)]
     listener: Vec<RawListener>,
     socks: Option<RawSocks>,
+    api: Option<RawApi>,
+    #[serde(default)]
+    token: Vec<RawToken>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawPeer {
-    name: Spanned<String>,
-    tcp: Spanned<String>,
-    contact: Spanned<String>,
+struct RawApi {
+    listen: Spanned<String>,
 }
 
 impl ForwarderConfig {
@@ -88,11 +89,24 @@ impl ForwarderConfig {
             relay: places(&file, "relay", &raw.relay)?,
             relay_key: file.value("relay_key", &raw.relay_key)?,
             socket: beside(path, raw.socket.as_deref().unwrap_or(FORWARDER_SOCKET)),
-            peers: peers(&file, &raw.peer)?,
+            peers: peers(path, &file, &raw.peer)?,
+            api: raw.api.map(|api| api_address(&file, &api.listen)).transpose()?,
+            tokens: tokens(&file, &raw.token)?,
             listeners: outward::listeners(&file, &raw.listener)?,
             socks: outward::socks(&file, raw.socks.as_ref())?,
         })
     }
+}
+
+fn api_address(file: &File, raw: &Spanned<String>) -> Result<SocketAddr, ConfigError> {
+    let ListenAddress(address) = file.value("listen", raw)?;
+    if !address.ip().is_unspecified() {
+        return Ok(address);
+    }
+    let reason = format!(
+        "{address} is every address of this host: name the one on the LAN, such as 192.168.50.2:8300"
+    );
+    Err(file.error(raw.span(), Problem::Value { key: "listen", reason }))
 }
 
 /// The places of one relay, in the order of the list.
@@ -115,25 +129,6 @@ pub(super) fn places(
         return refused(raw.span(), "the list is empty: name at least one place".to_owned());
     }
     Ok(Places::from(places))
-}
-
-fn peers(file: &File, raw: &[RawPeer]) -> Result<Vec<Peer>, ConfigError> {
-    let (mut names, mut contacts) = (BTreeMap::new(), BTreeMap::new());
-    let mut peers = Vec::with_capacity(raw.len());
-    for (index, peer) in raw.iter().enumerate() {
-        let name = checked_name(file, &peer.name)?;
-        file.unique(&mut names, ("peer", "give each its own name"), &name, peer.name.span())?;
-        let contact: Contact = file.value("contact", &peer.contact)?;
-        let unique = ("contact point", "one contact point leads to one peer");
-        file.unique(&mut contacts, unique, &contact, peer.contact.span())?;
-        if index >= CONTACTS_MAX {
-            let reason =
-                format!("more than {CONTACTS_MAX} peers: start another forwarder for the rest");
-            return Err(file.error(peer.name.span(), Problem::Value { key: "peer", reason }));
-        }
-        peers.push(Peer { name, address: file.value("tcp", &peer.tcp)?, contact });
-    }
-    Ok(peers)
 }
 
 /// The value of a `name`, which must be fit for the wire and for logs.

@@ -90,7 +90,7 @@ pub enum BadPlace {
     #[error("{0:?} is neither a host name nor an address")]
     Host(String),
     /// A contact point of an unknown kind.
-    #[error("{0:?} is no contact point: write public:PORT, such as public:8080")]
+    #[error("{0:?} is no contact point: write public:PORT, such as public:8080, or private")]
     Contact(String),
 }
 
@@ -132,24 +132,48 @@ impl FromStr for Place {
     }
 }
 
+/// An address to listen on, with an error that shows what one looks like.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ListenAddress(pub(super) SocketAddr);
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.port() != 0 => Ok(Self(address)),
+            _ => Err(format!(
+                "{text:?} is no address to listen on: write 0.0.0.0:443 or [::]:443, ports 1 to 65535"
+            )),
+        }
+    }
+}
+
 /// Where at the relay an internal peer is to be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Contact {
+    /// At no port: only by the peer's name, by those who may call it.
+    Private,
     /// A public TCP port.
     Public(u16),
 }
 
 impl Contact {
-    /// The port at the relay.
+    /// The port at the relay; 0, as in `REGISTER`, for a private one.
     pub fn port(self) -> u16 {
-        let Self::Public(port) = self;
-        port
+        match self {
+            Self::Private => 0,
+            Self::Public(port) => port,
+        }
     }
 }
 
 impl fmt::Display for Contact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "public:{}", self.port())
+        match self {
+            Self::Private => f.write_str("private"),
+            Self::Public(port) => write!(f, "public:{port}"),
+        }
     }
 }
 
@@ -157,6 +181,9 @@ impl FromStr for Contact {
     type Err = BadPlace;
 
     fn from_str(text: &str) -> Result<Self, BadPlace> {
+        if text == "private" {
+            return Ok(Self::Private);
+        }
         let contact = text.strip_prefix("public:");
         let port = contact.ok_or_else(|| BadPlace::Contact(text.to_owned()))?;
         Ok(Self::Public(parse_port(port)?))
@@ -178,7 +205,16 @@ mod tests {
         for text in ["192.168.50.300:80", "2001:db8::7:80", "[host]:80", "[::1:80", "a b:80"] {
             assert!(text.parse::<Place>().is_err(), "{text}");
         }
-        for text in ["8080", "public", "public:", "public:0", "private:web", "public:99999"] {
+        for text in [
+            "8080",
+            "public",
+            "public:",
+            "Private",
+            "private:",
+            "public:0",
+            "private:web",
+            "public:99999",
+        ] {
             assert!(text.parse::<Contact>().is_err(), "{text}");
         }
     }
@@ -189,6 +225,8 @@ mod tests {
         for text in ["192.0.2.7:80", "[2001:db8::7]:80", "relay.example.net:443", "a_b:1"] {
             assert_eq!(text.parse::<Place>().unwrap().to_string(), text);
         }
-        assert_eq!("public:8080".parse::<Contact>().unwrap().to_string(), "public:8080");
+        for text in ["public:8080", "private"] {
+            assert_eq!(text.parse::<Contact>().unwrap().to_string(), text);
+        }
     }
 }

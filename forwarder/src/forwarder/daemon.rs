@@ -40,6 +40,7 @@ pub(super) enum Input {
     /// What came of the attempt with this number.
     Dialled(u64, Result<Carrier, DialError>),
     Resolved(ContactId, io::Result<SocketAddr>),
+    Checked(ContactId, io::Result<()>),
     Ask(Ask),
     Socks(Asked),
     /// Standard output has had everything, or why it has not.
@@ -111,7 +112,7 @@ impl Daemon {
         Ok(Self {
             outward: Outward::open(&role, &config, &inbox)?,
             role,
-            registrar: Registrar::new(config.peers.clone()),
+            registrar: Registrar::new(config.peers.clone(), Instant::now()),
             name: Arc::from(config.relay.to_string()),
             config,
             key,
@@ -154,6 +155,7 @@ impl Daemon {
             Input::Dialled(_, Ok(carrier)) => return self.start(carrier),
             Input::Dialled(_, Err(error)) => return self.handle_no_carrier(&error, now),
             Input::Resolved(id, resolved) => self.registrar.handle_resolved(id, resolved, now),
+            Input::Checked(id, checked) => self.registrar.handle_checked(id, checked, now),
             Input::Ask(ask) => {
                 if self.gathering.handle_ask(ask, now) {
                     return self.tell(Command::Report);
@@ -164,7 +166,7 @@ impl Daemon {
                 return command.map_or(Ok(()), |command| self.tell(command));
             }
             Input::StdioEnded(outcome) => return self.handle_stdio_ended(outcome, now),
-            Input::Signal(Signal::Reload) => self.reload(),
+            Input::Signal(Signal::Reload) => self.reload(now),
             Input::Signal(Signal::Terminate) => return self.terminate(now),
         }
         Ok(())
@@ -185,6 +187,13 @@ impl Daemon {
                     });
                     // The loop has ended: nobody needs the address.
                     inbox.send(Input::Resolved(id, resolved)).await.ok();
+                });
+            }
+            Action::Check(id, address) => {
+                let inbox = self.inbox.clone();
+                net::spawn(async move {
+                    let checked = net::check(&address).await;
+                    inbox.send(Input::Checked(id, checked)).await.ok();
                 });
             }
         }
@@ -345,7 +354,7 @@ impl Daemon {
     }
 
     /// Only the peers change while the daemon runs; a file that is wrong changes nothing.
-    fn reload(&mut self) {
+    fn reload(&mut self, now: Instant) {
         let Role::Contact(file) = &self.role else { return };
         let config = match ForwarderConfig::load(file) {
             Ok(config) => config,
@@ -363,7 +372,7 @@ impl Daemon {
         }
         tracing::info!(file = %file.display(), peers = peers.len(), "reloaded");
         self.config.peers.clone_from(&peers);
-        self.registrar.handle_peers(peers);
+        self.registrar.handle_peers(peers, now);
     }
 
     fn terminate(&mut self, now: Instant) -> Result<(), Failed> {
@@ -442,7 +451,7 @@ impl Daemon {
                 last_error: self.last_error.clone(),
             },
             session: self.tunnel.id().map(|id| id.to_string()),
-            peers: self.registrar.peers(),
+            peers: self.registrar.peers(Instant::now()),
             flows: report.map_or(0, |report| report.flows),
             traffic: report.map(Traffic::from).unwrap_or_default(),
             memory: Memory::of(reports),

@@ -1,12 +1,18 @@
-use adit_proto::frame::Registered;
+mod health;
+mod leases;
 
+use std::time::Duration;
+
+use adit_proto::frame;
+
+use super::entry::{RETRY_MAX, RETRY_MIN};
 use super::*;
 
 const SESSION: SessionKey = SessionKey(7);
 
 fn peer(name: &str, address: &str, port: u16) -> Peer {
     let contact = format!("public:{port}").parse().unwrap();
-    Peer { name: name.into(), address: address.parse().unwrap(), contact }
+    Peer::new(name.into(), Address::Tcp(address.parse().unwrap()), contact)
 }
 
 fn web() -> Peer {
@@ -19,6 +25,7 @@ fn actions(registrar: &mut Registrar) -> Vec<String> {
     while let Some(action) = registrar.poll_action() {
         actions.push(match action {
             Action::Resolve(id, place) => format!("resolve {} {place}", id.0),
+            Action::Check(id, address) => format!("check {} {address}", id.0),
             Action::Tell(Command::Serve { contact, service, .. }) => {
                 format!("serve {} {}", contact.0, service.target)
             }
@@ -42,19 +49,19 @@ fn refused(id: u32, may_retry: bool) -> ControlFrame {
 fn registered(id: u32) -> ControlFrame {
     let lease = Duration::from_secs(60);
     let address = "203.0.113.20:8080".to_owned();
-    ControlFrame::Registered(ContactId(id), Registered { lease, address })
+    ControlFrame::Registered(ContactId(id), frame::Registered { lease, address })
 }
 
 /// What the relay forbids is not asked for again; somebody has to change a file first.
 #[test]
 fn a_final_refusal_is_not_retried() {
     let now = Instant::now();
-    let mut registrar = Registrar::new(vec![web()]);
+    let mut registrar = Registrar::new(vec![web()], now);
     registrar.handle_up(SESSION);
     actions(&mut registrar);
     registrar.handle_frame(refused(1, false), now);
     assert_eq!(registrar.poll_timeout(), None);
-    let status = &registrar.peers()[0];
+    let status = &registrar.peers(now)[0];
     assert_eq!((status.state.as_str(), status.reason.as_deref()), ("refused", Some("no")));
 }
 
@@ -62,7 +69,7 @@ fn a_final_refusal_is_not_retried() {
 #[test]
 fn a_passing_refusal_is_retried_with_growing_waits() {
     let mut now = Instant::now();
-    let mut registrar = Registrar::new(vec![web()]);
+    let mut registrar = Registrar::new(vec![web()], now);
     registrar.handle_up(SESSION);
     actions(&mut registrar);
     for turn in 0..20 {
@@ -82,7 +89,7 @@ fn a_passing_refusal_is_retried_with_growing_waits() {
 #[test]
 fn an_unknown_name_hinders_no_other_peer() {
     let now = Instant::now();
-    let mut registrar = Registrar::new(vec![web(), peer("db", "db.lan:5432", 5432)]);
+    let mut registrar = Registrar::new(vec![web(), peer("db", "db.lan:5432", 5432)], now);
     registrar.handle_up(SESSION);
     let wanted = actions(&mut registrar);
     assert!(wanted.contains(&"register 2 web:8080".to_owned()), "{wanted:?}");
@@ -99,30 +106,31 @@ fn an_unknown_name_hinders_no_other_peer() {
 #[test]
 fn late_answers_change_nothing() {
     let now = Instant::now();
-    let mut registrar = Registrar::new(vec![peer("db", "db.lan:5432", 5432)]);
+    let mut registrar = Registrar::new(vec![peer("db", "db.lan:5432", 5432)], now);
     registrar.handle_up(SESSION);
-    registrar.handle_peers(vec![]);
+    registrar.handle_peers(vec![], now);
     actions(&mut registrar);
     registrar.handle_frame(registered(1), now);
     registrar.handle_frame(refused(1, true), now);
     registrar.handle_resolved(ContactId(1), Ok("192.0.2.1:1".parse().unwrap()), now);
     assert!(actions(&mut registrar).is_empty());
-    assert!(registrar.peers().is_empty());
+    assert!(registrar.peers(now).is_empty());
 }
 
 /// Nothing is registered before there is a session, and all of it again in the next one.
 #[test]
 fn every_session_registers_all_peers() {
-    let mut registrar = Registrar::new(vec![web()]);
+    let now = Instant::now();
+    let mut registrar = Registrar::new(vec![web()], now);
     assert!(actions(&mut registrar).is_empty());
     for session in [SESSION, SessionKey(8)] {
         registrar.handle_up(session);
         assert_eq!(actions(&mut registrar), ["serve 1 192.168.50.3:80", "register 1 web:8080"]);
-        registrar.handle_frame(registered(1), Instant::now());
-        assert!(registrar.peers()[0].registered);
-        assert_eq!(registrar.peers()[0].contact, "203.0.113.20:8080");
+        registrar.handle_frame(registered(1), now);
+        assert!(registrar.peers(now)[0].registered);
+        assert_eq!(registrar.peers(now)[0].contact, "203.0.113.20:8080");
         registrar.handle_down();
-        assert_eq!(registrar.peers()[0].state, "waiting");
+        assert_eq!(registrar.peers(now)[0].state, "waiting");
     }
 }
 
@@ -130,16 +138,56 @@ fn every_session_registers_all_peers() {
 /// asks for it again.
 #[test]
 fn a_reload_applies_the_difference() {
-    let mut registrar = Registrar::new(vec![web(), peer("ssh", "192.168.50.4:22", 2222)]);
+    let now = Instant::now();
+    let mut registrar = Registrar::new(vec![web(), peer("ssh", "192.168.50.4:22", 2222)], now);
     registrar.handle_up(SESSION);
     actions(&mut registrar);
-    registrar.handle_frame(registered(2), Instant::now());
-    registrar.handle_peers(vec![web(), peer("ssh", "192.168.50.5:22", 2222)]);
+    registrar.handle_frame(registered(2), now);
+    registrar.handle_peers(vec![web(), peer("ssh", "192.168.50.5:22", 2222)], now);
     assert_eq!(
         actions(&mut registrar),
         ["unregister 1", "withdraw 1", "serve 3 192.168.50.5:22", "register 3 ssh:2222"]
     );
-    assert!(registrar.peers()[0].registered, "web was not touched");
-    registrar.handle_peers(vec![web(), peer("ssh", "192.168.50.5:22", 2222)]);
+    let peers = registrar.peers(now);
+    assert!(peers.iter().any(|peer| peer.name == "web" && peer.registered), "web was not touched");
+    registrar.handle_peers(vec![web(), peer("ssh", "192.168.50.5:22", 2222)], now);
     assert!(actions(&mut registrar).is_empty());
+}
+
+/// A private contact point has no port, and a unix socket is no address to resolve.
+#[test]
+fn private_names_and_unix_sockets_are_registered() {
+    let now = Instant::now();
+    let address = Address::Unix("/run/db.sock".into());
+    let db = Peer::new("db".into(), address, crate::config::Contact::Private);
+    let mut registrar = Registrar::new(vec![db], now);
+    registrar.handle_up(SESSION);
+    assert_eq!(actions(&mut registrar), ["serve 1 unix:/run/db.sock", "register 1 db:0"]);
+}
+
+/// A peer that wants to know who calls is told at which address, once that is known.
+#[test]
+fn the_contact_address_is_told_to_a_peer_that_wants_it() {
+    let now = Instant::now();
+    let proxy = Some(crate::handoff::ProxyVersion::V2);
+    let mut registrar = Registrar::new(vec![Peer { proxy, ..web() }], now);
+    registrar.handle_up(SESSION);
+    actions(&mut registrar);
+    registrar.handle_frame(registered(1), now);
+    let Some(Action::Tell(Command::Serve { service, .. })) = registrar.poll_action() else {
+        panic!("it is not told");
+    };
+    let header = service.proxy.unwrap();
+    assert_eq!(header.contact, Some("203.0.113.20:8080".parse().unwrap()));
+}
+
+/// A late refusal, of what was withdrawn meanwhile, does not take the place of an answer to come.
+#[test]
+fn an_answer_counts_once() {
+    let now = Instant::now();
+    let mut registrar = Registrar::new(vec![web()], now);
+    registrar.handle_up(SESSION);
+    registrar.handle_frame(refused(1, true), now);
+    registrar.handle_frame(registered(1), now);
+    assert_eq!(registrar.peers(now)[0].state, "refused");
 }

@@ -72,11 +72,18 @@ fn or_dash(text: Option<&str>) -> &str {
 
 /// The internal peers, one a line.
 pub fn peers_table(peers: &[PeerStatus]) -> Table {
-    let mut table = Table::new(["PEER", "ADDRESS", "CONTACT", "STATE", "REASON"]);
+    let mut table =
+        Table::new(["PEER", "ADDRESS", "CONTACT", "STATE", "LEASE", "HEALTH", "REASON"]);
     for peer in peers {
-        let reason = or_dash(peer.reason.as_deref()).to_owned();
-        let (name, address) = (peer.name.clone(), peer.address.clone());
-        table.row([name, address, peer.contact.clone(), peer.state.clone(), reason]);
+        table.row([
+            peer.name.clone(),
+            peer.address.clone(),
+            peer.contact.clone(),
+            peer.state.clone(),
+            peer.lease_s.map_or("-".to_owned(), |left| format!("{left} s")),
+            or_dash(peer.health.as_deref()).to_owned(),
+            or_dash(peer.reason.as_deref()).to_owned(),
+        ]);
     }
     table
 }

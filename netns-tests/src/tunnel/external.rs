@@ -27,7 +27,9 @@ impl Tunnel<'_> {
     /// The external peers' entries in the relay's configuration.
     pub(super) fn external_entries(&self) -> String {
         let mut entries = String::new();
-        for (External { table, name, lines }, key) in self.plan.externals.iter().zip(&self.external_keys) {
+        for (External { table, name, lines }, key) in
+            self.plan.externals.iter().zip(&self.external_keys)
+        {
             // Writing to a String cannot fail.
             let written =
                 writeln!(entries, "[[{table}]]\nname = \"{name}\"\nkey = \"{key}\"\n{lines}");

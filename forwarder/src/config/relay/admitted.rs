@@ -3,7 +3,6 @@
 
 use std::fmt::{self, Display};
 use std::path::Path;
-use std::str::FromStr;
 
 use adit_proto::limits::FLOWS_MAX;
 use ipnet::IpNet;
@@ -18,8 +17,6 @@ use crate::key::PublicKey;
 
 /// Keys that a relay lets in, both files together.
 const ADMITTED_MAX: usize = 10_000;
-/// Entries that one list of one key may have.
-const LIST_MAX: usize = 1_024;
 /// The most that a limit of flows or bytes a second can be: what is faster is no limit.
 const RATE_MAX: u64 = 1 << 40;
 
@@ -234,16 +231,16 @@ impl Known {
 impl RawAdmitted {
     fn checked(&self, file: &File, admitted: Admitted) -> Result<Admitted, ConfigError> {
         let nets = |key, raw: &Option<Spanned<OneOrMany>>| -> Result<Vec<IpNet>, ConfigError> {
-            Ok(values::<Net>(file, key, raw.as_ref())?.into_iter().map(|net| net.0).collect())
+            Ok(file.list::<Net>(key, raw.as_ref())?.into_iter().map(|net| net.0).collect())
         };
         let allow = nets("allow", &self.allow)?;
-        let ports = values::<PortRange>(file, "ports", self.ports.as_ref())?;
+        let ports = file.list::<PortRange>("ports", self.ports.as_ref())?;
         let flows = u64::try_from(FLOWS_MAX).unwrap_or(u64::MAX);
         Ok(Admitted {
             ports: ports.into_iter().collect(),
-            names: values(file, "names", self.names.as_ref())?,
-            calls: values(file, "calls", self.calls.as_ref())?,
-            dials: values(file, "dials", self.dials.as_ref())?,
+            names: file.list("names", self.names.as_ref())?,
+            calls: file.list("calls", self.calls.as_ref())?,
+            dials: file.list("dials", self.dials.as_ref())?,
             allow: self.allow.as_ref().map(|_| allow),
             deny: nets("deny", &self.deny)?,
             flows_max: limit(file, "flows_max", self.flows_max.as_ref(), flows)?,
@@ -252,20 +249,6 @@ impl RawAdmitted {
             ..admitted
         })
     }
-}
-
-fn values<T: FromStr<Err: Display>>(
-    file: &File,
-    key: &'static str,
-    raw: Option<&Spanned<OneOrMany>>,
-) -> Result<Vec<T>, ConfigError> {
-    let Some(raw) = raw else { return Ok(Vec::new()) };
-    let values = raw.get_ref().values::<T>(file, key, raw.span())?;
-    if let Some(one_too_many) = values.get(LIST_MAX) {
-        let reason = format!("more than {LIST_MAX} entries: join them into ranges");
-        return Err(file.error(one_too_many.span(), Problem::Value { key, reason }));
-    }
-    Ok(values.into_iter().map(Spanned::into_inner).collect())
 }
 
 fn limit(

@@ -1,0 +1,122 @@
+//! The registrar's table: its entries, found by id, by name, by port, and by when they are due.
+//! Whatever is asked of it takes logarithmic time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use adit_proto::id::ContactId;
+
+use super::entry::Entry;
+use crate::config::Contact;
+
+/// Entries and the ways to them.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    entries: BTreeMap<ContactId, Entry>,
+    ids_by_name: BTreeMap<String, ContactId>,
+    ids_by_port: BTreeMap<u16, ContactId>,
+    /// One for each entry that waits for a moment: the first such moment.
+    due: BTreeSet<(Instant, ContactId)>,
+    last_id: u32,
+}
+
+impl Table {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn get(&self, id: ContactId) -> Option<&Entry> {
+        self.entries.get(&id)
+    }
+
+    pub(super) fn id_by_name(&self, name: &str) -> Option<ContactId> {
+        self.ids_by_name.get(name).copied()
+    }
+
+    /// Who has a contact point. Private ones are known by the peer's name.
+    pub(super) fn id_by_contact(&self, name: &str, contact: Contact) -> Option<ContactId> {
+        match contact {
+            Contact::Public(port) => self.ids_by_port.get(&port).copied(),
+            Contact::Private => self.id_by_name(name),
+        }
+    }
+
+    /// All of them, by name.
+    pub(super) fn ids(&self) -> Vec<ContactId> {
+        self.ids_by_name.values().copied().collect()
+    }
+
+    /// All of them, by name.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ContactId, &Entry)> {
+        self.ids_by_name.values().filter_map(|id| Some((*id, self.entries.get(id)?)))
+    }
+
+    /// Takes an entry in, whose name and contact point are free, under an id of its own.
+    pub(super) fn insert(&mut self, entry: Entry) -> ContactId {
+        let id = self.next_id();
+        self.ids_by_name.insert(entry.peer.name.clone(), id);
+        if let Contact::Public(port) = entry.peer.contact {
+            self.ids_by_port.insert(port, id);
+        }
+        let due = entry.poll_timeout();
+        self.due.extend(due.map(|at| (at, id)));
+        self.entries.insert(id, entry);
+        id
+    }
+
+    /// Ids come again only after all the others, so that a late answer cannot find a new tenant.
+    fn next_id(&mut self) -> ContactId {
+        loop {
+            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
+            let id = ContactId(self.last_id);
+            if !self.entries.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    /// Changes an entry; every change of its timers goes through here.
+    pub(super) fn update<R>(
+        &mut self,
+        id: ContactId,
+        change: impl FnOnce(&mut Entry) -> R,
+    ) -> Option<R> {
+        let entry = self.entries.get_mut(&id)?;
+        let before = entry.poll_timeout();
+        let changed = change(entry);
+        let after = entry.poll_timeout();
+        if before != after {
+            before.into_iter().for_each(|at| _ = self.due.remove(&(at, id)));
+            self.due.extend(after.map(|at| (at, id)));
+        }
+        Some(changed)
+    }
+
+    pub(super) fn remove(&mut self, id: ContactId) -> Option<Entry> {
+        let entry = self.entries.remove(&id)?;
+        self.ids_by_name.remove(&entry.peer.name);
+        if let Contact::Public(port) = entry.peer.contact {
+            self.ids_by_port.remove(&port);
+        }
+        entry.poll_timeout().into_iter().for_each(|at| _ = self.due.remove(&(at, id)));
+        Some(entry)
+    }
+
+    /// When the next entry is due.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// The entries that are due. Whoever asks is to change their timers.
+    pub(super) fn due(&self, now: Instant) -> Vec<ContactId> {
+        self.due.iter().take_while(|(at, _)| *at <= now).map(|(_, id)| *id).collect()
+    }
+
+    /// Whether nothing is left of what there was.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { entries, ids_by_name, ids_by_port, due, last_id: _ } = self;
+        entries.is_empty() && ids_by_name.is_empty() && ids_by_port.is_empty() && due.is_empty()
+    }
+}
