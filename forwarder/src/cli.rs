@@ -1,5 +1,6 @@
 //! The command line of `adit`, and what it shares with that of `adit-relay`.
 
+mod connect;
 mod shared;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,8 @@ use crate::exit::{self, Failed};
 use crate::key::PrivateKey;
 use crate::status::{ForwarderStatus, forwarder_table, peers_table};
 use crate::{forwarder, logging};
+
+use connect::ConnectArgs;
 
 pub use shared::{
     KeygenArgs, LogArgs, SocketArgs, StatusArgs, answer, bad_level, check_io_uring, check_key,
@@ -57,6 +60,11 @@ enum Command {
         #[arg(short, long, value_name = "FILE", default_value = FORWARDER_FILE)]
         config: PathBuf,
     },
+    /// Call a private contact point, or offer some, as an external peer with a key of its own.
+    ///
+    /// What listens here, or standard input and output, leads to the private contact point; the
+    /// connections survive the loss of the tunnel as all others do.
+    Connect(ConnectArgs),
     /// Show the peers of the running forwarder.
     Peers(SocketArgs),
     /// Show the running forwarder.
@@ -76,6 +84,11 @@ fn run(cli: Cli) -> Result<(), Failed> {
         Command::Run { config } => {
             logging::start(cli.log.log_level.as_deref()).map_err(bad_level)?;
             forwarder::run(&config)
+        }
+        Command::Connect(args) => {
+            let usual = args.log_level();
+            logging::start_at(cli.log.log_level.as_deref(), usual).map_err(bad_level)?;
+            args.run()
         }
         Command::Peers(args) => {
             let status: ForwarderStatus = parsed(&answer(&socket(&args)?)?)?;

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 pub use forwarder::ForwarderConfig;
 pub use net::{BadNet, Net};
-pub use outward::{BadDestination, InsideAddress, LISTENERS_MAX, Outward, To};
+pub use outward::{BadDestination, LISTENERS_MAX, Outward, To};
 pub use peer::{Address, BadPeer, Peer, health};
 pub use place::{BadPlace, Contact, PLACES_MAX, Place, Places};
 pub use ports::{BadPorts, PortRange, Ports};

@@ -40,6 +40,7 @@ use adit_proto::id::ContactId;
 use crate::api::{Refusal, StatusCode};
 use crate::config::{Address, Peer, Place};
 use crate::handoff::{Command, ControlFrame, ProxyHeader, Service, SessionKey, Target};
+use crate::sources::Sources;
 use crate::status::PeerStatus;
 use entry::{Entry, Stage, Tenure};
 use table::Table;
@@ -289,6 +290,11 @@ impl Registrar {
     /// What is to be done next, if anything.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
+    }
+
+    /// Who may use what is offered to registered peers, if that has changed since the last time.
+    pub fn poll_sources(&mut self) -> Option<Sources> {
+        self.table.poll_addresses().map(Sources::only)
     }
 
     /// The peers for `adit peers`.

@@ -77,6 +77,21 @@ struct RawApi {
 }
 
 impl ForwarderConfig {
+    /// What is needed to dial a relay, and nothing to register there.
+    pub fn new(key: PathBuf, relay: Places, relay_key: PublicKey) -> Self {
+        Self {
+            key,
+            relay,
+            relay_key,
+            socket: FORWARDER_SOCKET.into(),
+            peers: Vec::new(),
+            api: None,
+            tokens: Vec::new(),
+            listeners: Vec::new(),
+            socks: None,
+        }
+    }
+
     /// Reads and checks `path`.
     ///
     /// # Errors

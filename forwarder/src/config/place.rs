@@ -53,6 +53,12 @@ pub const PLACES_MAX: usize = 8;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Places(Vec<Place>);
 
+impl From<Place> for Places {
+    fn from(place: Place) -> Self {
+        Self(vec![place])
+    }
+}
+
 impl From<Vec<Place>> for Places {
     fn from(places: Vec<Place>) -> Self {
         Self(places)

@@ -135,6 +135,7 @@ impl Daemon {
             while let Some(action) = self.registrar.poll_action() {
                 self.act(action)?;
             }
+            self.admit_registered()?;
             if self.has_ended() {
                 self.tell(Command::Stop)?;
                 return self.failure.map_or(Ok(()), Err);
@@ -327,6 +328,16 @@ impl Daemon {
             _ if was_up => tracing::warn!(%relay, ?again_in, "tunnel down: {why}"),
             _ => tracing::warn!(%relay, ?again_in, "no tunnel: {why}"),
         }
+    }
+
+    /// Registered peers may use the ways out, and nobody else; a caller's are its user's own.
+    fn admit_registered(&mut self) -> Result<(), Failed> {
+        if !matches!(self.role, Role::Contact(_)) || self.outward.is_closed() {
+            return Ok(());
+        }
+        let Some(sources) = self.registrar.poll_sources() else { return Ok(()) };
+        let commands = self.outward.handle_registered(sources.into(), self.tunnel.session());
+        commands.into_iter().try_for_each(|command| self.tell(command))
     }
 
     /// Somebody who waits at standard input hears at once that there is no way.

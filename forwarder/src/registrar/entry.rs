@@ -1,5 +1,6 @@
 //! One internal peer in the registrar, and how far it has come.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
@@ -88,6 +89,14 @@ impl Entry {
 
     pub(super) fn is_down(&self) -> bool {
         matches!(self.stage, Stage::Down { .. })
+    }
+
+    /// Where the peer's own connections come from, while it is registered.
+    pub(super) fn registered_address(&self) -> Option<IpAddr> {
+        match (&self.stage, &self.target) {
+            (Stage::Registered { .. }, Some(Target::Tcp(at))) => Some(at.ip().to_canonical()),
+            _ => None,
+        }
     }
 
     pub(super) fn lease_until(&self) -> Option<Instant> {

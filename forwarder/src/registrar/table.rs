@@ -2,6 +2,7 @@
 //! Whatever is asked of it takes logarithmic time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use adit_proto::id::ContactId;
@@ -17,6 +18,10 @@ pub(super) struct Table {
     ids_by_port: BTreeMap<u16, ContactId>,
     /// One for each entry that waits for a moment: the first such moment.
     due: BTreeSet<(Instant, ContactId)>,
+    /// How many registered peers have an address.
+    counts_by_address: BTreeMap<IpAddr, usize>,
+    /// Whether that has changed since it was last asked for.
+    have_addresses_changed: bool,
     last_id: u32,
 }
 
@@ -61,6 +66,7 @@ impl Table {
         }
         let due = entry.poll_timeout();
         self.due.extend(due.map(|at| (at, id)));
+        self.count_address(None, entry.registered_address());
         self.entries.insert(id, entry);
         id
     }
@@ -83,14 +89,41 @@ impl Table {
         change: impl FnOnce(&mut Entry) -> R,
     ) -> Option<R> {
         let entry = self.entries.get_mut(&id)?;
-        let before = entry.poll_timeout();
+        let (before, address_before) = (entry.poll_timeout(), entry.registered_address());
         let changed = change(entry);
-        let after = entry.poll_timeout();
+        let (after, address_after) = (entry.poll_timeout(), entry.registered_address());
         if before != after {
             before.into_iter().for_each(|at| _ = self.due.remove(&(at, id)));
             self.due.extend(after.map(|at| (at, id)));
         }
+        self.count_address(address_before, address_after);
         Some(changed)
+    }
+
+    fn count_address(&mut self, before: Option<IpAddr>, after: Option<IpAddr>) {
+        if before == after {
+            return;
+        }
+        if let Some(address) = after {
+            let count = self.counts_by_address.entry(address).or_default();
+            *count += 1;
+            self.have_addresses_changed |= *count == 1;
+        }
+        if let Some(address) = before
+            && let Some(count) = self.counts_by_address.get_mut(&address)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.counts_by_address.remove(&address);
+                self.have_addresses_changed = true;
+            }
+        }
+    }
+
+    /// The addresses of all peers that are registered, if that has changed since the last time.
+    pub(super) fn poll_addresses(&mut self) -> Option<impl Iterator<Item = IpAddr>> {
+        let has_changed = std::mem::take(&mut self.have_addresses_changed);
+        has_changed.then(|| self.counts_by_address.keys().copied())
     }
 
     pub(super) fn remove(&mut self, id: ContactId) -> Option<Entry> {
@@ -100,6 +133,7 @@ impl Table {
             self.ids_by_port.remove(&port);
         }
         entry.poll_timeout().into_iter().for_each(|at| _ = self.due.remove(&(at, id)));
+        self.count_address(entry.registered_address(), None);
         Some(entry)
     }
 
@@ -116,7 +150,8 @@ impl Table {
     /// Whether nothing is left of what there was.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        let Self { entries, ids_by_name, ids_by_port, due, last_id: _ } = self;
-        entries.is_empty() && ids_by_name.is_empty() && ids_by_port.is_empty() && due.is_empty()
+        let Self { entries, ids_by_name, ids_by_port, due, counts_by_address, .. } = self;
+        let ids = ids_by_name.is_empty() && ids_by_port.is_empty();
+        entries.is_empty() && ids && due.is_empty() && counts_by_address.is_empty()
     }
 }

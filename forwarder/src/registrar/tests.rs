@@ -191,3 +191,22 @@ fn an_answer_counts_once() {
     registrar.handle_frame(registered(1), now);
     assert_eq!(registrar.peers(now)[0].state, "refused");
 }
+
+/// The ways out are open to the addresses of registered peers, for as long as one of them is.
+#[test]
+fn only_registered_peers_are_let_out() {
+    let now = Instant::now();
+    let (one, two) = (peer("a", "192.168.50.3:80", 8080), peer("b", "192.168.50.3:81", 8081));
+    let mut registrar = Registrar::new(vec![one, two.clone()], now);
+    let at = "192.168.50.3".parse().unwrap();
+    registrar.handle_up(SESSION);
+    assert!(registrar.poll_sources().is_none());
+    registrar.handle_frame(registered(1), now);
+    assert!(registrar.poll_sources().unwrap().accepts(at));
+    registrar.handle_frame(registered(2), now);
+    assert!(registrar.poll_sources().is_none(), "nothing has changed");
+    registrar.handle_peers(vec![two], now);
+    assert!(registrar.poll_sources().is_none(), "the other one is still there");
+    registrar.handle_down();
+    assert!(!registrar.poll_sources().unwrap().accepts(at));
+}
