@@ -42,6 +42,7 @@ pub struct TunnelBuilder {
     forwarder: String,
     relay: String,
     forwarder_extra: String,
+    forwarder_tail: String,
     relay_extra: String,
     policy: String,
     externals: Vec<External>,
@@ -75,6 +76,13 @@ impl TunnelBuilder {
     pub fn extra(mut self, forwarder: &str, relay: &str) -> Self {
         forwarder.clone_into(&mut self.forwarder_extra);
         relay.clone_into(&mut self.relay_extra);
+        self
+    }
+
+    /// Tables for the end of the forwarder's configuration.
+    #[must_use]
+    pub fn tail(mut self, tables: &str) -> Self {
+        tables.clone_into(&mut self.forwarder_tail);
         self
     }
 
@@ -170,6 +178,7 @@ impl Tunnel<'_> {
             forwarder: "icp".to_owned(),
             relay: "relay".to_owned(),
             forwarder_extra: String::new(),
+            forwarder_tail: String::new(),
             relay_extra: String::new(),
             policy: String::new(),
             externals: Vec::new(),
@@ -426,6 +435,7 @@ impl Tunnel<'_> {
             );
             debug_assert!(written.is_ok());
         }
+        forwarder.push_str(&self.plan.forwarder_tail);
         forwarder
     }
 

@@ -91,6 +91,20 @@ impl Tunnel<'_> {
     /// # Errors
     /// When it cannot be started; a bad end is in the output.
     pub fn ask(&self, daemon: Daemon, words: &[&str]) -> Result<Output, LabError> {
+        let (host, command) = self.beside(daemon, words);
+        host.run(command)
+    }
+
+    /// The same for one that goes on until it is dropped.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn ask_on(&self, daemon: Daemon, words: &[&str]) -> Result<Process, LabError> {
+        let (host, command) = self.beside(daemon, words);
+        host.spawn(command)
+    }
+
+    fn beside(&self, daemon: Daemon, words: &[&str]) -> (&Host<'_>, Vec<String>) {
         let (host, program, socket) = match daemon {
             Daemon::Forwarder => (&self.forwarder_host, &self.binaries.adit, "adit.sock"),
             Daemon::Relay => (&self.relay_host, &self.binaries.relay, "relay.sock"),
@@ -99,6 +113,6 @@ impl Tunnel<'_> {
         let mut command = vec![program.display().to_string()];
         command.extend(words.iter().map(|&word| word.to_owned()));
         command.extend(["--socket".to_owned(), socket]);
-        host.run(command)
+        (host, command)
     }
 }
