@@ -7,7 +7,7 @@ use std::time::Duration;
 use adit::config::{
     ConfigError, Contact, ForwarderConfig, PLACES_MAX, RelayConfig, Role, enrolled,
 };
-use adit::handoff::ProxyVersion;
+use adit::handoff::{ProxyVersion, Quota};
 use tempfile::TempDir;
 
 const KEY: &str = "ed25519:Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE";
@@ -253,7 +253,7 @@ fn what_is_not_listed_is_not_allowed() {
         assert!(!admitted.ports.contain(443) && !admitted.is_enrolled);
         assert!(admitted.names.is_empty() && admitted.calls.is_empty());
         assert!(admitted.dials.is_empty() && admitted.deny.is_empty());
-        assert_eq!((&admitted.allow, admitted.flows_max), (&None, None));
+        assert_eq!((&admitted.allow, admitted.quota), (&None, Quota::default()));
     }
 }
 

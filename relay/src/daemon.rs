@@ -1,8 +1,10 @@
 //! The daemon `adit-relay run`. One loop takes every input in turn; handshakes run beside it and
 //! report through the same inbox.
 
+mod calls;
 mod registration;
 mod report;
+mod sessions;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -14,12 +16,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit::api;
-use adit::config::{Admitted, RelayConfig};
+use adit::config::{Admitted, Place, RelayConfig};
 use adit::exit::{Exit, Failed};
-use adit::handoff::{
-    self, Answer, Command, Down, Event, EventReceiver, GoawayReason, PumpHandle, ResetReason,
-    SessionKey,
-};
+use adit::handoff::{self, Command, Event, EventReceiver, GoawayReason, PumpHandle, SessionKey};
 use adit::key::{PrivateKey, PublicKey};
 use adit::net::{self, Listener, Shaken, Signal};
 use adit::pump;
@@ -28,7 +27,11 @@ use adit::tls::ServerTls;
 use adit_proto::id::{SessionId, Side};
 use tokio::sync::mpsc;
 
+use calls::Asked;
+
+use crate::beat::Beat;
 use crate::door::Door;
+use crate::lookups::Lookups;
 use crate::policy::Policy;
 use crate::reception::{Admission, Reception};
 use crate::refused::{Cause, Refusals};
@@ -51,6 +54,7 @@ pub(crate) enum Input {
     Arrived(Box<Shaken>),
     Ask(Ask),
     Signal(Signal),
+    Resolved { asked: Asked, place: Place, found: io::Result<Vec<SocketAddr>> },
 }
 
 impl From<Event> for Input {
@@ -106,6 +110,9 @@ struct Daemon {
     sessions_by_key: BTreeMap<PublicKey, SessionKey>,
     last_session: u64,
     registrar: Registrar<TcpListener>,
+    beat: Beat<Asked>,
+    lookups: Lookups,
+    inbox: mpsc::Sender<Input>,
     door: Rc<RefCell<Door>>,
     refusals: Rc<RefCell<Refusals>>,
     listeners: Vec<TcpListener>,
@@ -132,8 +139,8 @@ pub(crate) fn run(file: &Path) -> Result<(), Failed> {
     let forwarders = config.admitted.len();
     tracing::info!(key = %key.public(), pumps = cores, forwarders, "adit-relay {VERSION} starts");
     net::run(async move {
-        let mut daemon = Daemon::new(file, config, key.public(), pumps, admission);
-        daemon.listen(tls, events, inbox)?;
+        let mut daemon = Daemon::new(file, config, key.public(), pumps, admission, inbox);
+        daemon.listen(tls, events)?;
         daemon.run(inputs).await
     })
 }
@@ -163,6 +170,7 @@ impl Daemon {
         key: PublicKey,
         pumps: Vec<PumpHandle>,
         admission: Arc<Admission>,
+        inbox: mpsc::Sender<Input>,
     ) -> Self {
         let policies = policies(&config.admitted);
         admission.set(policies.keys().copied().collect());
@@ -179,6 +187,9 @@ impl Daemon {
             sessions_by_key: BTreeMap::new(),
             last_session: 0,
             registrar: Registrar::default(),
+            beat: Beat::new(Instant::now()),
+            lookups: Lookups::default(),
+            inbox,
             door: Rc::default(),
             refusals: Rc::default(),
             listeners: Vec::new(),
@@ -187,13 +198,9 @@ impl Daemon {
     }
 
     /// Opens the doors.
-    fn listen(
-        &mut self,
-        tls: ServerTls,
-        events: EventReceiver,
-        inbox: mpsc::Sender<Input>,
-    ) -> Result<(), Failed> {
+    fn listen(&mut self, tls: ServerTls, events: EventReceiver) -> Result<(), Failed> {
         let failed = |error| Failed::new(Exit::Failure, error);
+        let inbox = self.inbox.clone();
         net::forward_events(events, inbox.clone()).map_err(failed)?;
         net::forward_signals(&inbox).map_err(failed)?;
         let (door, refusals) = (Rc::clone(&self.door), Rc::clone(&self.refusals));
@@ -234,6 +241,9 @@ impl Daemon {
                 let is_first = self.gathering.handle_ask(ask, now);
                 if is_first { self.tell_all(|| Command::Report) } else { Ok(()) }
             }
+            Input::Resolved { asked, place, found } => {
+                self.handle_resolved(asked, &place, found, now)
+            }
             Input::Signal(Signal::Reload) => self.reload(),
             Input::Signal(Signal::Terminate) => self.terminate(now),
         }
@@ -268,7 +278,7 @@ impl Daemon {
             self.refusals.borrow_mut().count(Cause::UnknownKey, carrier.remote, why, now);
             return Ok(());
         };
-        let name: Arc<str> = Arc::from(policy.name.as_str());
+        let name = Arc::clone(&policy.name);
         self.last_session += 1;
         let session = SessionKey(self.last_session);
         let (pump, remote) = (self.pump_of(&key), carrier.remote);
@@ -295,10 +305,8 @@ impl Daemon {
             Event::Dropped { session, why } => self.handle_dropped(session, &why, now),
             Event::Suspect { .. } => {}
             Event::Frame { session, frame } => return self.handle_frame(session, frame, now),
-            Event::Opened { session, flow, .. } => {
-                let Some(state) = self.sessions.get(&session) else { return Ok(()) };
-                let answer = Answer::Refuse(ResetReason::NoContact);
-                return self.tell(state.pump, Command::Answer { session, flow, answer });
+            Event::Opened { session, flow, open } => {
+                return self.handle_opened(session, flow, open.to, now);
             }
             Event::Down { session, why } => self.handle_down(session, &why, now),
             Event::Report(report) => self.gathering.handle_report(report),
@@ -306,63 +314,7 @@ impl Daemon {
         Ok(())
     }
 
-    fn handle_up(
-        &mut self,
-        session: SessionKey,
-        carrier: SessionKey,
-        id: SessionId,
-        is_resumed: bool,
-    ) -> Result<(), Failed> {
-        let Some(arrival) = self.arrivals.remove(&carrier) else { return Ok(()) };
-        let (name, remote) = (Arc::clone(&arrival.name), arrival.remote);
-        let what = if is_resumed { "tunnel resumed" } else { "tunnel up" };
-        tracing::info!(forwarder = %name, %remote, session = %id, "{what}");
-        let pump = arrival.pump;
-        self.sessions_by_key.insert(arrival.key, session);
-        self.sessions.insert(session, Session { id: Some(id), ..arrival });
-        if self.ending.is_some() {
-            // It was on its way when the others were told.
-            return self.tell(pump, Command::Drain { session });
-        }
-        Ok(())
-    }
-
-    fn handle_lost(&mut self, session: SessionKey, why: &Down, now: Instant) {
-        let Some(state) = self.sessions.get_mut(&session) else { return };
-        state.is_carried = false;
-        let (name, remote, grace) = (&state.name, state.remote, self.config.grace);
-        tracing::warn!(forwarder = %name, %remote, ?grace, "connection lost, flows wait: {why}");
-        self.count_broken(why, remote, now);
-    }
-
-    fn handle_dropped(&mut self, carrier: SessionKey, why: &Down, now: Instant) {
-        let Some(state) = self.arrivals.remove(&carrier) else { return };
-        let (name, remote) = (&state.name, state.remote);
-        tracing::warn!(forwarder = %name, %remote, "no tunnel: {why}");
-        self.count_broken(why, remote, now);
-    }
-
-    fn count_broken(&self, why: &Down, remote: SocketAddr, now: Instant) {
-        if let Down::Broken(_) = why {
-            self.refusals.borrow_mut().count(Cause::Protocol, remote, why, now);
-        }
-    }
-
-    fn handle_down(&mut self, session: SessionKey, why: &Down, now: Instant) {
-        let Some(state) = self.sessions.remove(&session) else { return };
-        if self.sessions_by_key.get(&state.key) == Some(&session) {
-            self.sessions_by_key.remove(&state.key);
-        }
-        self.count_broken(why, state.remote, now);
-        let (name, remote) = (&state.name, state.remote);
-        match why {
-            Down::Closed => tracing::info!(forwarder = %name, %remote, "tunnel closed"),
-            why => tracing::warn!(forwarder = %name, %remote, "tunnel down: {why}"),
-        }
-        self.registrar.handle_down(session, now);
-    }
-
-    /// Only the forwarders change while the relay runs; a file that is wrong changes nothing.
+    /// Only who is let in changes while the relay runs; a file that is wrong changes nothing.
     fn reload(&mut self) -> Result<(), Failed> {
         let config = match RelayConfig::load(&self.file) {
             Ok(config) => config,
@@ -378,12 +330,13 @@ impl Daemon {
                  socket, state or session needs a restart"
             );
         }
-        self.policies = policies(&config.admitted);
+        let before = std::mem::replace(&mut self.policies, policies(&config.admitted));
         self.admission.set(self.policies.keys().copied().collect());
         let file = self.file.display();
         tracing::info!(%file, forwarders = config.admitted.len(), "reloaded");
         self.config.admitted = config.admitted;
         self.revoke()?;
+        self.renew(&before)?;
         let is_removed = |state: &Session| !self.policies.contains_key(&state.key);
         let all = self.sessions.iter().chain(&self.arrivals);
         let why = "the relay no longer accepts this key";
@@ -423,7 +376,9 @@ impl Daemon {
             self.tell(state.pump, Command::Withdraw { session, contact })?;
         }
         // The pump may close its handle a little later; the port must be free now.
-        net::stop_listening(&lease.listener);
+        if let Some(listener) = &lease.listener {
+            net::stop_listening(listener);
+        }
         Ok(())
     }
 
@@ -439,16 +394,19 @@ impl Daemon {
         let ending = self.ending.map(|ending| match ending {
             Ending::Draining { until } | Ending::Closing { until } => until,
         });
-        let others = [self.registrar.poll_timeout(), self.gathering.poll_timeout(), ending];
+        let (leases, beat) = (self.registrar.poll_timeout(), self.beat.poll_timeout());
+        let others = [leases, beat, self.gathering.poll_timeout(), ending];
         let idle = Instant::now() + IDLE_MAX;
         others.into_iter().flatten().fold(idle, Instant::min)
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), Failed> {
         for lease in self.registrar.handle_timeout(now) {
-            tracing::info!(peer = %lease.peer, port = lease.port, "the lease is over");
+            tracing::info!(peer = %lease.peer, contact = %lease.contact, "the lease is over");
             self.close_contact(&lease)?;
         }
+        let refused = self.beat.handle_timeout(now);
+        self.refuse_all(refused)?;
         if let Some((asks, reports)) = self.gathering.poll_answer(now) {
             let status = serde_json::to_string(&self.status(&reports, now)).unwrap_or_default();
             for Ask(reply) in asks {

@@ -4,9 +4,12 @@
 //! Deliberately absent: a data path, and any state that outlives the process.
 #![forbid(unsafe_code)]
 
+mod beat;
 mod cli;
+mod contact;
 mod daemon;
 mod door;
+mod lookups;
 mod policy;
 mod reception;
 mod refused;
