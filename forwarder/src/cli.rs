@@ -1,5 +1,6 @@
 //! The command line of `adit`, and what it shares with that of `adit-relay`.
 
+mod register;
 mod shared;
 
 use std::path::{Path, PathBuf};
@@ -10,8 +11,10 @@ use clap::{Parser, Subcommand};
 use crate::config::{FORWARDER_FILE, FORWARDER_SOCKET, ForwarderConfig};
 use crate::exit::{self, Failed};
 use crate::key::PrivateKey;
-use crate::status::{ForwarderStatus, forwarder_table, peers_table};
+use crate::status::forwarder_table;
 use crate::{forwarder, logging};
+
+use register::{RegisterArgs, TokenArgs, UnregisterArgs};
 
 pub use shared::{
     KeygenArgs, LogArgs, SocketArgs, StatusArgs, answer, bad_level, check_io_uring, check_key,
@@ -59,6 +62,14 @@ enum Command {
     },
     /// Show the peers of the running forwarder.
     Peers(SocketArgs),
+    /// Register a peer with the running forwarder, and print where it is reached.
+    ///
+    /// It is registered for the time of a lease; the same command again renews it.
+    Register(RegisterArgs),
+    /// Unregister a peer that was registered so.
+    Unregister(UnregisterArgs),
+    /// Make a token with which one peer may register itself over the LAN.
+    Token(TokenArgs),
     /// Show the running forwarder.
     Status(StatusArgs),
 }
@@ -77,11 +88,10 @@ fn run(cli: Cli) -> Result<(), Failed> {
             logging::start(cli.log.log_level.as_deref()).map_err(bad_level)?;
             forwarder::run(&config)
         }
-        Command::Peers(args) => {
-            let status: ForwarderStatus = parsed(&answer(&socket(&args)?)?)?;
-            say(&peers_table(&status.peers).to_string());
-            Ok(())
-        }
+        Command::Peers(args) => register::peers(&socket(&args)?),
+        Command::Register(args) => register::register(&args, &socket(&args.socket)?),
+        Command::Unregister(args) => register::unregister(&args, &socket(&args.socket)?),
+        Command::Token(args) => register::token(&args),
         Command::Status(args) => {
             let json = answer(&socket(&args.socket)?)?;
             let shown = if args.json { json } else { forwarder_table(&parsed(&json)?) };

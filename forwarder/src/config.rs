@@ -7,6 +7,7 @@
 mod file;
 mod forwarder;
 mod net;
+mod outward;
 mod peer;
 mod place;
 mod ports;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 pub use forwarder::ForwarderConfig;
 pub use net::{BadNet, Net};
+pub use outward::{BadDestination, InsideAddress, LISTENERS_MAX, Outward, To};
 pub use peer::{Address, BadPeer, Peer, health};
 pub use place::{BadPlace, Contact, PLACES_MAX, Place, Places};
 pub use ports::{BadPorts, PortRange, Ports};

@@ -2,9 +2,13 @@
 //! takes time runs beside it and reports through the same inbox.
 
 mod daemon;
+mod listeners;
+mod outward;
+mod socks;
+mod stdio;
 mod tunnel;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use adit_ring::Features;
 use tokio::sync::mpsc;
@@ -20,6 +24,18 @@ use crate::pump;
 use crate::status;
 use daemon::{Daemon, Input};
 
+/// What the daemon is for.
+#[derive(Clone, Debug)]
+enum Role {
+    /// The internal contact point, with its configuration's file.
+    Contact(PathBuf),
+    /// An external peer that calls by name, for its user alone.
+    Caller {
+        /// The name that standard input and output are joined to.
+        stdio: Option<String>,
+    },
+}
+
 /// Runs a forwarder with the configuration of `file` until it is told to end.
 ///
 /// # Errors
@@ -27,20 +43,50 @@ use daemon::{Daemon, Input};
 pub fn run(file: &Path) -> Result<(), Failed> {
     let config = ForwarderConfig::load(file)?;
     let key = PrivateKey::load(&config.key)?;
-    let features = pump::probe()?;
-    net::raise_descriptor_limit();
-    let gateway = Gateway::new(config.relay.clone(), &key, config.relay_key)
-        .map_err(|error| Failed::new(Exit::Failure, error))?;
-    let (pump, events) = spawn_pump(features)?;
     let (inbox, inputs) = mpsc::channel(net::INBOX_MAX);
-    let _socket = api::serve(&config.socket, inbox.clone(), api::routes())
+    let routes = || api::routes().merge(api::peers_routes());
+    let _socket = api::serve(&config.socket, inbox.clone(), routes())
         .map_err(|error| Failed::new(Exit::Failure, error))?;
+    if let Some(listen) = config.api {
+        api::serve_lan(listen, inbox.clone(), routes()).map_err(|error| {
+            Failed::new(Exit::Failure, format!("[api]: cannot listen on {listen}: {error}"))
+        })?;
+    }
     let (version, peers) = (status::VERSION, config.peers.len());
     tracing::info!(key = %key.public(), relay = %config.relay, peers, "adit {version} starts");
+    start(Role::Contact(file.into()), config, &key, inbox, inputs)
+}
+
+/// Calls a private contact point, or offers some, as an external peer: the listeners of `config` are
+/// this host's own, and with `stdio` standard input and output lead to that name.
+///
+/// # Errors
+/// When the kernel does not allow it; with `stdio` also when there is no way to the name.
+pub fn call(
+    config: ForwarderConfig,
+    key: &PrivateKey,
+    stdio: Option<String>,
+) -> Result<(), Failed> {
+    let (inbox, inputs) = mpsc::channel(net::INBOX_MAX);
+    start(Role::Caller { stdio }, config, key, inbox, inputs)
+}
+
+fn start(
+    role: Role,
+    config: ForwarderConfig,
+    key: &PrivateKey,
+    inbox: mpsc::Sender<Input>,
+    inputs: mpsc::Receiver<Input>,
+) -> Result<(), Failed> {
+    let features = pump::probe()?;
+    net::raise_descriptor_limit();
+    let gateway = Gateway::new(config.relay.clone(), key, config.relay_key)
+        .map_err(|error| Failed::new(Exit::Failure, error))?;
+    let (pump, events) = spawn_pump(features)?;
+    let identity = key.public();
     net::run(async move {
         listen_to(events, &inbox).map_err(|error| Failed::new(Exit::Failure, error))?;
-        let daemon = Daemon::new(file, config, key.public(), gateway, pump, inbox);
-        daemon.run(inputs).await
+        Daemon::new(role, config, identity, gateway, pump, inbox)?.run(inputs).await
     })
 }
 

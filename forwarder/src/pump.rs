@@ -224,6 +224,7 @@ impl Pump {
             Command::Listen { session, contact, peer, listener, to, sources } => {
                 self.listen(session, Door { contact, to, peer, sources }, listener.into());
             }
+            Command::Admit { session, contact, sources } => self.admit(session, contact, sources),
             Command::Open { session, open, peer, stream, replies } => {
                 self.open_for(session, open, &peer, stream.into(), replies);
             }

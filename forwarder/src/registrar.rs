@@ -25,6 +25,7 @@ mod tests;
 
 mod entry;
 mod health;
+mod inside;
 mod leases;
 mod table;
 
@@ -40,11 +41,12 @@ use adit_proto::id::ContactId;
 use crate::api::{Refusal, StatusCode};
 use crate::config::{Address, Peer, Place};
 use crate::handoff::{Command, ControlFrame, ProxyHeader, Service, SessionKey, Target};
+use crate::sources::Sources;
 use crate::status::PeerStatus;
 use entry::{Entry, Stage, Tenure};
 use table::Table;
 
-pub use leases::{LEASE, LEASE_MAX, LEASE_MIN, Registered};
+pub use leases::{LEASE, LEASE_MAX, LEASE_MIN, Lease, Registered};
 
 /// What the registrar wants done.
 #[derive(Debug)]
@@ -260,6 +262,11 @@ impl Registrar {
             return self.give_up(id, Refusal::new(status, reason));
         }
         self.table.update(id, |entry| entry.refuse(reason, retry_from));
+    }
+
+    /// Who may reach out from now on, if that has changed: the peers that are registered.
+    pub fn poll_sources(&mut self) -> Option<Sources> {
+        self.table.poll_sources()
     }
 
     /// When something is to be done next.

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::file::{File, OneOrMany, Schema};
+use super::outward::{self, InsideAddress, Outward, RawListener, RawSocks};
 use super::peer::{PEER_KEYS, RawPeer, peers};
-use super::place::ListenAddress;
 use super::token::{RawToken, TOKEN_KEYS, tokens};
 use super::{
     ConfigError, FORWARDER_SOCKET, PLACES_MAX, Peer, Place, Places, Problem, Token, beside,
@@ -19,8 +19,14 @@ use super::{
 use crate::key::PublicKey;
 
 const SCHEMA: Schema = Schema {
-    top: &["key", "relay", "relay_key", "socket", "peer", "api", "token"],
-    tables: &[("peer", PEER_KEYS), ("api", &["listen"]), ("token", TOKEN_KEYS)],
+    top: &["key", "relay", "relay_key", "socket", "peer", "listener", "socks", "api", "token"],
+    tables: &[
+        ("peer", PEER_KEYS),
+        ("listener", &["name", "listen", "to"]),
+        ("socks", &["listen"]),
+        ("api", &["listen"]),
+        ("token", TOKEN_KEYS),
+    ],
 };
 
 /// What the forwarder is told by its file.
@@ -36,6 +42,10 @@ pub struct ForwarderConfig {
     pub socket: PathBuf,
     /// The internal peers to register.
     pub peers: Vec<Peer>,
+    /// What internal peers may connect to, to reach out.
+    pub listeners: Vec<Outward>,
+    /// Where registered peers are offered SOCKS5.
+    pub socks: Option<SocketAddr>,
     /// Where peers of the LAN register themselves, if they may.
     pub api: Option<SocketAddr>,
     /// Who may do so.
@@ -51,6 +61,9 @@ struct Raw {
     socket: Option<String>,
     #[serde(default)]
     peer: Vec<RawPeer>,
+    #[serde(default)]
+    listener: Vec<RawListener>,
+    socks: Option<RawSocks>,
     api: Option<RawApi>,
     #[serde(default)]
     token: Vec<RawToken>,
@@ -75,6 +88,8 @@ impl ForwarderConfig {
             relay: places(&file, "relay", &raw.relay)?,
             relay_key: file.value("relay_key", &raw.relay_key)?,
             socket: beside(path, raw.socket.as_deref().unwrap_or(FORWARDER_SOCKET)),
+            listeners: outward::listeners(&file, &raw.listener)?,
+            socks: outward::socks(&file, raw.socks.as_ref())?,
             peers: peers(path, &file, &raw.peer)?,
             api: raw.api.map(|api| api_address(&file, &api.listen)).transpose()?,
             tokens: tokens(&file, &raw.token)?,
@@ -83,7 +98,7 @@ impl ForwarderConfig {
 }
 
 fn api_address(file: &File, raw: &Spanned<String>) -> Result<SocketAddr, ConfigError> {
-    let ListenAddress(address) = file.value("listen", raw)?;
+    let InsideAddress(address) = file.value("listen", raw)?;
     if !address.ip().is_unspecified() {
         return Ok(address);
     }

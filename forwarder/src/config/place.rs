@@ -132,23 +132,6 @@ impl FromStr for Place {
     }
 }
 
-/// An address to listen on, with an error that shows what one looks like.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ListenAddress(pub(super) SocketAddr);
-
-impl FromStr for ListenAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.parse::<SocketAddr>() {
-            Ok(address) if address.port() != 0 => Ok(Self(address)),
-            _ => Err(format!(
-                "{text:?} is no address to listen on: write 0.0.0.0:443 or [::]:443, ports 1 to 65535"
-            )),
-        }
-    }
-}
-
 /// Where at the relay an internal peer is to be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Contact {

@@ -1,8 +1,10 @@
 //! The forwarder's loop and its state.
 
+mod report;
+mod requests;
+
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,18 +13,21 @@ use adit_proto::id::{ContactId, Side};
 use adit_proto::limits::GRACE;
 use tokio::sync::mpsc;
 
+use super::Role;
+use super::outward::Outward;
+use super::socks::Asked;
 use super::tunnel::Tunnel;
+use crate::api::PeersRequest;
 use crate::config::ForwarderConfig;
 use crate::exit::{Exit, Failed};
 use crate::gateway::{DialError, Gateway};
 use crate::handoff::{
-    Answer, Carrier, Command, Down, Event, GoawayReason, PumpHandle, Report, ResetReason,
-    SessionKey,
+    Answer, Carrier, Command, Down, Event, GoawayReason, PumpHandle, ResetReason, SessionKey,
 };
 use crate::key::PublicKey;
 use crate::net::{self, NetworkChanged, Signal};
 use crate::registrar::{Action, Registrar};
-use crate::status::{Ask, CarrierStatus, ForwarderStatus, Gathering, Memory, Traffic, VERSION};
+use crate::status::{Ask, Gathering};
 
 /// How long flows may take to end after the first signal …
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -40,6 +45,10 @@ pub(super) enum Input {
     Resolved(ContactId, io::Result<SocketAddr>),
     Checked(ContactId, io::Result<()>),
     Ask(Ask),
+    Request(PeersRequest),
+    Socks(Asked),
+    /// Standard output has had everything, or why it has not.
+    StdioEnded(Result<(), String>),
     Signal(Signal),
     NetworkChanged,
 }
@@ -62,6 +71,12 @@ impl From<Signal> for Input {
     }
 }
 
+impl From<PeersRequest> for Input {
+    fn from(request: PeersRequest) -> Self {
+        Self::Request(request)
+    }
+}
+
 impl From<Ask> for Input {
     fn from(ask: Ask) -> Self {
         Self::Ask(ask)
@@ -76,7 +91,7 @@ enum Ending {
 }
 
 pub(super) struct Daemon {
-    file: PathBuf,
+    role: Role,
     config: ForwarderConfig,
     /// The relay, for people.
     name: Arc<str>,
@@ -85,24 +100,28 @@ pub(super) struct Daemon {
     pump: PumpHandle,
     inbox: mpsc::Sender<Input>,
     registrar: Registrar,
+    outward: Outward,
     tunnel: Tunnel,
     dialling: Option<net::Task>,
     last_error: Option<String>,
     gathering: Gathering,
     ending: Option<Ending>,
+    /// Why this ends in a failure.
+    failure: Option<Failed>,
 }
 
 impl Daemon {
     pub(super) fn new(
-        file: &Path,
+        role: Role,
         config: ForwarderConfig,
         key: PublicKey,
         gateway: Gateway,
         pump: PumpHandle,
         inbox: mpsc::Sender<Input>,
-    ) -> Self {
-        Self {
-            file: file.into(),
+    ) -> Result<Self, Failed> {
+        Ok(Self {
+            outward: Outward::open(&role, &config, &inbox)?,
+            role,
             registrar: Registrar::new(config.peers.clone(), Instant::now()),
             name: Arc::from(config.relay.to_string()),
             config,
@@ -115,24 +134,40 @@ impl Daemon {
             last_error: None,
             gathering: Gathering::new(1),
             ending: None,
-        }
+            failure: None,
+        })
     }
 
-    /// Runs until the end. Fails only when the pump does.
+    /// Runs until the end. Fails when the pump does, or when what a caller wanted cannot be had.
     pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> Result<(), Failed> {
         loop {
             self.handle_timeout(Instant::now())?;
             while let Some(action) = self.registrar.poll_action() {
                 self.act(action)?;
             }
+            // Once for all that has come: each time means a list of all of them.
+            if inputs.is_empty() {
+                self.admit()?;
+            }
             if self.has_ended() {
-                return self.tell(Command::Stop);
+                self.tell(Command::Stop)?;
+                return self.failure.map_or(Ok(()), Err);
             }
             let until = self.poll_timeout();
             if let Ok(Some(input)) = tokio::time::timeout_at(until.into(), inputs.recv()).await {
                 self.handle(input, Instant::now())?;
             }
         }
+    }
+
+    /// Opens the ways out to the peers that are registered, and to nobody else.
+    fn admit(&mut self) -> Result<(), Failed> {
+        let (Role::Contact(_), Some(sources)) = (&self.role, self.registrar.poll_sources()) else {
+            return Ok(());
+        };
+        let session = self.tunnel.session();
+        let mut commands = self.outward.handle_registered(Arc::new(sources), session).into_iter();
+        commands.try_for_each(|command| self.tell(command))
     }
 
     fn handle(&mut self, input: Input, now: Instant) -> Result<(), Failed> {
@@ -142,7 +177,7 @@ impl Daemon {
             // Its carrier is closed by being dropped.
             Input::Dialled(attempt, _) if !self.tunnel.is_awaited(attempt) => {}
             Input::Dialled(_, Ok(carrier)) => return self.start(carrier),
-            Input::Dialled(_, Err(error)) => self.handle_no_carrier(&error, now),
+            Input::Dialled(_, Err(error)) => return self.handle_no_carrier(&error, now),
             Input::Resolved(id, resolved) => self.registrar.handle_resolved(id, resolved, now),
             Input::Checked(id, checked) => self.registrar.handle_checked(id, checked, now),
             Input::Ask(ask) => {
@@ -150,6 +185,12 @@ impl Daemon {
                     return self.tell(Command::Report);
                 }
             }
+            Input::Request(request) => self.handle_request(request, now),
+            Input::Socks(asked) => {
+                let command = Outward::handle_socks(asked, self.tunnel.session());
+                return command.map_or(Ok(()), |command| self.tell(command));
+            }
+            Input::StdioEnded(outcome) => return self.handle_stdio_ended(outcome, now),
             Input::Signal(Signal::Reload) => self.reload(now),
             Input::Signal(Signal::Terminate) => return self.terminate(now),
         }
@@ -213,10 +254,11 @@ impl Daemon {
         }
     }
 
-    fn handle_no_carrier(&mut self, error: &DialError, now: Instant) {
+    fn handle_no_carrier(&mut self, error: &DialError, now: Instant) -> Result<(), Failed> {
         let again_in = self.tunnel.handle_not_dialled(error.ended(), now);
         tracing::warn!(relay = %self.name, ?again_in, "no connection: {error}");
         self.last_error = Some(error.to_string());
+        self.give_up_if_called(error, now)
     }
 
     fn handle_event(&mut self, event: Event, now: Instant) -> Result<(), Failed> {
@@ -236,7 +278,7 @@ impl Daemon {
         match event {
             Event::Up { session, id, is_resumed, .. } => {
                 self.tunnel.handle_up(id, now);
-                self.handle_up(session, is_resumed);
+                return self.handle_up(session, is_resumed);
             }
             Event::Frame { frame, .. } => self.registrar.handle_frame(frame, now),
             Event::Opened { session, flow, .. } => {
@@ -250,24 +292,29 @@ impl Daemon {
                 self.tunnel.handle_suspect(is_suspect, now);
             }
             Event::Dropped { why, .. } => self.handle_dropped(&why, now),
-            Event::Down { why, .. } => self.handle_down(&why, now),
+            Event::Down { why, .. } => {
+                self.handle_down(&why, now);
+                return self.give_up_if_called(&why, now);
+            }
             Event::Report(report) => self.gathering.handle_report(report),
         }
         Ok(())
     }
 
-    fn handle_up(&mut self, session: SessionKey, is_resumed: bool) {
+    fn handle_up(&mut self, session: SessionKey, is_resumed: bool) -> Result<(), Failed> {
         let (relay, remote) = (&self.name, self.tunnel.remote().map(tracing::field::display));
         let id = self.tunnel.id().map(tracing::field::display);
         self.last_error = None;
         if is_resumed {
             tracing::info!(%relay, remote, session = id, "tunnel resumed");
-            return;
+            return Ok(());
         }
         tracing::info!(%relay, remote, session = id, "tunnel up");
         // What an older session had registered is gone.
         self.registrar.handle_down();
         self.registrar.handle_up(session);
+        let commands = self.outward.handle_up(session, &self.inbox)?;
+        commands.into_iter().try_for_each(|command| self.tell(command))
     }
 
     fn handle_lost(&mut self, why: &Down, now: Instant) {
@@ -307,25 +354,51 @@ impl Daemon {
         }
     }
 
-    /// Only the peers change while the daemon runs; a file that is wrong changes nothing.
+    /// Somebody who waits at standard input hears at once that there is no way.
+    fn give_up_if_called(
+        &mut self,
+        why: &dyn std::fmt::Display,
+        now: Instant,
+    ) -> Result<(), Failed> {
+        let is_waiting = matches!(self.role, Role::Caller { stdio: Some(_) });
+        if is_waiting && self.ending.is_none() {
+            let message = format!("no tunnel to the relay {}: {why}", self.name);
+            self.failure = Some(Failed::new(Exit::Unreachable, message));
+            return self.close(now);
+        }
+        Ok(())
+    }
+
+    fn handle_stdio_ended(
+        &mut self,
+        outcome: Result<(), String>,
+        now: Instant,
+    ) -> Result<(), Failed> {
+        self.failure = outcome.err().map(|message| Failed::new(Exit::Failure, message));
+        if self.ending.is_some() { Ok(()) } else { self.terminate(now) }
+    }
+
+    /// Only peers and tokens change while the daemon runs; a file that is wrong changes nothing.
     fn reload(&mut self, now: Instant) {
-        let config = match ForwarderConfig::load(&self.file) {
+        let Role::Contact(file) = &self.role else { return };
+        let config = match ForwarderConfig::load(file) {
             Ok(config) => config,
             Err(error) => {
                 tracing::error!("nothing is changed: {error}");
                 return;
             }
         };
-        let peers = config.peers.clone();
-        let old = ForwarderConfig { peers: config.peers.clone(), ..self.config.clone() };
+        let (peers, tokens) = (config.peers.clone(), config.tokens.clone());
+        let old = ForwarderConfig { peers, tokens, ..self.config.clone() };
         if old != config {
             tracing::warn!(
-                "only the peers are reloaded: a change of key, relay, relay_key or socket needs a restart"
+                "only the peers and the tokens are reloaded: any other change needs a restart"
             );
         }
-        tracing::info!(file = %self.file.display(), peers = peers.len(), "reloaded");
-        self.config.peers.clone_from(&peers);
-        self.registrar.handle_peers(peers, now);
+        tracing::info!(file = %file.display(), peers = config.peers.len(), "reloaded");
+        self.registrar.handle_tokens(&config.tokens);
+        self.registrar.handle_peers(config.peers.clone(), now);
+        (self.config.peers, self.config.tokens) = (config.peers, config.tokens);
     }
 
     fn terminate(&mut self, now: Instant) -> Result<(), Failed> {
@@ -370,7 +443,7 @@ impl Daemon {
     fn handle_timeout(&mut self, now: Instant) -> Result<(), Failed> {
         self.registrar.handle_timeout(now);
         if let Some((asks, reports)) = self.gathering.poll_answer(now) {
-            let status = serde_json::to_string(&self.status(&reports)).unwrap_or_default();
+            let status = serde_json::to_string(&self.status(&reports, now)).unwrap_or_default();
             for Ask(reply) in asks {
                 reply.send(Ok(status.clone()));
             }
@@ -386,28 +459,5 @@ impl Daemon {
             self.dial(attempt);
         }
         Ok(())
-    }
-
-    fn status(&self, reports: &[Report]) -> ForwarderStatus {
-        let session = self.tunnel.session();
-        let mut sessions = reports.iter().flat_map(|report| &report.sessions);
-        let report = sessions.find(|report| Some(SessionKey(report.key)) == session);
-        ForwarderStatus {
-            version: VERSION.to_owned(),
-            key: self.key.to_string(),
-            relay: self.name.to_string(),
-            carrier: CarrierStatus {
-                state: self.tunnel.state().to_owned(),
-                remote: self.tunnel.remote().map(|remote| remote.to_string()),
-                round_trip_us: report.map_or(0, |report| report.round_trip_us),
-                resumptions: report.map_or(0, |report| report.resumptions),
-                last_error: self.last_error.clone(),
-            },
-            session: self.tunnel.id().map(|id| id.to_string()),
-            peers: self.registrar.peers(Instant::now()),
-            flows: report.map_or(0, |report| report.flows),
-            traffic: report.map(Traffic::from).unwrap_or_default(),
-            memory: Memory::of(reports),
-        }
     }
 }

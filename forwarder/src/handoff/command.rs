@@ -152,6 +152,15 @@ pub enum Command {
         /// Who may connect.
         sources: Arc<Sources>,
     },
+    /// From now on these may connect to a listener that the pump has.
+    Admit {
+        /// Which session.
+        session: SessionKey,
+        /// The contact point that the listener's flows count to.
+        contact: ContactId,
+        /// Who may connect.
+        sources: Arc<Sources>,
+    },
     /// Opens a flow for a connection that the control plane has.
     Open {
         /// Which session.

@@ -79,6 +79,14 @@ impl Pump {
         self.arm_accept(slot);
     }
 
+    pub(super) fn admit(&mut self, key: SessionKey, contact: ContactId, sources: Arc<Sources>) {
+        let Some((_, tunnel)) = self.tunnel_of(key) else { return };
+        let Some(&Contact::Listen(slot)) = tunnel.contacts.get(&contact) else { return };
+        if let Some(listener) = self.listeners.get_mut(slot) {
+            listener.door.sources = sources;
+        }
+    }
+
     pub(super) fn withdraw(&mut self, key: SessionKey, contact: ContactId) {
         let Some((_, tunnel)) = self.tunnel_of(key) else { return };
         let old = tunnel.contacts.remove(&contact);

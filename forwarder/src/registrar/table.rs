@@ -7,7 +7,13 @@ use std::time::Instant;
 use adit_proto::id::ContactId;
 
 use super::entry::Entry;
-use crate::config::Contact;
+use super::inside::Inside;
+use crate::config::{Contact, LISTENERS_MAX};
+use crate::sources::Sources;
+
+/// Ids of peers end here: those above are the listeners'.
+const ID_MAX: u32 = 0x7fff_ffff;
+const _: () = assert!(LISTENERS_MAX <= (u32::MAX - ID_MAX) as usize);
 
 /// Entries and the ways to them.
 #[derive(Debug, Default)]
@@ -17,6 +23,8 @@ pub(super) struct Table {
     ids_by_port: BTreeMap<u16, ContactId>,
     /// One for each entry that waits for a moment: the first such moment.
     due: BTreeSet<(Instant, ContactId)>,
+    /// Where those are that are registered at the moment.
+    inside: Inside,
     last_id: u32,
 }
 
@@ -61,6 +69,7 @@ impl Table {
         }
         let due = entry.poll_timeout();
         self.due.extend(due.map(|at| (at, id)));
+        self.inside.enter(entry.inside());
         self.entries.insert(id, entry);
         id
     }
@@ -68,7 +77,7 @@ impl Table {
     /// Ids come again only after all the others, so that a late answer cannot find a new tenant.
     fn next_id(&mut self) -> ContactId {
         loop {
-            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
+            self.last_id = if self.last_id < ID_MAX { self.last_id + 1 } else { 1 };
             let id = ContactId(self.last_id);
             if !self.entries.contains_key(&id) {
                 return id;
@@ -83,12 +92,16 @@ impl Table {
         change: impl FnOnce(&mut Entry) -> R,
     ) -> Option<R> {
         let entry = self.entries.get_mut(&id)?;
-        let before = entry.poll_timeout();
+        let (due, inside) = (entry.poll_timeout(), entry.inside());
         let changed = change(entry);
-        let after = entry.poll_timeout();
-        if before != after {
-            before.into_iter().for_each(|at| _ = self.due.remove(&(at, id)));
-            self.due.extend(after.map(|at| (at, id)));
+        let (due_now, inside_now) = (entry.poll_timeout(), entry.inside());
+        if due != due_now {
+            due.into_iter().for_each(|at| _ = self.due.remove(&(at, id)));
+            self.due.extend(due_now.map(|at| (at, id)));
+        }
+        if inside != inside_now {
+            self.inside.leave(inside);
+            self.inside.enter(inside_now);
         }
         Some(changed)
     }
@@ -100,7 +113,13 @@ impl Table {
             self.ids_by_port.remove(&port);
         }
         entry.poll_timeout().into_iter().for_each(|at| _ = self.due.remove(&(at, id)));
+        self.inside.leave(entry.inside());
         Some(entry)
+    }
+
+    /// The addresses of those that are registered, if they have changed since the last time.
+    pub(super) fn poll_sources(&mut self) -> Option<Sources> {
+        self.inside.poll_sources()
     }
 
     /// When the next entry is due.
@@ -116,7 +135,11 @@ impl Table {
     /// Whether nothing is left of what there was.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        let Self { entries, ids_by_name, ids_by_port, due, last_id: _ } = self;
-        entries.is_empty() && ids_by_name.is_empty() && ids_by_port.is_empty() && due.is_empty()
+        let Self { entries, ids_by_name, ids_by_port, due, inside, last_id: _ } = self;
+        entries.is_empty()
+            && ids_by_name.is_empty()
+            && ids_by_port.is_empty()
+            && due.is_empty()
+            && inside.is_empty()
     }
 }

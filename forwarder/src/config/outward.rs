@@ -1,0 +1,139 @@
+//! The way out: what internal peers may connect to inside, and where it leads.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use adit_proto::frame::{Destination, is_name};
+use adit_proto::limits::NAME_MAX;
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::file::File;
+use super::forwarder::checked_name;
+use super::{ConfigError, Place, Problem};
+
+/// The most listeners of one forwarder.
+pub const LISTENERS_MAX: usize = 1_024;
+
+/// A listener inside, `[[listener]]`: internal peers that connect to it reach its destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outward {
+    /// Its name, for logs.
+    pub name: String,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Where its flows lead.
+    pub to: Destination,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawListener {
+    name: Spanned<String>,
+    listen: Spanned<String>,
+    to: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSocks {
+    listen: Spanned<String>,
+}
+
+/// The listeners of a file.
+pub(super) fn listeners(file: &File, raw: &[RawListener]) -> Result<Vec<Outward>, ConfigError> {
+    let (mut names, mut places) = (BTreeMap::new(), BTreeMap::new());
+    let mut listeners = Vec::with_capacity(raw.len());
+    for listener in raw {
+        let name = checked_name(file, &listener.name)?;
+        let unique = ("listener", "give each its own name");
+        file.unique(&mut names, unique, &name, listener.name.span())?;
+        let InsideAddress(listen) = file.value("listen", &listener.listen)?;
+        let unique = ("address", "one address leads to one destination");
+        file.unique(&mut places, unique, &listen, listener.listen.span())?;
+        let To(to) = file.value("to", &listener.to)?;
+        if listeners.len() >= LISTENERS_MAX {
+            let reason = format!("more than {LISTENERS_MAX} listeners");
+            return Err(
+                file.error(listener.name.span(), Problem::Value { key: "listener", reason })
+            );
+        }
+        listeners.push(Outward { name, listen, to });
+    }
+    Ok(listeners)
+}
+
+/// Where SOCKS5 is offered, if it is.
+pub(super) fn socks(
+    file: &File,
+    raw: Option<&RawSocks>,
+) -> Result<Option<SocketAddr>, ConfigError> {
+    let listen = raw.map(|socks| file.value::<InsideAddress>("listen", &socks.listen));
+    Ok(listen.transpose()?.map(|InsideAddress(listen)| listen))
+}
+
+/// An address inside to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InsideAddress(pub SocketAddr);
+
+impl FromStr for InsideAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.port() != 0 => Ok(Self(address)),
+            _ => Err(format!(
+                "{text:?} is no address to listen on: write it as 192.168.50.2:9000, ports 1 to 65535"
+            )),
+        }
+    }
+}
+
+/// A destination as it is written: `name:NAME` or `address:HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct To(pub Destination);
+
+/// Why a text names no destination.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadDestination {
+    /// Neither form.
+    #[error("{0:?} is no destination: write name:NAME or address:HOST:PORT")]
+    Shape(String),
+    /// The name is none.
+    #[error("{0:?} is no name: use 1 to {NAME_MAX} letters, digits, '-', '_' and '.'")]
+    Name(String),
+    /// The address is none.
+    #[error(transparent)]
+    Address(#[from] super::BadPlace),
+}
+
+impl FromStr for To {
+    type Err = BadDestination;
+
+    fn from_str(text: &str) -> Result<Self, BadDestination> {
+        if let Some(name) = text.strip_prefix("name:") {
+            let to = Destination::Name(name.to_owned());
+            return if is_name(name) {
+                Ok(Self(to))
+            } else {
+                Err(BadDestination::Name(name.into()))
+            };
+        }
+        let Some(address) = text.strip_prefix("address:") else {
+            return Err(BadDestination::Shape(text.to_owned()));
+        };
+        Ok(Self(Destination::Address(address.parse::<Place>()?.to_string())))
+    }
+}
+
+impl fmt::Display for To {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Destination::Contact => f.write_str("contact"),
+            Destination::Name(name) => write!(f, "name:{name}"),
+            Destination::Address(address) => write!(f, "address:{address}"),
+        }
+    }
+}

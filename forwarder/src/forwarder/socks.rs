@@ -1,0 +1,150 @@
+//! SOCKS5 (RFC 1928) for registered peers: `CONNECT` to an address outside, which the relay dials,
+//! or to `NAME.adit`, the private contact point of that name.
+//!
+//! Deliberately absent: `BIND` and `UDP ASSOCIATE`, and passwords: who may ask is told by its
+//! address, as at every listener inside.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_proto::frame::is_name;
+use fast_socks5::server::{Socks5ServerProtocol, SocksServerError};
+use fast_socks5::util::target_addr::TargetAddr;
+use fast_socks5::{ReplyError, Socks5Command};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::daemon::Input;
+use crate::exit::{Exit, Failed};
+use crate::handoff::{Destination, Replies, ResetReason};
+use crate::net;
+use crate::sources::Sources;
+
+/// The ending of a host name that is a private name.
+const PRIVATE: &str = ".adit";
+/// How long a request may take to come.
+const REQUEST_MAX: Duration = Duration::from_secs(10);
+/// Requests that may be under way at once.
+const REQUESTS_MAX: usize = 256;
+/// The pause after an accept that failed for want of descriptors.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+const BACKLOG: i32 = 128;
+
+/// Who may ask; the daemon changes it as peers come and go.
+pub(super) type Admitted = Rc<RefCell<Arc<Sources>>>;
+
+/// A connection that asks to be led somewhere.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) stream: OwnedFd,
+    pub(super) source: SocketAddr,
+    pub(super) to: Destination,
+}
+
+/// Why a request leads nowhere.
+#[derive(Debug, thiserror::Error)]
+enum RequestError {
+    #[error(transparent)]
+    Protocol(#[from] SocksServerError),
+    #[error("only CONNECT is offered")]
+    Command,
+    #[error("{0} is no name of a private contact point")]
+    Name(String),
+    #[error("the connection cannot be handed over: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Takes requests on `listen` for the rest of the daemon's life.
+pub(super) fn serve(
+    listen: SocketAddr,
+    admitted: Admitted,
+    inbox: mpsc::Sender<Input>,
+) -> Result<(), Failed> {
+    let failed =
+        |error| Failed::new(Exit::Failure, format!("socks: cannot listen on {listen}: {error}"));
+    let listener = net::bind(listen, BACKLOG, true).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let listener = TcpListener::from_std(listener).map_err(failed)?;
+    tracing::info!(%listen, "SOCKS5 is offered inside");
+    net::spawn(accept_all(listener, admitted, inbox));
+    Ok(())
+}
+
+async fn accept_all(listener: TcpListener, admitted: Admitted, inbox: mpsc::Sender<Input>) {
+    let room = Arc::new(Semaphore::new(REQUESTS_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+        let (stream, source) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "SOCKS5 cannot accept; trying again shortly");
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+                continue;
+            }
+        };
+        if !admitted.borrow().accepts(source.ip()) {
+            tracing::info!(%source, "turned away from SOCKS5: no peer with its address is registered");
+            continue;
+        }
+        let inbox = inbox.clone();
+        net::spawn(async move {
+            match tokio::time::timeout(REQUEST_MAX, request(stream, source)).await {
+                // The loop has ended: the connection is closed by being dropped.
+                Ok(Ok(asked)) => drop(inbox.send(Input::Socks(asked)).await),
+                Ok(Err(error)) => {
+                    tracing::info!(%source, "a SOCKS5 request that leads nowhere: {error}")
+                }
+                Err(_) => tracing::info!(%source, "a SOCKS5 request took too long"),
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn request(mut stream: TcpStream, source: SocketAddr) -> Result<Asked, RequestError> {
+    let greeted = Socks5ServerProtocol::accept_no_auth(&mut stream).await?;
+    let (asking, command, target) = greeted.read_command().await?;
+    if command != Socks5Command::TCPConnect {
+        asking.reply_error(&ReplyError::CommandNotSupported).await?;
+        return Err(RequestError::Command);
+    }
+    let Some(to) = destination(&target) else {
+        asking.reply_error(&ReplyError::HostUnreachable).await?;
+        return Err(RequestError::Name(target.to_string()));
+    };
+    let stream = stream.into_std()?;
+    // The ring answers "try again" on a socket that does not block, instead of waiting.
+    stream.set_nonblocking(false)?;
+    Ok(Asked { stream: stream.into(), source, to })
+}
+
+fn destination(target: &TargetAddr) -> Option<Destination> {
+    match target {
+        TargetAddr::Ip(address) => Some(Destination::Address(address.to_string())),
+        TargetAddr::Domain(host, port) => match host.strip_suffix(PRIVATE) {
+            Some(name) => is_name(name).then(|| Destination::Name(name.to_owned())),
+            None => Some(Destination::Address(format!("{host}:{port}"))),
+        },
+    }
+}
+
+/// What the asker is told (RFC 1928 §6); it has no use for the address that the relay dials from.
+pub(super) fn replies() -> Replies {
+    let reply = |code| vec![5, code, 0, 1, 0, 0, 0, 0, 0, 0];
+    Replies { accepted: reply(ReplyError::Succeeded.as_u8()), refused }
+}
+
+/// What the asker is told who gets no far end.
+pub(super) fn refused(reason: ResetReason) -> Vec<u8> {
+    let code = match reason {
+        ResetReason::ConnectRefused => ReplyError::ConnectionRefused,
+        ResetReason::ConnectFailed => ReplyError::HostUnreachable,
+        ResetReason::NoContact | ResetReason::Forbidden => ReplyError::ConnectionNotAllowed,
+        ResetReason::Peer | ResetReason::Limit | ResetReason::Ending => ReplyError::GeneralFailure,
+    };
+    vec![5, code.as_u8(), 0, 1, 0, 0, 0, 0, 0, 0]
+}
