@@ -11,15 +11,18 @@
 //!  internal peer ──▶ LAN address ─┘                    └───── Reply ◀─────┘
 //! ```
 //!
-//! Deliberately absent: TLS. The socket does not leave the host.
+//! Deliberately absent: TLS. The socket does not leave the host; on the LAN a token is good for little,
+//! and a network where it can be overheard needs a tunnel of its own.
 //!
 //! The order of calls in a daemon: [`routes`] with its own merged in, [`serve`].
 
 #[cfg(test)]
 mod tests;
 
+mod asker;
 mod client;
 mod inbox;
+mod peers;
 mod refusal;
 mod server;
 mod socket;
@@ -30,11 +33,13 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 
+pub use asker::{Access, Asker, hash};
 pub use axum::http::StatusCode;
 pub use client::{Client, ClientError};
 pub use inbox::{Inbox, Reply};
+pub use peers::{NewPeer, PeersRequest, Renewal, peers_routes};
 pub use refusal::{ErrorBody, Json, Refusal};
-pub use server::{Caller, serve};
+pub use server::{Caller, serve, serve_lan};
 pub use socket::{SocketError, SocketFile};
 
 use crate::status::Ask;

@@ -1,6 +1,7 @@
 //! The command line of `adit`, and what it shares with that of `adit-relay`.
 
 mod connect;
+mod register;
 mod shared;
 
 use std::path::{Path, PathBuf};
@@ -11,10 +12,11 @@ use clap::{Parser, Subcommand};
 use crate::config::{FORWARDER_FILE, FORWARDER_SOCKET, ForwarderConfig};
 use crate::exit::{self, Failed};
 use crate::key::PrivateKey;
-use crate::status::{ForwarderStatus, forwarder_table, peers_table};
+use crate::status::forwarder_table;
 use crate::{forwarder, logging};
 
 use connect::ConnectArgs;
+use register::{RegisterArgs, TokenArgs, UnregisterArgs};
 
 pub use shared::{
     KeygenArgs, LogArgs, SocketArgs, StatusArgs, answer, bad_level, check_io_uring, check_key,
@@ -67,6 +69,14 @@ enum Command {
     Connect(ConnectArgs),
     /// Show the peers of the running forwarder.
     Peers(SocketArgs),
+    /// Register a peer with the running forwarder, and print where it is reached.
+    ///
+    /// It is registered for the time of a lease; the same command again renews it.
+    Register(RegisterArgs),
+    /// Unregister a peer that was registered so.
+    Unregister(UnregisterArgs),
+    /// Make a token with which one peer may register itself over the LAN.
+    Token(TokenArgs),
     /// Show the running forwarder.
     Status(StatusArgs),
 }
@@ -90,11 +100,10 @@ fn run(cli: Cli) -> Result<(), Failed> {
             logging::start_at(cli.log.log_level.as_deref(), usual).map_err(bad_level)?;
             args.run()
         }
-        Command::Peers(args) => {
-            let status: ForwarderStatus = parsed(&answer(&socket(&args)?)?)?;
-            say(&peers_table(&status.peers).to_string());
-            Ok(())
-        }
+        Command::Peers(args) => register::peers(&socket(&args)?),
+        Command::Register(args) => register::register(&args, &socket(&args.socket)?),
+        Command::Unregister(args) => register::unregister(&args, &socket(&args.socket)?),
+        Command::Token(args) => register::token(&args),
         Command::Status(args) => {
             let json = answer(&socket(&args.socket)?)?;
             let shown = if args.json { json } else { forwarder_table(&parsed(&json)?) };

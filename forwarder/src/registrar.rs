@@ -25,6 +25,7 @@ mod tests;
 
 mod entry;
 mod health;
+mod inside;
 mod leases;
 mod table;
 
@@ -45,7 +46,7 @@ use crate::status::PeerStatus;
 use entry::{Entry, Stage, Tenure};
 use table::Table;
 
-pub use leases::{LEASE, LEASE_MAX, LEASE_MIN, Registered};
+pub use leases::{LEASE, LEASE_MAX, LEASE_MIN, Lease, Registered};
 
 /// What the registrar wants done.
 #[derive(Debug)]
@@ -263,6 +264,11 @@ impl Registrar {
         self.table.update(id, |entry| entry.refuse(reason, retry_from));
     }
 
+    /// Who may reach out from now on, if that has changed: the peers that are registered.
+    pub fn poll_sources(&mut self) -> Option<Sources> {
+        self.table.poll_sources()
+    }
+
     /// When something is to be done next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.table.poll_timeout()
@@ -290,11 +296,6 @@ impl Registrar {
     /// What is to be done next, if anything.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
-    }
-
-    /// Who may use what is offered to registered peers, if that has changed since the last time.
-    pub fn poll_sources(&mut self) -> Option<Sources> {
-        self.table.poll_addresses().map(Sources::only)
     }
 
     /// The peers for `adit peers`.

@@ -79,7 +79,9 @@ fn a_registered_peer_reaches_an_allowed_address_and_no_other() -> Outcome {
     assert!(fetch(&peer3, &["--socks5", socks, "http://203.0.113.10:8080/page"])? == page);
     let refused = fetch(&peer3, &["--socks5", socks, "http://203.0.113.10:8081/"]);
     assert!(refused.is_err(), "{refused:?}");
-    wait_until(SHORT, "the relay to count it", || tunnel.refused("dial_forbidden").is_ok_and(|n| n >= 1))?;
+    wait_until(SHORT, "the relay to count it", || {
+        tunnel.refused("dial_forbidden").is_ok_and(|n| n >= 1)
+    })?;
     assert!(tunnel.process_mut(Daemon::Relay)?.runs());
     Ok(())
 }

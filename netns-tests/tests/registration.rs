@@ -83,7 +83,17 @@ fn a_lease_ends_unless_it_is_renewed() -> Outcome {
     let (silent, kept) = (tunnel.contact(8003), tunnel.contact(8004));
     let mut keeper = tunnel.ask_on(
         Daemon::Forwarder,
-        &["register", "kept", "tcp", "192.168.50.3:7", "--contact", "public:8004", "--lease", LEASE, "--keep"],
+        &[
+            "register",
+            "kept",
+            "tcp",
+            "192.168.50.3:7",
+            "--contact",
+            "public:8004",
+            "--lease",
+            LEASE,
+            "--keep",
+        ],
     )?;
     keeper.wait_for_log(&kept, SHORT)?;
     register(&tunnel, "silent", "192.168.50.3:7", &["--contact", "public:8003", "--lease", LEASE])?;
@@ -126,7 +136,8 @@ fn thousands_of_registrations_come_and_go() -> Outcome {
     let socket = lab.path().join("adit.sock").display().to_string();
     let icp = lab.host("icp");
     let peers = ["192.168.50.3:7", "10000", "1000"];
-    let churn = |rounds| icp.play("register", &socket, &[&peers[..], &["--rounds", rounds]].concat());
+    let churn =
+        |rounds| icp.play("register", &socket, &[&peers[..], &["--rounds", rounds]].concat());
     // The first round makes the tables as large as they get.
     churn("1")?;
     let files = [tunnel.open_files(Daemon::Forwarder)?, tunnel.open_files(Daemon::Relay)?];
@@ -135,7 +146,9 @@ fn thousands_of_registrations_come_and_go() -> Outcome {
     churn("10")?;
     for (index, daemon) in [Daemon::Forwarder, Daemon::Relay].into_iter().enumerate() {
         let what = format!("{daemon:?} to give its descriptors back");
-        wait_until(SHORT, &what, || tunnel.open_files(daemon).is_ok_and(|now| now <= files[index]))?;
+        wait_until(SHORT, &what, || {
+            tunnel.open_files(daemon).is_ok_and(|now| now <= files[index])
+        })?;
         let grown = tunnel.process_mut(daemon)?.resident_bytes()?.saturating_sub(memory[index]);
         assert!(grown < 4 << 20, "{daemon:?} has grown by {grown} bytes");
     }

@@ -1,12 +1,18 @@
 //! What is answered when the answer is no.
 
 use std::fmt;
+use std::time::Duration;
 
-use axum::extract::FromRequest;
 use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
+use axum::http::header::WWW_AUTHENTICATE;
 use axum::response::{IntoResponse, Response};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+/// How long a body may take to come.
+const BODY_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Why a request is refused: a status code, and what is wrong in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,14 +39,31 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        (self.status, axum::Json(ErrorBody { error: self.text })).into_response()
+        let body = axum::Json(ErrorBody { error: self.text });
+        if self.status == StatusCode::UNAUTHORIZED {
+            return (self.status, [(WWW_AUTHENTICATE, "Bearer")], body).into_response();
+        }
+        (self.status, body).into_response()
     }
 }
 
-/// A body of JSON, either way. One that is wrong is refused like everything else.
-#[derive(Clone, Copy, Debug, FromRequest)]
-#[from_request(via(axum::Json), rejection(Refusal))]
+/// A body of JSON, either way. One that is wrong, or does not come, is refused like everything else.
+#[derive(Clone, Copy, Debug)]
 pub struct Json<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        let read = tokio::time::timeout(BODY_TIME_MAX, axum::Json::from_request(request, state));
+        match read.await {
+            Ok(read) => Ok(Self(read?.0)),
+            Err(_elapsed) => {
+                Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body does not come"))
+            }
+        }
+    }
+}
 
 impl<T: Serialize> IntoResponse for Json<T> {
     fn into_response(self) -> Response {

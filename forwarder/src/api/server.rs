@@ -1,10 +1,12 @@
 //! The server: one thread, and a bounded number of connections with one request each.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -16,13 +18,18 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{Inbox, Refusal, SocketError, SocketFile, socket};
+use crate::net;
 
 /// Requests under way at once; whoever comes on top waits.
 const CONNECTIONS_MAX: usize = 64;
+/// Of those, how many one source may have; whoever comes on top is turned away.
+const CONNECTIONS_PER_SOURCE_MAX: usize = 8;
+/// Connections from the LAN that the kernel may keep for us.
+const BACKLOG: i32 = 128;
 /// The most that a request's body may have, in bytes.
 const BODY_MAX: usize = 16 * 1024;
 /// How long a request's head may take to come …
@@ -90,6 +97,29 @@ pub fn serve<I: Send + 'static>(
     Ok(file)
 }
 
+/// Answers `routes` to the LAN on `address` from now on, with the daemon behind `inbox`.
+///
+/// # Errors
+/// When that address cannot be listened on.
+pub fn serve_lan<I: Send + 'static>(
+    address: SocketAddr,
+    inbox: mpsc::Sender<I>,
+    routes: Router<Inbox<I>>,
+) -> io::Result<()> {
+    let listener = net::bind(address, BACKLOG, true)?;
+    listener.set_nonblocking(true)?;
+    let router = finished(routes, inbox);
+    spawn(async move || {
+        let listener = TcpListener::from_std(listener)?;
+        let accept = async || {
+            let (stream, remote) = listener.accept().await?;
+            Ok((stream, Caller::Remote(remote)))
+        };
+        answer_all(accept, &router).await;
+        Ok(())
+    })
+}
+
 fn finished<I: Send + 'static>(routes: Router<Inbox<I>>, inbox: mpsc::Sender<I>) -> Router {
     let nothing = || async { Refusal::new(StatusCode::NOT_FOUND, "there is nothing here") };
     let not_so = || async {
@@ -118,20 +148,66 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let sources = Arc::new(Mutex::new(BTreeMap::new()));
     loop {
         // Never closed, so it cannot fail.
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         match accept().await {
             Ok((stream, caller)) => {
+                let Some(seat) = Seat::take(&sources, caller) else {
+                    tracing::debug!(?caller, "turned away: it has too many connections already");
+                    continue;
+                };
                 let router = router.clone().layer(Extension(caller));
                 tokio::spawn(async move {
                     answer(stream, router).await;
-                    drop(permit);
+                    drop((seat, permit));
                 });
             }
             Err(error) => {
                 tracing::debug!(%error, "the API's socket cannot accept");
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
+            }
+        }
+    }
+}
+
+/// How many connections each source has.
+type CountsBySource = Arc<Mutex<BTreeMap<IpAddr, usize>>>;
+
+/// One connection of one source, until it is dropped.
+struct Seat {
+    counts: CountsBySource,
+    source: Option<IpAddr>,
+}
+
+impl Seat {
+    /// Nothing, when the source has as many as it may have. Whoever is on this host counts not.
+    fn take(counts: &CountsBySource, caller: Caller) -> Option<Self> {
+        let source = match caller {
+            Caller::Local => None,
+            Caller::Remote(from) => Some(from.ip().to_canonical()),
+        };
+        if let Some(source) = source {
+            let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = counts.entry(source).or_default();
+            if *count >= CONNECTIONS_PER_SOURCE_MAX {
+                return None;
+            }
+            *count += 1;
+        }
+        Some(Self { counts: Arc::clone(counts), source })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let Some(source) = self.source else { return };
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut count) = counts.entry(source) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
             }
         }
     }

@@ -100,6 +100,23 @@ pub enum BadPlace {
     Contact(String),
 }
 
+/// An address to listen on, with an error that shows what one looks like.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ListenAddress(pub(super) SocketAddr);
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.port() != 0 => Ok(Self(address)),
+            _ => Err(format!(
+                "{text:?} is no address to listen on: write 0.0.0.0:443 or [::]:443, ports 1 to 65535"
+            )),
+        }
+    }
+}
+
 /// A port that can be listened on or dialled.
 pub(super) fn parse_port(text: &str) -> Result<u16, BadPlace> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -135,23 +152,6 @@ impl FromStr for Place {
             return Err(BadPlace::Host(host.to_owned()));
         }
         Ok(Self { host: bracketed.unwrap_or(host).to_owned(), port: parse_port(port)? })
-    }
-}
-
-/// An address to listen on, with an error that shows what one looks like.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ListenAddress(pub(super) SocketAddr);
-
-impl FromStr for ListenAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.parse::<SocketAddr>() {
-            Ok(address) if address.port() != 0 => Ok(Self(address)),
-            _ => Err(format!(
-                "{text:?} is no address to listen on: write 0.0.0.0:443 or [::]:443, ports 1 to 65535"
-            )),
-        }
     }
 }
 

@@ -41,20 +41,14 @@ impl FromStr for Sha256 {
 
     fn from_str(text: &str) -> Result<Self, BadSha256> {
         let mut bytes = [0; 32];
-        if text.len() != 2 * bytes.len() || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(BadSha256);
-        }
-        for (byte, at) in bytes.iter_mut().zip((0..text.len()).step_by(2)) {
-            let digits = text.get(at..at + 2).ok_or(BadSha256)?;
-            *byte = u8::from_str_radix(digits, 16).map_err(|_no_hex| BadSha256)?;
-        }
+        hex::decode_to_slice(text, &mut bytes).map_err(|_no_hex| BadSha256)?;
         Ok(Self(bytes))
     }
 }
 
 impl fmt::Display for Sha256 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex::encode(self.0))
     }
 }
 

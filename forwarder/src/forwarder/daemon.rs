@@ -1,5 +1,8 @@
 //! The forwarder's loop and its state.
 
+mod report;
+mod requests;
+
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -14,17 +17,17 @@ use super::Role;
 use super::outward::Outward;
 use super::socks::Asked;
 use super::tunnel::Tunnel;
+use crate::api::PeersRequest;
 use crate::config::ForwarderConfig;
 use crate::exit::{Exit, Failed};
 use crate::gateway::{DialError, Gateway};
 use crate::handoff::{
-    Answer, Carrier, Command, Down, Event, GoawayReason, PumpHandle, Report, ResetReason,
-    SessionKey,
+    Answer, Carrier, Command, Down, Event, GoawayReason, PumpHandle, ResetReason, SessionKey,
 };
 use crate::key::PublicKey;
 use crate::net::{self, NetworkChanged, Signal};
 use crate::registrar::{Action, Registrar};
-use crate::status::{Ask, CarrierStatus, ForwarderStatus, Gathering, Memory, Traffic, VERSION};
+use crate::status::{Ask, Gathering};
 
 /// How long flows may take to end after the first signal …
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -42,6 +45,7 @@ pub(super) enum Input {
     Resolved(ContactId, io::Result<SocketAddr>),
     Checked(ContactId, io::Result<()>),
     Ask(Ask),
+    Request(PeersRequest),
     Socks(Asked),
     /// Standard output has had everything, or why it has not.
     StdioEnded(Result<(), String>),
@@ -64,6 +68,12 @@ impl From<Event> for Input {
 impl From<Signal> for Input {
     fn from(signal: Signal) -> Self {
         Self::Signal(signal)
+    }
+}
+
+impl From<PeersRequest> for Input {
+    fn from(request: PeersRequest) -> Self {
+        Self::Request(request)
     }
 }
 
@@ -135,7 +145,10 @@ impl Daemon {
             while let Some(action) = self.registrar.poll_action() {
                 self.act(action)?;
             }
-            self.admit_registered()?;
+            // Once for all that has come: each time means a list of all of them.
+            if inputs.is_empty() {
+                self.admit()?;
+            }
             if self.has_ended() {
                 self.tell(Command::Stop)?;
                 return self.failure.map_or(Ok(()), Err);
@@ -145,6 +158,17 @@ impl Daemon {
                 self.handle(input, Instant::now())?;
             }
         }
+    }
+
+    /// Opens the ways out to the peers that are registered, and to nobody else.
+    fn admit(&mut self) -> Result<(), Failed> {
+        let is_for_peers = matches!(self.role, Role::Contact(_)) && !self.outward.is_closed();
+        let Some(sources) = is_for_peers.then(|| self.registrar.poll_sources()).flatten() else {
+            return Ok(());
+        };
+        let session = self.tunnel.session();
+        let mut commands = self.outward.handle_registered(Arc::new(sources), session).into_iter();
+        commands.try_for_each(|command| self.tell(command))
     }
 
     fn handle(&mut self, input: Input, now: Instant) -> Result<(), Failed> {
@@ -162,6 +186,7 @@ impl Daemon {
                     return self.tell(Command::Report);
                 }
             }
+            Input::Request(request) => self.handle_request(request, now),
             Input::Socks(asked) => {
                 let command = Outward::handle_socks(asked, self.tunnel.session());
                 return command.map_or(Ok(()), |command| self.tell(command));
@@ -330,16 +355,6 @@ impl Daemon {
         }
     }
 
-    /// Registered peers may use the ways out, and nobody else; a caller's are its user's own.
-    fn admit_registered(&mut self) -> Result<(), Failed> {
-        if !matches!(self.role, Role::Contact(_)) || self.outward.is_closed() {
-            return Ok(());
-        }
-        let Some(sources) = self.registrar.poll_sources() else { return Ok(()) };
-        let commands = self.outward.handle_registered(sources.into(), self.tunnel.session());
-        commands.into_iter().try_for_each(|command| self.tell(command))
-    }
-
     /// Somebody who waits at standard input hears at once that there is no way.
     fn give_up_if_called(
         &mut self,
@@ -364,7 +379,7 @@ impl Daemon {
         if self.ending.is_some() { Ok(()) } else { self.terminate(now) }
     }
 
-    /// Only the peers change while the daemon runs; a file that is wrong changes nothing.
+    /// Only peers and tokens change while the daemon runs; a file that is wrong changes nothing.
     fn reload(&mut self, now: Instant) {
         let Role::Contact(file) = &self.role else { return };
         let config = match ForwarderConfig::load(file) {
@@ -374,16 +389,17 @@ impl Daemon {
                 return;
             }
         };
-        let peers = config.peers.clone();
-        let old = ForwarderConfig { peers: config.peers.clone(), ..self.config.clone() };
+        let (peers, tokens) = (config.peers.clone(), config.tokens.clone());
+        let old = ForwarderConfig { peers, tokens, ..self.config.clone() };
         if old != config {
             tracing::warn!(
-                "only the peers are reloaded: a change of key, relay, relay_key or socket needs a restart"
+                "only the peers and the tokens are reloaded: any other change needs a restart"
             );
         }
-        tracing::info!(file = %file.display(), peers = peers.len(), "reloaded");
-        self.config.peers.clone_from(&peers);
-        self.registrar.handle_peers(peers, now);
+        tracing::info!(file = %file.display(), peers = config.peers.len(), "reloaded");
+        self.registrar.handle_tokens(&config.tokens);
+        self.registrar.handle_peers(config.peers.clone(), now);
+        (self.config.peers, self.config.tokens) = (config.peers, config.tokens);
     }
 
     fn terminate(&mut self, now: Instant) -> Result<(), Failed> {
@@ -428,7 +444,7 @@ impl Daemon {
     fn handle_timeout(&mut self, now: Instant) -> Result<(), Failed> {
         self.registrar.handle_timeout(now);
         if let Some((asks, reports)) = self.gathering.poll_answer(now) {
-            let status = serde_json::to_string(&self.status(&reports)).unwrap_or_default();
+            let status = serde_json::to_string(&self.status(&reports, now)).unwrap_or_default();
             for Ask(reply) in asks {
                 reply.send(Ok(status.clone()));
             }
@@ -444,28 +460,5 @@ impl Daemon {
             self.dial(attempt);
         }
         Ok(())
-    }
-
-    fn status(&self, reports: &[Report]) -> ForwarderStatus {
-        let session = self.tunnel.session();
-        let mut sessions = reports.iter().flat_map(|report| &report.sessions);
-        let report = sessions.find(|report| Some(SessionKey(report.key)) == session);
-        ForwarderStatus {
-            version: VERSION.to_owned(),
-            key: self.key.to_string(),
-            relay: self.name.to_string(),
-            carrier: CarrierStatus {
-                state: self.tunnel.state().to_owned(),
-                remote: self.tunnel.remote().map(|remote| remote.to_string()),
-                round_trip_us: report.map_or(0, |report| report.round_trip_us),
-                resumptions: report.map_or(0, |report| report.resumptions),
-                last_error: self.last_error.clone(),
-            },
-            session: self.tunnel.id().map(|id| id.to_string()),
-            peers: self.registrar.peers(Instant::now()),
-            flows: report.map_or(0, |report| report.flows),
-            traffic: report.map(Traffic::from).unwrap_or_default(),
-            memory: Memory::of(reports),
-        }
     }
 }

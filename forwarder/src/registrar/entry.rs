@@ -1,6 +1,6 @@
 //! One internal peer in the registrar, and how far it has come.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
@@ -8,7 +8,7 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use super::health::Health;
 use super::leases::Registered;
 use crate::api::{Refusal, Reply};
-use crate::config::Peer;
+use crate::config::{Peer, Sha256};
 use crate::handoff::Target;
 use crate::logging::rounded;
 use crate::status::PeerStatus;
@@ -36,8 +36,16 @@ pub(super) struct Entry {
 pub(super) enum Tenure {
     /// As long as it is in the configuration.
     Configured,
-    /// Until its lease ends.
-    Leased { until: Instant },
+    /// Until its lease ends, or the token by which it was registered.
+    Leased { until: Instant, by: Option<Sha256> },
+}
+
+impl Tenure {
+    pub(super) fn renew(&mut self, new_until: Instant) {
+        if let Self::Leased { until, .. } = self {
+            *until = new_until;
+        }
+    }
 }
 
 /// Those who wait for an answer. As many as the API has connections, at the most.
@@ -91,10 +99,12 @@ impl Entry {
         matches!(self.stage, Stage::Down { .. })
     }
 
-    /// Where the peer's own connections come from, while it is registered.
-    pub(super) fn registered_address(&self) -> Option<IpAddr> {
-        match (&self.stage, &self.target) {
-            (Stage::Registered { .. }, Some(Target::Tcp(at))) => Some(at.ip().to_canonical()),
+    /// From where the peer itself connects, while it is registered: listeners inside are open to it.
+    /// A unix socket is on this host.
+    pub(super) fn inside(&self) -> Option<IpAddr> {
+        match (&self.stage, self.target.as_ref()?) {
+            (Stage::Registered { .. }, Target::Tcp(address)) => Some(address.ip().to_canonical()),
+            (Stage::Registered { .. }, Target::Unix(_)) => Some(Ipv4Addr::LOCALHOST.into()),
             _ => None,
         }
     }
@@ -102,7 +112,7 @@ impl Entry {
     pub(super) fn lease_until(&self) -> Option<Instant> {
         match self.tenure {
             Tenure::Configured => None,
-            Tenure::Leased { until } => Some(until),
+            Tenure::Leased { until, .. } => Some(until),
         }
     }
 

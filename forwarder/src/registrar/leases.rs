@@ -12,7 +12,7 @@ use adit_proto::limits::CONTACTS_MAX;
 use super::Registrar;
 use super::entry::{Entry, Pending, Tenure};
 use crate::api::{Refusal, Reply, StatusCode};
-use crate::config::Peer;
+use crate::config::{Peer, Sha256, Token};
 use crate::status::PeerStatus;
 
 /// A lease when none is asked for …
@@ -23,6 +23,15 @@ pub const LEASE_MIN: Duration = Duration::from_secs(10);
 pub const LEASE_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// How long a registration may take: a tunnel, a name to be resolved, the relay's answer.
 pub(super) const REGISTER_MAX: Duration = Duration::from_secs(8);
+
+/// What a peer is registered for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// For how long without renewal.
+    pub time: Duration,
+    /// By whose token, if not by the daemon's own user: without the token there is no lease.
+    pub by: Option<Sha256>,
+}
 
 /// What became of a registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,11 +48,11 @@ impl Registrar {
     pub fn handle_register(
         &mut self,
         peer: Peer,
-        lease: Duration,
+        lease: Lease,
         reply: Reply<Registered>,
         now: Instant,
     ) {
-        let until = now + lease;
+        let until = now + lease.time;
         if let Some(id) = self.table.id_by_name(&peer.name) {
             return self.register_again(id, &peer, until, reply, now);
         }
@@ -58,7 +67,7 @@ impl Registrar {
             );
             return reply.send(Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, text)));
         }
-        let mut entry = Entry::new(peer, Tenure::Leased { until }, now);
+        let mut entry = Entry::new(peer, Tenure::Leased { until, by: lease.by }, now);
         entry.pending = Some(Pending { replies: vec![reply], until: now + REGISTER_MAX });
         let id = self.table.insert(entry);
         self.ask(id);
@@ -93,7 +102,7 @@ impl Registrar {
             return reply.send(Err(Refusal::new(StatusCode::CONFLICT, text)));
         }
         self.table.update(id, |entry| {
-            entry.tenure = Tenure::Leased { until };
+            entry.tenure.renew(until);
             match &mut entry.pending {
                 Some(pending) => pending.replies.push(reply),
                 None => reply.send(Ok(Registered { is_new: false, peer: entry.status(now) })),
@@ -113,7 +122,7 @@ impl Registrar {
     ) -> Result<PeerStatus, Refusal> {
         let id = self.leased(name)?;
         let renewed = self.table.update(id, |entry| {
-            entry.tenure = Tenure::Leased { until: now + lease };
+            entry.tenure.renew(now + lease);
             entry.status(now)
         });
         renewed.ok_or_else(|| unknown(name))
@@ -126,7 +135,7 @@ impl Registrar {
     pub fn handle_unregister(&mut self, name: &str) -> Result<(), Refusal> {
         let id = self.leased(name)?;
         tracing::info!(peer = %name, "unregistered");
-        let text = format!("{name} was unregistered while this waited");
+        let text = format!("{name} was unregistered before the relay had answered");
         self.give_up(id, Refusal::new(StatusCode::CONFLICT, text));
         Ok(())
     }
@@ -136,6 +145,25 @@ impl Registrar {
         match self.table.get(id).map(|entry| entry.tenure) {
             Some(Tenure::Leased { .. }) => Ok(id),
             _ => Err(configured(name)),
+        }
+    }
+
+    /// Takes the tokens of a new configuration: what they are not good for any more is removed.
+    pub fn handle_tokens(&mut self, tokens: &[Token]) {
+        let is_good = |peer: &Peer, hash| {
+            let mut own = tokens.iter().filter(|token| token.sha256 == hash);
+            own.any(|token| token.peer == peer.name && token.contacts.contain(peer.contact))
+        };
+        let is_revoked = |entry: &Entry| match entry.tenure {
+            Tenure::Leased { by: Some(hash), .. } => !is_good(&entry.peer, hash),
+            _ => false,
+        };
+        let revoked = self.table.iter().filter(|(_, entry)| is_revoked(entry));
+        for id in revoked.map(|(id, _)| id).collect::<Vec<_>>() {
+            let Some(entry) = self.table.get(id) else { continue };
+            tracing::info!(peer = %entry.peer.name, contact = %entry.peer.contact, "token revoked");
+            let text = "the token is not good for this any more";
+            self.give_up(id, Refusal::new(StatusCode::FORBIDDEN, text));
         }
     }
 

@@ -2,13 +2,18 @@
 //! Whatever is asked of it takes logarithmic time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::time::Instant;
 
 use adit_proto::id::ContactId;
 
 use super::entry::Entry;
-use crate::config::Contact;
+use super::inside::Inside;
+use crate::config::{Contact, LISTENERS_MAX};
+use crate::sources::Sources;
+
+/// Ids of peers end here: those above are the listeners'.
+const ID_MAX: u32 = 0x7fff_ffff;
+const _: () = assert!(LISTENERS_MAX <= (u32::MAX - ID_MAX) as usize);
 
 /// Entries and the ways to them.
 #[derive(Debug, Default)]
@@ -18,10 +23,8 @@ pub(super) struct Table {
     ids_by_port: BTreeMap<u16, ContactId>,
     /// One for each entry that waits for a moment: the first such moment.
     due: BTreeSet<(Instant, ContactId)>,
-    /// How many registered peers have an address.
-    counts_by_address: BTreeMap<IpAddr, usize>,
-    /// Whether that has changed since it was last asked for.
-    have_addresses_changed: bool,
+    /// Where those are that are registered at the moment.
+    inside: Inside,
     last_id: u32,
 }
 
@@ -66,7 +69,7 @@ impl Table {
         }
         let due = entry.poll_timeout();
         self.due.extend(due.map(|at| (at, id)));
-        self.count_address(None, entry.registered_address());
+        self.inside.enter(entry.inside());
         self.entries.insert(id, entry);
         id
     }
@@ -74,7 +77,7 @@ impl Table {
     /// Ids come again only after all the others, so that a late answer cannot find a new tenant.
     fn next_id(&mut self) -> ContactId {
         loop {
-            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
+            self.last_id = if self.last_id < ID_MAX { self.last_id + 1 } else { 1 };
             let id = ContactId(self.last_id);
             if !self.entries.contains_key(&id) {
                 return id;
@@ -89,41 +92,18 @@ impl Table {
         change: impl FnOnce(&mut Entry) -> R,
     ) -> Option<R> {
         let entry = self.entries.get_mut(&id)?;
-        let (before, address_before) = (entry.poll_timeout(), entry.registered_address());
+        let (due, inside) = (entry.poll_timeout(), entry.inside());
         let changed = change(entry);
-        let (after, address_after) = (entry.poll_timeout(), entry.registered_address());
-        if before != after {
-            before.into_iter().for_each(|at| _ = self.due.remove(&(at, id)));
-            self.due.extend(after.map(|at| (at, id)));
+        let (due_now, inside_now) = (entry.poll_timeout(), entry.inside());
+        if due != due_now {
+            due.into_iter().for_each(|at| _ = self.due.remove(&(at, id)));
+            self.due.extend(due_now.map(|at| (at, id)));
         }
-        self.count_address(address_before, address_after);
+        if inside != inside_now {
+            self.inside.leave(inside);
+            self.inside.enter(inside_now);
+        }
         Some(changed)
-    }
-
-    fn count_address(&mut self, before: Option<IpAddr>, after: Option<IpAddr>) {
-        if before == after {
-            return;
-        }
-        if let Some(address) = after {
-            let count = self.counts_by_address.entry(address).or_default();
-            *count += 1;
-            self.have_addresses_changed |= *count == 1;
-        }
-        if let Some(address) = before
-            && let Some(count) = self.counts_by_address.get_mut(&address)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.counts_by_address.remove(&address);
-                self.have_addresses_changed = true;
-            }
-        }
-    }
-
-    /// The addresses of all peers that are registered, if that has changed since the last time.
-    pub(super) fn poll_addresses(&mut self) -> Option<impl Iterator<Item = IpAddr>> {
-        let has_changed = std::mem::take(&mut self.have_addresses_changed);
-        has_changed.then(|| self.counts_by_address.keys().copied())
     }
 
     pub(super) fn remove(&mut self, id: ContactId) -> Option<Entry> {
@@ -133,8 +113,13 @@ impl Table {
             self.ids_by_port.remove(&port);
         }
         entry.poll_timeout().into_iter().for_each(|at| _ = self.due.remove(&(at, id)));
-        self.count_address(entry.registered_address(), None);
+        self.inside.leave(entry.inside());
         Some(entry)
+    }
+
+    /// The addresses of those that are registered, if they have changed since the last time.
+    pub(super) fn poll_sources(&mut self) -> Option<Sources> {
+        self.inside.poll_sources()
     }
 
     /// When the next entry is due.
@@ -150,8 +135,11 @@ impl Table {
     /// Whether nothing is left of what there was.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        let Self { entries, ids_by_name, ids_by_port, due, counts_by_address, .. } = self;
-        let ids = ids_by_name.is_empty() && ids_by_port.is_empty();
-        entries.is_empty() && ids && due.is_empty() && counts_by_address.is_empty()
+        let Self { entries, ids_by_name, ids_by_port, due, inside, last_id: _ } = self;
+        entries.is_empty()
+            && ids_by_name.is_empty()
+            && ids_by_port.is_empty()
+            && due.is_empty()
+            && inside.is_empty()
     }
 }

@@ -192,21 +192,26 @@ fn an_answer_counts_once() {
     assert_eq!(registrar.peers(now)[0].state, "refused");
 }
 
-/// The ways out are open to the addresses of registered peers, for as long as one of them is.
+/// The ways out are open to the peers that are registered, for as long as they are.
 #[test]
-fn only_registered_peers_are_let_out() {
+fn those_who_are_registered_may_reach_out() {
     let now = Instant::now();
-    let (one, two) = (peer("a", "192.168.50.3:80", 8080), peer("b", "192.168.50.3:81", 8081));
-    let mut registrar = Registrar::new(vec![one, two.clone()], now);
-    let at = "192.168.50.3".parse().unwrap();
+    let local = peer("local", "127.0.0.1:80", 8081);
+    let mut registrar = Registrar::new(vec![web(), peer("ssh", "192.168.50.3:22", 2222)], now);
+    let accepts = |sources: &Sources, ip: &str| sources.accepts(ip.parse().unwrap());
     registrar.handle_up(SESSION);
-    assert!(registrar.poll_sources().is_none());
+    assert!(registrar.poll_sources().is_none(), "nobody is registered yet");
     registrar.handle_frame(registered(1), now);
-    assert!(registrar.poll_sources().unwrap().accepts(at));
+    let sources = registrar.poll_sources().unwrap();
+    assert!(accepts(&sources, "192.168.50.3") && !accepts(&sources, "127.0.0.1"));
     registrar.handle_frame(registered(2), now);
-    assert!(registrar.poll_sources().is_none(), "nothing has changed");
-    registrar.handle_peers(vec![two], now);
-    assert!(registrar.poll_sources().is_none(), "the other one is still there");
+    registrar.handle_peers(vec![web(), local.clone()], now);
+    assert!(registrar.poll_sources().is_none(), "another peer has the same address");
+    registrar.handle_frame(registered(3), now);
+    let sources = registrar.poll_sources().unwrap();
+    assert!(accepts(&sources, "127.0.0.1") && accepts(&sources, "::1"));
+    registrar.handle_peers(vec![local], now);
+    assert!(!accepts(&registrar.poll_sources().unwrap(), "192.168.50.3"));
     registrar.handle_down();
-    assert!(!registrar.poll_sources().unwrap().accepts(at));
+    assert!(!accepts(&registrar.poll_sources().unwrap(), "127.0.0.1"));
 }

@@ -89,7 +89,8 @@ fn a_new_peer_that_does_not_answer_is_refused() {
     let every_second = Peer { health: Some(Duration::from_secs(1)), ..web() };
     let mut registrar = Registrar::default();
     let (reply, mut answer) = Reply::new();
-    registrar.handle_register(every_second, LEASE, reply, now);
+    let lease = Lease { time: LEASE, by: None };
+    registrar.handle_register(every_second, lease, reply, now);
     check(&mut registrar, 1, refused_connect());
     let at = registrar.poll_timeout().unwrap();
     registrar.handle_timeout(at);

@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 use super::super::leases::REGISTER_MAX;
 use super::*;
 use crate::api::Reply;
+use crate::config::{Contacts, Sha256, Token};
 
 type Answer = oneshot::Receiver<Result<Registered, Refusal>>;
 
@@ -18,7 +19,7 @@ fn up() -> (Registrar, Instant) {
 
 fn register(registrar: &mut Registrar, peer: Peer, lease: Duration, now: Instant) -> Answer {
     let (reply, answer) = Reply::new();
-    registrar.handle_register(peer, lease, reply, now);
+    registrar.handle_register(peer, Lease { time: lease, by: None }, reply, now);
     answer
 }
 
@@ -171,6 +172,31 @@ fn the_configuration_comes_first() {
     assert_eq!(names, ["shop", "ssh"]);
     registrar.handle_peers(vec![], now);
     assert!(registrar.table.is_empty());
+}
+
+/// A token that is withdrawn takes what it has registered along.
+#[test]
+fn a_lease_ends_with_its_token() {
+    let (mut registrar, now) = up();
+    let token = |peer: &str, hash: u8, contacts: &str| Token {
+        peer: peer.into(),
+        sha256: Sha256([hash; 32]),
+        contacts: Contacts {
+            ports: [contacts.parse().unwrap()].into_iter().collect(),
+            are_private: false,
+        },
+    };
+    for (n, name) in [(1, "printer"), (2, "camera"), (3, "door"), (4, "local")] {
+        let by = (name != "local").then_some(Sha256([n; 32]));
+        let peer = peer(name, "192.168.50.7:80", 8000 + u16::from(n));
+        let lease = Lease { time: LEASE, by };
+        registrar.handle_register(peer, lease, Reply::new().0, now);
+    }
+    let tokens =
+        [token("printer", 1, "8001"), token("camera", 2, "8001"), token("window", 3, "8003")];
+    registrar.handle_tokens(&tokens);
+    let names: Vec<_> = registrar.peers(now).into_iter().map(|peer| peer.name).collect();
+    assert_eq!(names, ["local", "printer"]);
 }
 
 /// A forwarder has a bounded number of peers, however they came.
