@@ -216,9 +216,8 @@ fn ten_thousand_resumes_by_other_keys_change_nothing() {
     };
     let before = owners(tunnel.relay.report());
     let strangers: Vec<_> = (0..10).map(|_| PrivateKey::generate().unwrap().public()).collect();
-    for round in 0..10_000 {
+    for (round, stranger) in (0..10_000).zip(strangers.into_iter().cycle()) {
         let (carrier, _other_end) = bare::said(hello(wire_id(&tunnel), 1_000 + round, 0));
-        let stranger = strangers[usize::try_from(round).unwrap() % strangers.len()];
         tunnel.relay.carry_of(stranger, SessionKey(100 + round), carrier);
         assert!(!tunnel.relay.wait_until_up());
         if round % 1_000 == 0 {
