@@ -29,6 +29,7 @@ use tokio::sync::mpsc;
 
 use calls::Asked;
 
+use crate::absence::Absence;
 use crate::beat::Beat;
 use crate::door::Door;
 use crate::lookups::Lookups;
@@ -111,6 +112,7 @@ struct Daemon {
     last_session: u64,
     registrar: Registrar<TcpListener>,
     beat: Beat<Asked>,
+    absence: Absence<Asked>,
     lookups: Lookups,
     inbox: mpsc::Sender<Input>,
     door: Rc<RefCell<Door>>,
@@ -188,6 +190,7 @@ impl Daemon {
             last_session: 0,
             registrar: Registrar::default(),
             beat: Beat::new(Instant::now()),
+            absence: Absence::default(),
             lookups: Lookups::default(),
             inbox,
             door: Rc::default(),
@@ -354,6 +357,8 @@ impl Daemon {
         for lease in self.registrar.drain() {
             self.close_contact(&lease)?;
         }
+        let waiting = self.absence.drain();
+        self.refuse_all(waiting)?;
         for (&session, state) in &self.sessions {
             self.tell(state.pump, Command::Drain { session })?;
         }
@@ -394,8 +399,13 @@ impl Daemon {
         let ending = self.ending.map(|ending| match ending {
             Ending::Draining { until } | Ending::Closing { until } => until,
         });
-        let (leases, beat) = (self.registrar.poll_timeout(), self.beat.poll_timeout());
-        let others = [leases, beat, self.gathering.poll_timeout(), ending];
+        let others = [
+            self.registrar.poll_timeout(),
+            self.absence.poll_timeout(),
+            self.beat.poll_timeout(),
+            self.gathering.poll_timeout(),
+            ending,
+        ];
         let idle = Instant::now() + IDLE_MAX;
         others.into_iter().flatten().fold(idle, Instant::min)
     }
@@ -405,6 +415,8 @@ impl Daemon {
             tracing::info!(peer = %lease.peer, contact = %lease.contact, "the lease is over");
             self.close_contact(&lease)?;
         }
+        let waited = self.absence.handle_timeout(now);
+        self.refuse_all(waited)?;
         let refused = self.beat.handle_timeout(now);
         self.refuse_all(refused)?;
         if let Some((asks, reports)) = self.gathering.poll_answer(now) {

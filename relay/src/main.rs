@@ -4,6 +4,7 @@
 //! Deliberately absent: a data path, and any state that outlives the process.
 #![forbid(unsafe_code)]
 
+mod absence;
 mod beat;
 mod cli;
 mod contact;

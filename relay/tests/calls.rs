@@ -36,6 +36,12 @@ impl Network {
     }
 }
 
+/// A connection that is refused is reset; one that is not yet must not be waited for.
+fn wait_until_refused(connect: impl Fn() -> TcpStream) {
+    wait_for("refusal", || (!echoes(&mut connect(), b"still there?")).then_some(()));
+    assert!(is_reset(connect()));
+}
+
 const HAS_DB: &str = "names = [\"db\"]";
 const CALLS: &str = "calls = [\"db\", \"nothing\"]";
 
@@ -124,6 +130,21 @@ fn a_name_that_is_held_is_not_taken_over() {
     assert!(echoes(&mut office.call("db"), b"still there"));
 }
 
+/// A call that comes while the owner is between two sessions waits for it.
+#[test]
+fn a_call_waits_for_an_owner_that_comes_back() {
+    let net = network(HAS_DB, CALLS);
+    net.office.register("db", 0, echo_service()).unwrap();
+    net.laptop.join(&net.relay);
+    net.office.leave();
+    wait_for("end of the session", || (!net.relay.is_connected("office")).then_some(()));
+    let mut waiting = net.laptop.call("db");
+    net.laptop.wait_until_opened();
+    net.office.join(&net.relay);
+    net.office.register("db", 0, echo_service()).unwrap();
+    assert!(echoes(&mut waiting, b"it was worth the wait"));
+}
+
 /// A reload takes a name back and says which setting did it; calls of it are refused from then on.
 #[test]
 fn a_reload_takes_names_and_calls_back() {
@@ -133,7 +154,7 @@ fn a_reload_takes_names_and_calls_back() {
     let mut running = net.laptop.call("db");
     assert!(echoes(&mut running, b"before"));
     net.reload(HAS_DB, "calls = []");
-    wait_for("forbidden call", || is_reset(net.laptop.call("db")).then_some(()));
+    wait_until_refused(|| net.laptop.call("db"));
     net.reload("names = []", CALLS);
     let refused = net.office.wait_refused();
     assert!(refused.text.contains("names of [[forwarder]] office"), "{}", refused.text);
@@ -188,7 +209,7 @@ fn the_relay_dials_what_is_named_and_nothing_else() {
     }
     assert_eq!(relay.refused("dial_forbidden"), forbidden.len() as u64);
     relay.reload(&office.table("forwarder", "office", "dials = []"));
-    wait_for("reload", || is_reset(office.dial(named.to_string())).then_some(()));
+    wait_until_refused(|| office.dial(named.to_string()));
 }
 
 /// Sources and limits of public contact points are those of the file, also after a reload.
@@ -209,6 +230,6 @@ fn sources_and_limits_follow_the_file() {
     net.reload(&ports, CALLS);
     wait_for("lifted limit", || echoes(&mut connect(), b"another").then_some(()));
     net.reload(&format!("{ports}\nallow = [\"192.0.2.0/24\"]"), CALLS);
-    wait_for("source that is not let in", || is_reset(connect()).then_some(()));
+    wait_until_refused(connect);
     assert!(echoes(&mut first, b"flows that run go on"));
 }

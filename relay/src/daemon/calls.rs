@@ -67,6 +67,12 @@ impl Daemon {
             Call { is_allowed: true, is_let_in: true, owner: Some((pump, holder)), .. } => {
                 self.join(asked, name, pump, holder)
             }
+            // Whether it comes back is told to those alone who may call it.
+            Call { is_allowed: true, is_let_in: true, is_there: true, .. }
+                if self.absence.wait(name, asked, now) =>
+            {
+                Ok(())
+            }
             Call { is_allowed, is_there, is_let_in, .. } => {
                 let (cause, why) = match (is_allowed, is_there, is_let_in) {
                     (false, ..) => (Cause::CallForbidden, "it is not among its calls"),
@@ -78,6 +84,12 @@ impl Daemon {
                 self.refuse_at_beat(asked, now)
             }
         }
+    }
+
+    /// The owner of a name has a session again: whoever has waited for it is judged anew.
+    pub(super) fn handle_back(&mut self, name: &str, now: Instant) -> Result<(), Failed> {
+        let waited = self.absence.handle_back(name);
+        waited.into_iter().try_for_each(|asked| self.call(asked, name, now))
     }
 
     /// Looks everything up, whatever has been found already.

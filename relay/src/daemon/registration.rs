@@ -81,14 +81,19 @@ impl Daemon {
             self.registrar.handle_unregister(holder);
             return self.answer_register(holder, |id| ControlFrame::Refused(id, refused));
         }
-        let address = match contact {
-            Contact::Public(port) => contact_address(at, state.local, port).to_string(),
-            Contact::Private(name) => name,
+        let address = match &contact {
+            Contact::Public(port) => contact_address(at, state.local, *port).to_string(),
+            Contact::Private(name) => name.clone(),
         };
         let (name, peer) = (&state.name, &asked.name);
         tracing::info!(forwarder = %name, %peer, contact = %address, "registered");
         let registered = Registered { lease: CONTACT_LEASE, address };
-        self.answer_register(holder, |id| ControlFrame::Registered(id, registered))
+        self.answer_register(holder, |id| ControlFrame::Registered(id, registered))?;
+        match contact {
+            Contact::Private(name) => self.handle_back(&name, now),
+            // Who called a port meanwhile waits in its listener.
+            Contact::Public(_) => Ok(()),
+        }
     }
 
     /// Lets the holder's pump take callers, where there is a listener for them.

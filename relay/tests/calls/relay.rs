@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit::handoff::{
-    Carrier, Command, ControlFrame, Destination, Event, EventReceiver, PumpHandle, Service,
-    SessionKey, events,
+    Carrier, Command, ControlFrame, Destination, Event, EventReceiver, GoawayReason, PumpHandle,
+    Service, SessionKey, events,
 };
 use adit::key::{PrivateKey, PublicKey};
 use adit::pump;
@@ -85,11 +85,20 @@ impl Relay {
         self.status()["refused"][cause].as_u64().unwrap()
     }
 
-    /// The contact points of a key, as its peers' names.
-    pub(crate) fn contacts(&self, name: &str) -> Vec<String> {
+    /// Whether a key has a session with a carrier.
+    pub(crate) fn is_connected(&self, name: &str) -> bool {
+        self.entry(name)["connected"].as_bool().unwrap()
+    }
+
+    fn entry(&self, name: &str) -> serde_json::Value {
         let status = self.status();
         let all = status["forwarders"].as_array().unwrap();
-        let entry = all.iter().find(|entry| entry["name"] == name).unwrap();
+        all.iter().find(|entry| entry["name"] == name).unwrap().clone()
+    }
+
+    /// The contact points of a key, as its peers' names.
+    pub(crate) fn contacts(&self, name: &str) -> Vec<String> {
+        let entry = self.entry(name);
         let contacts = entry["contacts"].as_array().unwrap();
         contacts.iter().map(|contact| contact["peer"].as_str().unwrap().to_owned()).collect()
     }
@@ -148,6 +157,24 @@ impl Member {
         self.pump.send(Command::Carry { session, side, key, name, grace, carrier }).unwrap();
         self.wait_for("Up", |event| matches!(event, Event::Up { .. }).then_some(()));
         own
+    }
+
+    /// Ends the session, as a daemon that ends does.
+    pub(crate) fn leave(&self) {
+        let (reason, why) = (GoawayReason::Ending, "it leaves".to_owned());
+        self.pump.send(Command::Close { session: SESSION, reason, why }).unwrap();
+        self.wait_for("Down", |event| matches!(event, Event::Down { .. }).then_some(()));
+    }
+
+    /// Waits until the connections so far have been opened as flows.
+    pub(crate) fn wait_until_opened(&self) {
+        wait_for("flow", || {
+            self.pump.send(Command::Report).unwrap();
+            self.wait_for("Report", |event| match event {
+                Event::Report(report) => Some((report.sessions[0].flows > 0).then_some(())),
+                _ => None,
+            })
+        });
     }
 
     pub(crate) fn wait_for<T>(&self, what: &str, take: impl Fn(Event) -> Option<T>) -> T {
