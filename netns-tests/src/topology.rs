@@ -96,8 +96,19 @@ impl Topology {
     /// # Errors
     /// As [`crate::LabBuilder::build`] and [`Lab::verify_nat`].
     pub fn build_verified(self, name: &str) -> Result<Lab, LabError> {
-        let lab = self.build(name)?;
-        lab.verify_nat("icp", "ext", "relay")?;
-        Ok(lab)
+        verified(self.build(name)?)
     }
+
+    /// The same, for little traffic: more such labs may stand at once.
+    ///
+    /// # Errors
+    /// As [`crate::LabBuilder::build`] and [`Lab::verify_nat`].
+    pub fn build_paced(self, name: &str) -> Result<Lab, LabError> {
+        verified(self.draw(name).paced().build()?)
+    }
+}
+
+fn verified(lab: Lab) -> Result<Lab, LabError> {
+    lab.verify_nat("icp", "ext", "relay")?;
+    Ok(lab)
 }

@@ -59,7 +59,7 @@ fn tunnel_connections(gateway: &Host<'_>) -> Result<usize, LabError> {
 /// internal peer through the ports that the gateway lets in, and reaches nothing else.
 #[test]
 fn relay_on_the_gateway_is_reached_at_its_contact_ports_alone() -> Outcome {
-    let lab = Topology::STANDARD.build_verified("relay-on-gateway")?;
+    let lab = Topology::STANDARD.build_paced("relay-on-gateway")?;
     let (gateway, ext) = (lab.gateway(), lab.host("ext"));
     gateway.shell(CLOSED_INPUT)?;
     gateway.shell("iptables -I INPUT -i lan0 -p tcp --dport 443 -j ACCEPT")?;
@@ -94,7 +94,7 @@ fn relay_on_the_gateway_is_reached_at_its_contact_ports_alone() -> Outcome {
 /// The forwarder runs on the gateway, which dials the relay itself and lets nothing in.
 #[test]
 fn forwarder_on_the_gateway_opens_nothing_there() -> Outcome {
-    let lab = Topology::STANDARD.build_verified("forwarder-on-gateway")?;
+    let lab = Topology::STANDARD.build_paced("forwarder-on-gateway")?;
     let (gateway, ext) = (lab.gateway(), lab.host("ext"));
     gateway.shell(CLOSED_INPUT)?;
     let web = Web::start(&lab.host("peer3"))?;
@@ -120,7 +120,7 @@ fn forwarder_on_the_gateway_opens_nothing_there() -> Outcome {
 
 /// A gateway that `topology` describes is crossed by one connection, which serves two peers.
 fn crosses(topology: Topology, name: &str, direct: impl FnOnce(&Host<'_>) -> Outcome) -> Outcome {
-    let lab = topology.build_verified(name)?;
+    let lab = topology.build_paced(name)?;
     let (peer3, peer4, ext) = (lab.host("peer3"), lab.host("peer4"), lab.host("ext"));
     let web = Web::start(&peer3)?;
     let _echo = peer4.serve("echo", 7, &[])?;
