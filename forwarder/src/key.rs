@@ -1,5 +1,7 @@
 //! Who somebody is: an Ed25519 key. Both ends of a tunnel know each other by nothing else.
 
+mod pins;
+
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::hash::{Hash, Hasher};
@@ -22,6 +24,8 @@ use rustls::sign::SigningKey;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::Zeroizing;
+
+pub use pins::{PINS_MAX, Pins};
 
 /// The length of an Ed25519 public key.
 pub const PUBLIC_KEY_LEN: usize = 32;
