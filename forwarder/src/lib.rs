@@ -20,6 +20,7 @@ pub mod exit;
 pub mod forwarder;
 pub mod gateway;
 pub mod handoff;
+pub mod invitation;
 pub mod key;
 pub mod logging;
 pub mod net;
