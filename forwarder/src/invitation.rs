@@ -49,10 +49,8 @@ pub struct Invitation {
     pub relay: Places,
     /// Who it is.
     pub relay_key: PublicKey,
-    /// Which invitation this is.
-    pub id: InvitationId,
-    /// What makes it good.
-    pub secret: Secret,
+    /// What it is used with.
+    pub request: Request,
     /// When it was made, by the relay's clock.
     pub issued_at: UnixTime,
     /// From when on it is no good.
@@ -144,8 +142,8 @@ impl Invitation {
         let body = Body {
             relay: self.relay.iter().map(ToString::to_string).collect(),
             relay_key: *self.relay_key.as_bytes(),
-            id: self.id.0,
-            secret: self.secret.0,
+            id: self.request.id.0,
+            secret: self.request.secret.0,
             issued_at: self.issued_at.seconds(),
             expires_at: self.expires_at.seconds(),
         };
@@ -191,8 +189,7 @@ fn read(text: &str) -> Option<Invitation> {
     Some(Invitation {
         relay: relay.into(),
         relay_key: body.relay_key.into(),
-        id: InvitationId(body.id),
-        secret: Secret(body.secret),
+        request: Request { id: InvitationId(body.id), secret: Secret(body.secret) },
         issued_at: UnixTime::new(body.issued_at),
         expires_at: UnixTime::new(body.expires_at),
     })
@@ -211,25 +208,17 @@ fn random<const LEN: usize>() -> Result<[u8; LEN], NoRandomness> {
     }
 }
 
-impl InvitationId {
-    /// A name that no other invitation has.
+impl Request {
+    /// The request of a new invitation: an id that no other has, and a new secret.
     ///
     /// # Errors
     /// Without randomness.
     pub fn generate() -> Result<Self, NoRandomness> {
-        Ok(Self(random()?))
+        Ok(Self { id: InvitationId(random()?), secret: Secret(random()?) })
     }
 }
 
 impl Secret {
-    /// A new secret.
-    ///
-    /// # Errors
-    /// Without randomness.
-    pub fn generate() -> Result<Self, NoRandomness> {
-        Ok(Self(random()?))
-    }
-
     /// What may be kept of it.
     pub fn digest(&self) -> SecretDigest {
         let mut kept = [0; DIGEST_LEN];

@@ -160,7 +160,8 @@ impl PrivateKey {
         written.map_err(failed("write"))
     }
 
-    fn pem(&self) -> Result<Zeroizing<String>, KeyError> {
+    /// As [`PrivateKey::save`] writes it.
+    pub(crate) fn pem(&self) -> Result<Zeroizing<String>, KeyError> {
         let der = self.pkcs8()?;
         match pem_rfc7468::encode_string(PEM_LABEL, LineEnding::LF, &der) {
             Ok(pem) => Ok(Zeroizing::new(pem)),

@@ -21,6 +21,7 @@ pub mod forwarder;
 pub mod gateway;
 pub mod handoff;
 pub mod invitation;
+pub mod join;
 pub mod key;
 pub mod logging;
 pub mod net;
