@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::site::{CONFIG_NAME, KEY_NAME};
-use crate::config::FORWARDER_FILE;
+use crate::config::FORWARDER_FOLDER;
 use crate::invitation::{Grant, Invitation};
 
 const SOCKET_NAME: &str = "adit.sock";
@@ -23,7 +23,7 @@ struct Top {
 /// The file's text. Paths in it are relative to the file.
 pub(super) fn text(invitation: &Invitation, grant: &Grant, dir: &Path) -> String {
     // In the usual place the usual socket will do; elsewhere it need not be ours to make.
-    let is_usual = Path::new(FORWARDER_FILE).parent() == Some(dir);
+    let is_usual = dir == Path::new(FORWARDER_FOLDER);
     let top = Top {
         key: KEY_NAME,
         relay: invitation.relay.iter().map(ToString::to_string).collect(),
