@@ -131,12 +131,12 @@ fn join_relay(line: String, dir: &Path) -> Result<(), Failed> {
     };
     let Joined { grant, config, key } = join::join(&line, dir, UnixTime::now())?;
     let (config, key) = (config.display(), key.display());
-    let (name, next) = match &grant {
-        Grant { name, external: true, .. } => (name, format!("adit connect -c {config}")),
-        Grant { name, .. } => (name, format!("adit run -c {config}")),
+    let next = match &grant {
+        Grant { external: true, .. } => "adit connect, as its last lines say".to_owned(),
+        Grant { .. } => format!("adit run -c {config}"),
     };
-    say(&format!("joined as {name}, which may have: {grant}"));
-    say(&format!("wrote {key} and {config}; go on with: {next}"));
+    say(&format!("joined as {}, which may have: {grant}", grant.name));
+    say(&format!("wrote {key} and {config}; go on with {next}"));
     Ok(())
 }
 

@@ -10,13 +10,14 @@ use adit::cli::{
     keygen, ok, parsed, say,
 };
 use adit::config::{RELAY_FILE, RELAY_SOCKET, RelayConfig};
-use adit::exit::{self, Failed};
+use adit::exit::{self, Exit, Failed};
 use adit::key::PrivateKey;
 use adit::logging;
 use adit::status::relay_table;
 use clap::{Parser, Subcommand};
 
 use crate::daemon;
+use crate::invitations::Invitations;
 use enrolment::{ForwardersArgs, InviteArgs, RevokeArgs, RotateArgs};
 
 const EXAMPLES: &str = "\
@@ -108,6 +109,7 @@ fn check(file: &Path) -> Result<(), Failed> {
     let config = RelayConfig::load(file)?;
     let count = config.admitted.len();
     ok("configuration", &format!("{}, {count} forwarder(s)", file.display()));
+    Invitations::load(&config.state).map_err(|error| Failed::new(Exit::Config, error))?;
     let key = PrivateKey::load(&config.key)?;
     check_key(&config.key, &key);
     check_io_uring()

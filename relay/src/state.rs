@@ -49,10 +49,7 @@ fn try_replace(folder: &Path, path: &Path, content: &str) -> io::Result<()> {
 }
 
 /// Puts `enrolled` in the place of all enrolled keys.
-pub(crate) fn replace_enrolled<'a>(
-    folder: &Path,
-    enrolled: impl Iterator<Item = &'a Admitted>,
-) -> Result<(), Unwritable> {
+pub(crate) fn replace_enrolled(folder: &Path, enrolled: &[Admitted]) -> Result<(), Unwritable> {
     let mut content = ENROLLED_HEAD.to_owned();
     for admitted in enrolled {
         // Into memory: nothing to fail with.
@@ -96,10 +93,10 @@ mod tests {
                 let key = adit::key::PrivateKey::generate().unwrap().public();
                 Admitted { is_enrolled: true, ..Admitted::new(name.into(), key, role) }
             });
-        replace_enrolled(dir.path(), enrolled.iter()).unwrap();
+        replace_enrolled(dir.path(), &enrolled).unwrap();
         let read = adit::config::enrolled(&dir.path().join(ENROLLED_FILE)).unwrap();
         assert_eq!(read, enrolled);
-        replace_enrolled(dir.path(), [].into_iter()).unwrap();
+        replace_enrolled(dir.path(), &[]).unwrap();
         assert!(adit::config::enrolled(&dir.path().join(ENROLLED_FILE)).unwrap().is_empty());
     }
 }

@@ -73,6 +73,52 @@ fn of_two_joins_at_once_one_wins() {
     assert_eq!(relay.everybody()["admitted"].as_array().unwrap().len(), 1);
 }
 
+/// A relay that dies after it has let a key in, and before it has noted that the line is used, does
+/// not let a second key in with it.
+#[test]
+fn a_relay_that_dies_half_way_lets_one_key_in() {
+    let mut relay = Relay::start("");
+    let line = relay.invite(&["office", "--ports", "2222"]);
+    let file = relay.dir.path().join("state/invitations.json");
+    let unused = fs::read(&file).unwrap();
+    let [first, second] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    join_now(&line, first.path()).unwrap();
+    relay.stop();
+    fs::write(&file, unused).unwrap();
+    relay.run();
+    refused(join_now(&line, second.path()), "somebody else has the name office");
+    assert!(is_empty(second.path()));
+    assert_eq!(relay.everybody()["admitted"].as_array().unwrap().len(), 1);
+}
+
+/// An external peer is let in as one; limits that were added by hand meanwhile are kept, and what
+/// cannot be read is not written over.
+#[test]
+fn edits_of_the_enrolled_keys_are_kept() {
+    let relay = Relay::start("");
+    let office = tempfile::tempdir().unwrap();
+    join_now(&relay.invite(&["office", "--ports", "2222"]), office.path()).unwrap();
+    let file = relay.dir.path().join("state/enrolled.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{text}flows_max = 7\n")).unwrap();
+    let line = relay.invite(&["laptop", "--external", "--calls", "db"]);
+    let laptop = tempfile::tempdir().unwrap();
+    let joined = join_now(&line, laptop.path()).unwrap();
+    run(&joined);
+    eventually(|| relay.is_connected("laptop"));
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains("flows_max = 7") && text.contains("[[external]]"), "{text}");
+
+    let line = relay.invite(&["garage", "--ports", "2223"]);
+    fs::write(&file, format!("{text}flows_mux = 7\n")).unwrap();
+    let garage = tempfile::tempdir().unwrap();
+    refused(join_now(&line, garage.path()), "it cannot keep the key");
+    assert!(relay.fails(&["revoke", "laptop"]).contains("did you mean \"flows_max\"?"));
+    fs::write(&file, text).unwrap();
+    join_now(&line, garage.path()).unwrap();
+    assert!(relay.is_connected("laptop"));
+}
+
 /// By the relay's clock, too, an invitation ends; a changed line of its own does not help.
 #[test]
 fn the_relays_clock_counts() {

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::site::{CONFIG_NAME, KEY_NAME};
-use crate::config::FORWARDER_FOLDER;
+use crate::config::{FORWARDER_FOLDER, Place};
 use crate::invitation::{Grant, Invitation};
 
 const SOCKET_NAME: &str = "adit.sock";
@@ -32,8 +32,11 @@ pub(super) fn text(invitation: &Invitation, grant: &Grant, dir: &Path) -> String
     };
     // Plain strings into TOML: nothing to fail with.
     let top = toml::to_string(&top).unwrap_or_default();
-    let (name, examples) = (&grant.name, if grant.external { external } else { forwarder });
-    let examples = examples(grant, &dir.join(CONFIG_NAME));
+    let name = &grant.name;
+    let examples = match invitation.relay.first() {
+        Some(relay) if grant.external => external(grant, relay, &dir.join(CONFIG_NAME)),
+        _ => forwarder(grant),
+    };
     format!(
         "# Written by `adit join`; it is yours to edit.\n{top}\n\
          # At the relay this is \"{name}\", which may have there: {grant}.\n\n{examples}"
@@ -46,7 +49,7 @@ fn example<'a>(items: &'a [String], otherwise: &'a str) -> &'a str {
     first.unwrap_or(otherwise)
 }
 
-fn forwarder(grant: &Grant, _file: &Path) -> String {
+fn forwarder(grant: &Grant) -> String {
     let ports = example(&grant.ports, "8080");
     let port = ports.split('-').next().unwrap_or(ports);
     format!(
@@ -58,13 +61,13 @@ fn forwarder(grant: &Grant, _file: &Path) -> String {
     )
 }
 
-fn external(grant: &Grant, file: &Path) -> String {
+fn external(grant: &Grant, relay: &Place, file: &Path) -> String {
     let (call, serve) = (example(&grant.calls, "db"), example(&grant.names, "laptop-web"));
     let file = file.display();
     format!(
         "# Reach a private name through the relay, or offer one:\n\
-         #   adit connect -c {file} {call} --listen 127.0.0.1:2222\n\
-         #   adit connect -c {file} --serve {serve}=127.0.0.1:9000\n"
+         #   adit connect {relay} {call} -c {file} --listen 127.0.0.1:2222\n\
+         #   adit connect {relay} -c {file} --serve {serve}=127.0.0.1:9000\n"
     )
 }
 
@@ -121,7 +124,8 @@ mod tests {
         let grant = Grant { name: "laptop".into(), external: true, calls, ..Grant::default() };
         let text = text(&invitation(), &grant, Path::new("/etc/adit"));
         assert!(!text.contains("socket"), "{text}");
-        assert!(text.contains("adit connect -c /etc/adit/adit.toml db --listen"), "{text}");
+        let call = "adit connect relay.example.net:443 db -c /etc/adit/adit.toml --listen";
+        assert!(text.contains(call), "{text}");
         assert!(!text.contains("[[peer]]"), "{text}");
     }
 }

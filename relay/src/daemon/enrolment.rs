@@ -1,10 +1,14 @@
 //! Invitations, those who use them, and those who are let in no more.
 
+use std::error::Error;
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use adit::api::{Refusal, Reply, StatusCode};
-use adit::config::{ADMITTED_MAX, Admitted, ENROLLED_FILE, PLACES_MAX, Place, Places};
+use adit::config::{
+    self, ADMITTED_MAX, Admitted, ConfigError, ENROLLED_FILE, PLACES_MAX, Place, Places,
+};
 use adit::exit::Failed;
 use adit::invitation::{Answer, Grant, Invitation, Request, UnixTime};
 use adit::key::PublicKey;
@@ -54,6 +58,8 @@ enum NotJoined {
     Grant(#[from] BadGrant),
     // Which file, and why, is for the relay's operator: the log has it.
     #[error("it cannot keep the key: its operator finds the reason in its log; try again then")]
+    Unreadable(#[from] ConfigError),
+    #[error("it cannot keep the key: its operator finds the reason in its log; try again then")]
     Unwritable(#[from] Unwritable),
 }
 
@@ -86,8 +92,9 @@ impl Daemon {
                 Answer::Joined(grant)
             }
             Err(error) => {
-                if let NotJoined::Unwritable(error) = &error {
-                    tracing::error!(%remote, "nobody can join: {error}");
+                if let NotJoined::Unreadable(_) | NotJoined::Unwritable(_) = &error {
+                    let source = error.source().map(ToString::to_string).unwrap_or_default();
+                    tracing::error!(%remote, "nobody can join: {source}");
                 }
                 self.refusals.borrow_mut().count(Cause::Invitation, remote, &error, at);
                 Answer::Refused(error.to_string())
@@ -122,9 +129,14 @@ impl Daemon {
             return Err(NotJoined::Full);
         }
         let admitted = grant::admitted(&grant, key)?;
+        // As it is on disk: limits may have been added by hand and not been reloaded.
+        let mut enrolled = self.enrolled()?;
+        if enrolled.iter().any(|other| other.name == grant.name) {
+            return Err(NotJoined::NameTaken(grant.name));
+        }
+        enrolled.push(admitted.clone());
         // The key first: should the relay die between the two, the name is taken.
-        let enrolled = self.enrolled().chain([&admitted]);
-        state::replace_enrolled(&self.config.state, enrolled)?;
+        state::replace_enrolled(&self.config.state, &enrolled)?;
         self.config.admitted.push(admitted);
         self.admit();
         if let Err(error) = self.invitations.mark_used(request.id, key, now) {
@@ -137,8 +149,8 @@ impl Daemon {
         self.config.admitted.iter().find(|admitted| admitted.name == name)
     }
 
-    fn enrolled(&self) -> impl Iterator<Item = &Admitted> {
-        self.config.admitted.iter().filter(|admitted| admitted.is_enrolled)
+    fn enrolled(&self) -> Result<Vec<Admitted>, ConfigError> {
+        config::enrolled(&self.config.state.join(ENROLLED_FILE))
     }
 
     /// Makes an invitation.
@@ -215,11 +227,12 @@ impl Daemon {
     }
 
     fn try_revoke(&mut self, name: &str, now: UnixTime) -> Result<Revoked, Refusal> {
-        let failed = |error: Unwritable| {
-            let text = format!("nothing is changed: {error}");
+        let failed = |error: &dyn Display| {
+            let text = format!("nobody is revoked: {error}");
             Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text)
         };
-        let was_invited = self.invitations.withdraw(name, now).map_err(failed)?;
+        let withdrawn = self.invitations.withdraw(name, now);
+        let was_invited = withdrawn.map_err(|error| failed(&error))?;
         let Some(admitted) = self.admitted_as(name) else {
             if was_invited {
                 return Ok(Revoked { key: None, was_invited });
@@ -233,8 +246,10 @@ impl Daemon {
             return Err(Refusal::new(StatusCode::CONFLICT, text));
         }
         let key = admitted.key;
-        let others = self.enrolled().filter(|other| other.key != key);
-        state::replace_enrolled(&self.config.state, others).map_err(failed)?;
+        let mut enrolled = self.enrolled().map_err(|error| failed(&error))?;
+        enrolled.retain(|other| other.key != key);
+        let written = state::replace_enrolled(&self.config.state, &enrolled);
+        written.map_err(|error| failed(&error))?;
         self.config.admitted.retain(|other| other.key != key);
         self.admit();
         Ok(Revoked { key: Some(key.to_string()), was_invited })
