@@ -83,6 +83,17 @@ pub enum JoinError {
     /// The relay says something else.
     #[error(transparent)]
     Answer(#[from] BadMessage),
+    /// The relay has said yes, and the files cannot be put in place all the same.
+    #[error(
+        "the relay lets us in as {name}, but {source}: the key is not kept, and the invitation is \
+         used; have {name} revoked there, and ask for a new invitation"
+    )]
+    Unsettled {
+        /// Our name at the relay.
+        name: String,
+        /// What is in the way.
+        source: SiteError,
+    },
     /// Told to end.
     #[error("interrupted before the relay had answered")]
     Interrupted,
@@ -115,7 +126,9 @@ pub fn join(line: &str, dir: &Path, now: UnixTime) -> Result<Joined, JoinError> 
             _ = net::interrupted() => Err(JoinError::Interrupted),
         }
     })?;
-    let (config, key) = site.settle(&file::text(&invitation, &grant, dir))?;
+    let settled = site.settle(&file::text(&invitation, &grant, dir));
+    let unsettled = |source| JoinError::Unsettled { name: grant.name.clone(), source };
+    let (config, key) = settled.map_err(unsettled)?;
     Ok(Joined { grant, config, key })
 }
 

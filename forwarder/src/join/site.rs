@@ -93,7 +93,8 @@ impl Site {
             return Err(settled(error, &config_path));
         }
         self.made.keep();
-        File::open(&dir).and_then(|dir| dir.sync_all()).map_err(unwritable)?;
+        // Both are in place; a folder that cannot be synced makes a power cut worse, no more.
+        File::open(&dir).and_then(|dir| dir.sync_all()).ok();
         Ok((config_path, key_path))
     }
 }
@@ -131,5 +132,44 @@ impl Drop for Made {
             // Not empty any more: it is somebody else's by now.
             fs::remove_dir(folder).ok();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+        names.map(|name| name.into_string().unwrap()).collect()
+    }
+
+    /// Whoever puts a file there in the meantime keeps it, and the other one of ours goes, too.
+    #[test]
+    fn either_both_files_are_put_in_place_or_none() {
+        let key = PrivateKey::generate().unwrap();
+        for name in [KEY_NAME, CONFIG_NAME] {
+            let dir = tempfile::tempdir().unwrap();
+            let site = Site::prepare(dir.path(), &key).unwrap();
+            fs::write(dir.path().join(name), "mine").unwrap();
+            let refused = site.settle("# ours").unwrap_err();
+            assert!(matches!(&refused, SiteError::Exists(path) if path.ends_with(name)));
+            assert_eq!(names(dir.path()), [name]);
+            assert_eq!(fs::read_to_string(dir.path().join(name)).unwrap(), "mine");
+        }
+    }
+
+    /// Given up, it takes the folders along that it made, unless somebody uses them.
+    #[test]
+    fn what_is_given_up_leaves_no_folder() {
+        let key = PrivateKey::generate().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let below = dir.path().join("a/b");
+        drop(Site::prepare(&below, &key).unwrap());
+        assert!(names(dir.path()).is_empty());
+        let site = Site::prepare(&below, &key).unwrap();
+        fs::write(dir.path().join("a/mine"), "").unwrap();
+        drop(site);
+        assert_eq!(names(&dir.path().join("a")), ["mine"]);
     }
 }
