@@ -24,10 +24,13 @@ pub use peer::{Address, BadPeer, Peer, health};
 pub use place::{BadPlace, Contact, PLACES_MAX, Place, Places};
 pub use ports::{BadPorts, PortRange, Ports};
 pub use relay::{
-    Admitted, BadDial, BadPattern, Dial, DialTo, NamePattern, RelayConfig, Role, enrolled,
+    ADMITTED_MAX, Admitted, BadDial, BadPattern, Dial, DialTo, NamePattern, RelayConfig, Role,
+    enrolled,
 };
 pub use token::{BadSha256, Contacts, Sha256, Token};
 
+/// Where `adit join` puts a configuration.
+pub const FORWARDER_FOLDER: &str = "/etc/adit";
 /// Where `adit` looks for its configuration.
 pub const FORWARDER_FILE: &str = "/etc/adit/adit.toml";
 /// Where `adit-relay` looks for its configuration.

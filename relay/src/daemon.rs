@@ -2,6 +2,7 @@
 //! report through the same inbox.
 
 mod calls;
+mod enrolment;
 mod registration;
 mod report;
 mod sessions;
@@ -19,6 +20,7 @@ use adit::api;
 use adit::config::{Admitted, Place, RelayConfig};
 use adit::exit::{Exit, Failed};
 use adit::handoff::{self, Command, Event, EventReceiver, GoawayReason, PumpHandle, SessionKey};
+use adit::invitation::UnixTime;
 use adit::key::{PrivateKey, PublicKey};
 use adit::net::{self, Listener, Shaken, Signal};
 use adit::pump;
@@ -30,13 +32,17 @@ use tokio::sync::mpsc;
 use calls::Asked;
 
 use crate::absence::Absence;
+use crate::api::routes;
 use crate::beat::Beat;
 use crate::door::Door;
+use crate::invitations::Invitations;
 use crate::lookups::Lookups;
 use crate::policy::Policy;
 use crate::reception::{Admission, Reception};
 use crate::refused::{Cause, Refusals};
 use crate::registrar::{Lease, Registrar};
+
+pub(crate) use enrolment::{Enrol, Joining};
 
 /// How long flows may take to end after the first signal …
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -54,6 +60,7 @@ pub(crate) enum Input {
     Event(Event),
     Arrived(Box<Shaken>),
     Ask(Ask),
+    Enrol(Enrol),
     Signal(Signal),
     Resolved { asked: Asked, place: Place, found: io::Result<Vec<SocketAddr>> },
 }
@@ -104,6 +111,7 @@ struct Daemon {
     pumps: Vec<PumpHandle>,
     admission: Arc<Admission>,
     policies: BTreeMap<PublicKey, Policy>,
+    invitations: Invitations,
     /// Carriers that have not said `HELLO` yet, by the name of the session that may begin.
     arrivals: BTreeMap<SessionKey, Session>,
     sessions: BTreeMap<SessionKey, Session>,
@@ -130,18 +138,18 @@ pub(crate) fn run(file: &Path) -> Result<(), Failed> {
     let features = pump::probe()?;
     net::raise_descriptor_limit();
     let admission = Arc::new(Admission::default());
-    let tls = ServerTls::new(&key, admission.clone()).map_err(|error| failed(&error))?;
+    let tls = ServerTls::with_joiners(&key, admission.clone()).map_err(|error| failed(&error))?;
     let (sender, events) = handoff::events().map_err(|error| failed(&error))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let spawn = |_| pump::spawn(features, sender.clone());
     let pumps = (0..cores).map(spawn).collect::<Result<Vec<_>, _>>()?;
     let (inbox, inputs) = mpsc::channel(net::INBOX_MAX);
     let _socket =
-        api::serve(&config.socket, inbox.clone(), api::routes()).map_err(|error| failed(&error))?;
+        api::serve(&config.socket, inbox.clone(), routes()).map_err(|error| failed(&error))?;
     let forwarders = config.admitted.len();
     tracing::info!(key = %key.public(), pumps = cores, forwarders, "adit-relay {VERSION} starts");
     net::run(async move {
-        let mut daemon = Daemon::new(file, config, key.public(), pumps, admission, inbox);
+        let mut daemon = Daemon::new(file, config, key.public(), pumps, admission, inbox)?;
         daemon.listen(tls, events)?;
         daemon.run(inputs).await
     })
@@ -173,10 +181,12 @@ impl Daemon {
         pumps: Vec<PumpHandle>,
         admission: Arc<Admission>,
         inbox: mpsc::Sender<Input>,
-    ) -> Self {
+    ) -> Result<Self, Failed> {
+        let invitations = Invitations::load(&config.state);
+        let invitations = invitations.map_err(|error| Failed::new(Exit::Config, error))?;
         let policies = policies(&config.admitted);
         admission.set(policies.keys().copied().collect());
-        Self {
+        Ok(Self {
             file: file.into(),
             config,
             key,
@@ -184,6 +194,7 @@ impl Daemon {
             pumps,
             admission,
             policies,
+            invitations,
             arrivals: BTreeMap::new(),
             sessions: BTreeMap::new(),
             sessions_by_key: BTreeMap::new(),
@@ -197,7 +208,7 @@ impl Daemon {
             refusals: Rc::default(),
             listeners: Vec::new(),
             ending: None,
-        }
+        })
     }
 
     /// Opens the doors.
@@ -247,6 +258,7 @@ impl Daemon {
             Input::Resolved { asked, place, found } => {
                 self.handle_resolved(asked, &place, found, now)
             }
+            Input::Enrol(enrol) => self.handle_enrol(enrol, UnixTime::now(), now),
             Input::Signal(Signal::Reload) => self.reload(),
             Input::Signal(Signal::Terminate) => self.terminate(now),
         }
@@ -272,7 +284,7 @@ impl Daemon {
     /// Hands a carrier to its key's pump, which finds out from `HELLO` whether it resumes the
     /// key's session or begins another.
     fn start(&mut self, shaken: Shaken, now: Instant) -> Result<(), Failed> {
-        let Shaken { carrier, peer: key, local } = shaken;
+        let Shaken { carrier, peer: key, local, purpose: _ } = shaken;
         if self.ending.is_some() {
             return Ok(());
         }
@@ -333,13 +345,25 @@ impl Daemon {
                  socket, state or session needs a restart"
             );
         }
-        let before = std::mem::replace(&mut self.policies, policies(&config.admitted));
-        self.admission.set(self.policies.keys().copied().collect());
         let file = self.file.display();
         tracing::info!(%file, forwarders = config.admitted.len(), "reloaded");
         self.config.admitted = config.admitted;
+        let before = self.admit();
         self.revoke()?;
         self.renew(&before)?;
+        self.close_removed()
+    }
+
+    /// Lets in whom the configuration names, and nobody else, from now on; returns the policies
+    /// of before.
+    fn admit(&mut self) -> BTreeMap<PublicKey, Policy> {
+        let before = std::mem::replace(&mut self.policies, policies(&self.config.admitted));
+        self.admission.set(self.policies.keys().copied().collect());
+        before
+    }
+
+    /// Ends the sessions of keys that are let in no more.
+    fn close_removed(&self) -> Result<(), Failed> {
         let is_removed = |state: &Session| !self.policies.contains_key(&state.key);
         let all = self.sessions.iter().chain(&self.arrivals);
         let why = "the relay no longer accepts this key";

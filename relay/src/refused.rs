@@ -32,6 +32,8 @@ pub(crate) enum Cause {
     OtherRelayKey,
     /// The protocol was broken, in the handshake or in the session.
     Protocol,
+    /// Somebody wants to join without an invitation that is good.
+    Invitation,
     /// A public contact point that the policy forbids.
     PortNotAllowed,
     /// A public contact point that somebody else has.
@@ -57,7 +59,7 @@ pub(crate) enum Cause {
 }
 
 impl Cause {
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 21] = [
         Self::OverLimit,
         Self::Descriptors,
         Self::HandshakeTimeout,
@@ -67,6 +69,7 @@ impl Cause {
         Self::UnknownKey,
         Self::OtherRelayKey,
         Self::Protocol,
+        Self::Invitation,
         Self::PortNotAllowed,
         Self::PortTaken,
         Self::PortUnavailable,
@@ -92,6 +95,7 @@ impl Cause {
             Self::UnknownKey => "unknown_key",
             Self::OtherRelayKey => "other_relay_key",
             Self::Protocol => "protocol",
+            Self::Invitation => "invitation",
             Self::PortNotAllowed => "port_not_allowed",
             Self::PortTaken => "port_taken",
             Self::PortUnavailable => "port_unavailable",

@@ -99,7 +99,7 @@ impl ConnectArgs {
             relay: Places::from(self.relay),
             peers: self.serve.into_iter().map(offer).collect(),
             listeners: listener.into_iter().collect(),
-            ..ForwarderConfig::new(known.key, known.relay, known.relay_key)
+            ..ForwarderConfig::new(known.key, known.relay, known.relay_keys)
         };
         forwarder::call(config, &key, called.filter(|_| self.stdio))
     }

@@ -14,7 +14,7 @@ use adit_proto::limits::{GRACE, GRACE_MAX, GRACE_MIN};
 use serde::Deserialize;
 use toml::Spanned;
 
-pub use admitted::{Admitted, Role, enrolled};
+pub use admitted::{ADMITTED_MAX, Admitted, Role, enrolled};
 pub use dial::{BadDial, Dial, DialTo};
 pub use pattern::{BadPattern, NamePattern};
 

@@ -18,7 +18,7 @@ use crate::handoff::Quota;
 use crate::key::PublicKey;
 
 /// Keys that a relay lets in, both files together.
-const ADMITTED_MAX: usize = 10_000;
+pub const ADMITTED_MAX: usize = 10_000;
 /// The most that limits can be: what is faster is no limit.
 const FLOWS_PER_S_MAX: u32 = 1_000_000;
 const BYTES_PER_S_MAX: u64 = 1 << 40;
