@@ -157,7 +157,7 @@ fn ssh_goes_through_a_proxy_command() -> Outcome {
     let folder = lab.path().display();
     let sums = ext.shell(&format!(
         "head -c 104857600 /dev/urandom > {folder}/sent; \
-         scp -q {options} {folder}/sent root@db:{folder}/received; \
+         scp -O -q {options} {folder}/sent root@db:{folder}/received; \
          sha256sum < {folder}/sent; sha256sum < {folder}/received"
     ))?;
     let sums: Vec<_> = sums.stdout.lines().collect();
