@@ -338,13 +338,15 @@ impl Daemon {
                 return Ok(());
             }
         };
-        let same = RelayConfig { admitted: config.admitted.clone(), ..self.config.clone() };
+        let (admitted, address) = (config.admitted.clone(), config.address.clone());
+        let same = RelayConfig { admitted, address, ..self.config.clone() };
         if same != config {
             tracing::warn!(
-                "only who is let in is reloaded: a change of key, listen, address, contact_address, \
-                 socket, state or session needs a restart"
+                "only who is let in, and the address, are reloaded: a change of key, listen, \
+                 contact_address, socket, state or session needs a restart"
             );
         }
+        self.config.address = config.address;
         let file = self.file.display();
         tracing::info!(%file, forwarders = config.admitted.len(), "reloaded");
         self.config.admitted = config.admitted;

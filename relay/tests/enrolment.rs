@@ -8,11 +8,17 @@ mod enrolment {
 use std::fs;
 use std::path::Path;
 use std::thread;
+use std::time::Instant;
 
 use adit::config::ForwarderConfig;
 use adit::forwarder;
+use adit::gateway::Gateway;
 use adit::invitation::{Invitation, Request, UnixTime};
 use adit::join::{JoinError, Joined, join};
+use adit::key::PrivateKey;
+use adit::net::{self, Exchange};
+use adit_proto::id::Side;
+use adit_proto::limits::HANDSHAKE_MAX;
 use enrolment::relay::{Relay, eventually};
 
 fn join_now(line: &str, dir: &Path) -> Result<Joined, JoinError> {
@@ -54,6 +60,28 @@ fn an_invitation_is_good_once_and_a_guess_never() {
     refused(join_now(&line, dir.path()), "was used at ");
     assert!(is_empty(dir.path()));
     assert_eq!(relay.refused("invitation"), 2);
+}
+
+/// Who came to join and says nothing, or nothing that makes sense, is turned out and counted; the
+/// relay waits for it no longer than for a handshake.
+#[test]
+fn who_comes_to_join_and_does_not_is_turned_out() {
+    let relay = Relay::start("");
+    let invitation: Invitation = relay.invite(&["office", "--ports", "2222"]).parse().unwrap();
+    let key = PrivateKey::generate().unwrap();
+    let (place, pinned) = (invitation.relay, invitation.relay_key);
+    let gateway = Gateway::joining(place, &key, pinned).unwrap();
+    net::run(async {
+        let mut silent = Exchange::new(Side::Forwarder, gateway.dial().await.unwrap());
+        let mut senseless = Exchange::new(Side::Forwarder, gateway.dial().await.unwrap());
+        senseless.send(b"{\"id\":7}").await.unwrap();
+        let since = Instant::now();
+        senseless.receive().await.unwrap_err();
+        assert!(since.elapsed() < HANDSHAKE_MAX / 2, "{:?}", since.elapsed());
+        silent.receive().await.unwrap_err();
+        assert!(since.elapsed() < 2 * HANDSHAKE_MAX, "{:?}", since.elapsed());
+    });
+    eventually(|| relay.refused("protocol") == 1 && relay.refused("handshake_timeout") == 1);
 }
 
 /// Two who have the same line at the same time: one of them is let in.
@@ -184,7 +212,7 @@ fn who_joins_is_let_in_until_revoked() {
 /// that is revoked is not good any more.
 #[test]
 fn a_revocation_says_what_it_cannot_do() {
-    let key = adit::key::PrivateKey::generate().unwrap().public();
+    let key = PrivateKey::generate().unwrap().public();
     let relay = Relay::start(&format!(
         "[[external]]\nname = \"laptop\"\nkey = \"{key}\"\ncalls = [\"db\"]\n"
     ));
@@ -211,6 +239,8 @@ fn without_an_address_there_is_no_invitation() {
     for part in ["--relay relay.example.net:443", "address = ", "relay.toml"] {
         assert!(refusal.contains(part), "{refusal}");
     }
+    relay.reload_with("address = \"[2001:db8::1]:443\"");
+    eventually(|| relay.output(&["invite", "attic", "-s", "relay.sock"]).status.success());
     let line = relay.invite(&["office", "--relay", "192.0.2.1:443,relay.example.net:443"]);
     let invitation: Invitation = line.parse().unwrap();
     assert_eq!(invitation.relay.to_string(), "192.0.2.1:443, relay.example.net:443");

@@ -83,6 +83,22 @@ fn bodies_that_make_no_sense_are_refused() {
     }
 }
 
+/// Whatever bytes somebody puts under a checksum of their own: they are refused, and that is all.
+#[test]
+fn bodies_of_any_bytes_are_refused_in_peace() {
+    for round in 0..10_000_usize {
+        let noise: [u8; 128] = random().unwrap();
+        let mut bytes = noise[..round % 128].to_vec();
+        // A list of places that claims any length.
+        if let (true, Some(first)) = (round % 3 == 0, bytes.first_mut()) {
+            *first = 0xff;
+        }
+        bytes.extend(checksum(&bytes));
+        let line = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes));
+        assert_eq!(line.parse::<Invitation>().unwrap_err(), BadLine::Damaged);
+    }
+}
+
 /// A clock that is wrong by a year, either way, is named with both times; minutes are forgiven.
 #[test]
 fn wrong_clocks_are_named() {

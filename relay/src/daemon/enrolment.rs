@@ -195,7 +195,7 @@ impl Daemon {
             let file = self.file.display();
             return Err(format!(
                 "where is this relay reached from outside? Say --relay relay.example.net:443, or \
-                 write address = \"relay.example.net:443\" at the top of {file} and restart it"
+                 write address = \"relay.example.net:443\" at the top of {file} and `kill -HUP` the relay"
             ));
         };
         Ok(configured.clone())

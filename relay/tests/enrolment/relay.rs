@@ -62,6 +62,15 @@ impl Relay {
         eventually(|| self.output(&["status", "-s", "relay.sock"]).status.success());
     }
 
+    /// Has it read its file again, with `line` at the top.
+    pub(crate) fn reload_with(&self, line: &str) {
+        let file = self.dir.path().join("relay.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("{line}\n{text}")).unwrap();
+        let id = self.child.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
+    }
+
     /// Ends it.
     pub(crate) fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -77,7 +86,7 @@ impl Relay {
         command
     }
 
-    fn output(&self, args: &[&str]) -> Output {
+    pub(crate) fn output(&self, args: &[&str]) -> Output {
         self.adit_relay(args).output().unwrap()
     }
 
