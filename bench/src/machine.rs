@@ -48,6 +48,18 @@ pub(crate) fn conditions(lab: &Lab, ways: &[Way]) -> Result<Vec<(String, String)
     Ok(conditions)
 }
 
+/// What all TCP sockets of this kernel, in whatever namespace, hold in memory, as a part of what they
+/// may before their send buffers stop growing (the first number of `tcp_mem`).
+pub(crate) fn tcp_memory() -> Result<f64, BenchError> {
+    let (stat, bounds) = (read("/proc/net/sockstat"), read("/proc/sys/net/ipv4/tcp_mem"));
+    let held = stat.lines().find_map(|line| line.strip_prefix("TCP:")?.split_once(" mem "));
+    let pages = |text: &str| text.split_whitespace().next()?.parse::<u32>().ok();
+    let share = held.and_then(|(_, held)| Some((pages(held)?, pages(&bounds)?)));
+    let (held, bound) = share
+        .ok_or_else(|| BenchError::unexpected("sockstat, tcp_mem", format!("{stat}, {bounds}")))?;
+    Ok(f64::from(held) / f64::from(bound))
+}
+
 /// The command that repeats the figures, wherever the program lies and the report goes.
 fn command_line() -> String {
     let mut words: Vec<_> = env::args().skip(1).collect();

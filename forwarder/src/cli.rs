@@ -1,19 +1,24 @@
 //! The command line of `adit`, and what it shares with that of `adit-relay`.
 
+mod connect;
 mod register;
 mod shared;
 
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{FORWARDER_FILE, FORWARDER_SOCKET, ForwarderConfig};
-use crate::exit::{self, Failed};
+use crate::config::{FORWARDER_FILE, FORWARDER_FOLDER, FORWARDER_SOCKET, ForwarderConfig};
+use crate::exit::{self, Exit, Failed};
+use crate::invitation::{Grant, LINE_BYTES_MAX, UnixTime};
+use crate::join::{self, Joined};
 use crate::key::PrivateKey;
 use crate::status::forwarder_table;
 use crate::{forwarder, logging};
 
+use connect::ConnectArgs;
 use register::{RegisterArgs, TokenArgs, UnregisterArgs};
 
 pub use shared::{
@@ -21,9 +26,13 @@ pub use shared::{
     keygen, ok, parsed, say,
 };
 
+/// A line with blanks around it.
+const STDIN_BYTES_MAX: u64 = 2 * LINE_BYTES_MAX as u64;
+
 const EXAMPLES: &str = "\
 Examples:
   adit keygen --out /etc/adit/adit.key   make a key; give its public half to the relay's operator
+  adit join adit1:…                      the same in one step, with a line from the relay's operator
   adit check                             is the configuration right, and the kernel willing?
   adit run                               keep the tunnel, register the peers
   adit peers                             which peers are registered, and where they are reached";
@@ -60,6 +69,21 @@ enum Command {
         #[arg(short, long, value_name = "FILE", default_value = FORWARDER_FILE)]
         config: PathBuf,
     },
+    /// Call a private contact point, or offer some, as an external peer with a key of its own.
+    ///
+    /// What listens here, or standard input and output, leads to the private contact point; the
+    /// connections survive the loss of the tunnel as all others do.
+    Connect(ConnectArgs),
+    /// Use an invitation of a relay: make a key, have it let in, and write the configuration.
+    ///
+    /// Nothing is written unless the relay says yes, and nothing is ever overwritten.
+    Join {
+        /// The line that `adit-relay invite` has printed; - reads it from stdin.
+        line: String,
+        /// The folder for adit.toml and adit.key.
+        #[arg(long, value_name = "DIR", default_value = FORWARDER_FOLDER)]
+        dir: PathBuf,
+    },
     /// Show the peers of the running forwarder.
     Peers(SocketArgs),
     /// Register a peer with the running forwarder, and print where it is reached.
@@ -88,6 +112,12 @@ fn run(cli: Cli) -> Result<(), Failed> {
             logging::start(cli.log.log_level.as_deref()).map_err(bad_level)?;
             forwarder::run(&config)
         }
+        Command::Connect(args) => {
+            let usual = args.log_level();
+            logging::start_at(cli.log.log_level.as_deref(), usual).map_err(bad_level)?;
+            args.run()
+        }
+        Command::Join { line, dir } => join_relay(line, &dir),
         Command::Peers(args) => register::peers(&socket(&args)?),
         Command::Register(args) => register::register(&args, &socket(&args.socket)?),
         Command::Unregister(args) => register::unregister(&args, &socket(&args.socket)?),
@@ -99,6 +129,24 @@ fn run(cli: Cli) -> Result<(), Failed> {
             Ok(())
         }
     }
+}
+
+fn join_relay(line: String, dir: &Path) -> Result<(), Failed> {
+    let line = if line == "-" {
+        let failed = |error| Failed::new(Exit::Failure, format!("cannot read stdin: {error}"));
+        io::read_to_string(io::stdin().take(STDIN_BYTES_MAX)).map_err(failed)?
+    } else {
+        line
+    };
+    let Joined { grant, config, key } = join::join(&line, dir, UnixTime::now())?;
+    let (config, key) = (config.display(), key.display());
+    let next = match &grant {
+        Grant { external: true, .. } => "adit connect, as its last lines say".to_owned(),
+        Grant { .. } => format!("adit run -c {config}"),
+    };
+    say(&format!("joined as {}, which may have: {grant}", grant.name));
+    say(&format!("wrote {key} and {config}; go on with {next}"));
+    Ok(())
 }
 
 fn socket(args: &SocketArgs) -> Result<PathBuf, Failed> {

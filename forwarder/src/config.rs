@@ -19,15 +19,18 @@ use std::path::{Path, PathBuf};
 
 pub use forwarder::ForwarderConfig;
 pub use net::{BadNet, Net};
-pub use outward::{BadDestination, InsideAddress, LISTENERS_MAX, Outward, To};
+pub use outward::{BadDestination, LISTENERS_MAX, Outward, To};
 pub use peer::{Address, BadPeer, Peer, health};
 pub use place::{BadPlace, Contact, PLACES_MAX, Place, Places};
 pub use ports::{BadPorts, PortRange, Ports};
 pub use relay::{
-    Admitted, BadDial, BadPattern, Dial, DialTo, NamePattern, RelayConfig, Role, enrolled,
+    ADMITTED_MAX, Admitted, BadDial, BadPattern, Dial, DialTo, NamePattern, RelayConfig, Role,
+    enrolled,
 };
 pub use token::{BadSha256, Contacts, Sha256, Token};
 
+/// Where `adit join` puts a configuration.
+pub const FORWARDER_FOLDER: &str = "/etc/adit";
 /// Where `adit` looks for its configuration.
 pub const FORWARDER_FILE: &str = "/etc/adit/adit.toml";
 /// Where `adit-relay` looks for its configuration.

@@ -80,7 +80,7 @@ fn start(
 ) -> Result<(), Failed> {
     let features = pump::probe()?;
     net::raise_descriptor_limit();
-    let gateway = Gateway::new(config.relay.clone(), key, config.relay_key)
+    let gateway = Gateway::new(config.relay.clone(), key, config.relay_keys)
         .map_err(|error| Failed::new(Exit::Failure, error))?;
     let (pump, events) = spawn_pump(features)?;
     let identity = key.public();

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::config::Places;
 use crate::handoff::Carrier;
-use crate::key::{PrivateKey, PublicKey};
+use crate::key::{Pins, PrivateKey};
 use crate::net::{self, Stream};
 use crate::tls::{ClientTls, Handshake, HandshakeError};
 use candidates::Candidate;
@@ -34,18 +34,33 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Dials `relay` at any of its places, where it must have the key `relay_key`, as the owner of
-    /// `key`.
+    /// Dials `relay` at any of its places, where it must have a key of `relay_keys`, as the owner
+    /// of `key`.
     ///
     /// # Errors
     /// When TLS cannot be set up with the key.
     pub fn new(
         relay: Places,
         key: &PrivateKey,
-        relay_key: PublicKey,
+        relay_keys: impl Into<Pins>,
     ) -> Result<Self, HandshakeError> {
-        let memory = RefCell::default();
-        Ok(Self { relay, tls: ClientTls::new(key, relay_key)?, memory })
+        Ok(Self::with_tls(relay, ClientTls::new(key, relay_keys)?))
+    }
+
+    /// The same for the one request of somebody who has an invitation and is not admitted yet.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up with the key.
+    pub fn joining(
+        relay: Places,
+        key: &PrivateKey,
+        relay_keys: impl Into<Pins>,
+    ) -> Result<Self, HandshakeError> {
+        Ok(Self::with_tls(relay, ClientTls::joining(key, relay_keys)?))
+    }
+
+    fn with_tls(relay: Places, tls: ClientTls) -> Self {
+        Self { relay, tls, memory: RefCell::default() }
     }
 
     /// One attempt: every name is resolved anew, since the relay may have moved, and all addresses

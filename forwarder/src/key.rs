@@ -1,5 +1,7 @@
 //! Who somebody is: an Ed25519 key. Both ends of a tunnel know each other by nothing else.
 
+mod pins;
+
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::hash::{Hash, Hasher};
@@ -22,6 +24,8 @@ use rustls::sign::SigningKey;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::Zeroizing;
+
+pub use pins::{PINS_MAX, Pins};
 
 /// The length of an Ed25519 public key.
 pub const PUBLIC_KEY_LEN: usize = 32;
@@ -156,7 +160,8 @@ impl PrivateKey {
         written.map_err(failed("write"))
     }
 
-    fn pem(&self) -> Result<Zeroizing<String>, KeyError> {
+    /// As [`PrivateKey::save`] writes it.
+    pub(crate) fn pem(&self) -> Result<Zeroizing<String>, KeyError> {
         let der = self.pkcs8()?;
         match pem_rfc7468::encode_string(PEM_LABEL, LineEnding::LF, &der) {
             Ok(pem) => Ok(Zeroizing::new(pem)),

@@ -20,6 +20,8 @@ pub mod exit;
 pub mod forwarder;
 pub mod gateway;
 pub mod handoff;
+pub mod invitation;
+pub mod join;
 pub mod key;
 pub mod logging;
 pub mod net;

@@ -15,11 +15,19 @@ pub const VARIABLE: &str = "ADIT_LOG";
 /// # Errors
 /// When the level is none that tracing knows; the text names it.
 pub fn start(level: Option<&str>) -> Result<(), String> {
+    start_at(level, "info")
+}
+
+/// The same, or at `usual`.
+///
+/// # Errors
+/// As of [`start`].
+pub fn start_at(level: Option<&str>, usual: &str) -> Result<(), String> {
     let from_environment = std::env::var(VARIABLE).ok();
     let (source, level) = match (level, &from_environment) {
         (Some(level), _) => ("--log-level", level),
         (None, Some(level)) if !level.is_empty() => (VARIABLE, level.as_str()),
-        _ => ("the default", "info"),
+        _ => ("the default", usual),
     };
     let filter = EnvFilter::try_new(level).map_err(|error| {
         format!("{source} is {level:?}, which is no log level ({error}): use error, warn, info, debug or trace")

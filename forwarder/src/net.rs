@@ -9,8 +9,10 @@
 mod changes;
 mod check;
 mod events;
+mod exchange;
 mod handshake;
 mod listener;
+mod own;
 mod pair;
 mod resolve;
 mod signals;
@@ -27,11 +29,13 @@ use socket2::{SockRef, TcpKeepalive};
 pub use changes::{NetworkChanged, forward_network_changes};
 pub use check::check;
 pub use events::forward_events;
+pub use exchange::{Exchange, ExchangeError};
 pub use handshake::{ShakeError, Shaken, shake_hands};
 pub use listener::{CONTACT_BACKLOG, Listener, bind, stop_listening};
+pub use own::own_addresses;
 pub use pair::pair;
 pub use resolve::resolve;
-pub use signals::{Signal, forward_signals};
+pub use signals::{Signal, forward_signals, interrupted};
 pub use stream::Stream;
 
 /// Inputs that may wait for a daemon's loop; whoever has more to say waits.

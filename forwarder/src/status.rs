@@ -132,6 +132,8 @@ pub struct RelayStatus {
 pub struct AdmittedStatus {
     /// Its name.
     pub name: String,
+    /// `forwarder` or `external`.
+    pub role: String,
     /// Whether its session has a carrier.
     pub connected: bool,
     /// How often another carrier has taken the session over.
@@ -155,8 +157,8 @@ pub struct AdmittedStatus {
 pub struct ContactStatus {
     /// The internal peer's name.
     pub peer: String,
-    /// Its port.
-    pub port: u16,
+    /// Its port; a private one has none, and is called by the peer's name.
+    pub port: Option<u16>,
     /// How long it is kept without a session, in seconds; nothing while there is one.
     pub lease_s: Option<u64>,
 }

@@ -1,7 +1,7 @@
 //! The TLS handshake of a carrier, without I/O: who is at the other end, and the keys.
 //!
-//! TLS 1.3 only, raw public keys at both ends (RFC 7250), ALPN [`ALPN`], X25519MLKEM768 only, no
-//! tickets, no resumption. `rustls` does the handshake; what it ends with goes to
+//! TLS 1.3 only, raw public keys at both ends (RFC 7250), an ALPN that says what the caller came
+//! for ([`Purpose`]), X25519MLKEM768 only, no tickets, no resumption. `rustls` does the handshake; what it ends with goes to
 //! [`adit_proto::record`].
 //!
 //! The order of calls:
@@ -17,6 +17,7 @@
 mod config;
 mod connection;
 mod error;
+mod message;
 mod verify;
 
 #[cfg(test)]
@@ -31,12 +32,11 @@ use rustls::pki_types::ServerName;
 
 pub use config::{ClientTls, ServerTls, Trust};
 pub use error::HandshakeError;
+pub use message::{MESSAGE_BYTES_MAX, MessageError, Messages};
 
 use crate::key::PublicKey;
 use connection::Connection;
 
-/// What both ends have to speak inside TLS.
-pub const ALPN: &[u8] = b"adit/1";
 /// The most bytes that are kept of a handshake that is not done. A whole one, with its
 /// post-quantum key share, has about 2 KiB in either direction.
 pub const HANDSHAKE_BYTES_MAX: usize = 16 * 1024;
@@ -46,6 +46,29 @@ const HEADER_LEN: usize = limits::RECORD_HEADER;
 const CONTENT_TYPES: std::ops::RangeInclusive<u8> = 20..=23;
 /// The major version in every record header since SSL 3.
 const VERSION_MAJOR: u8 = 3;
+
+/// What a caller came for, said by the ALPN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A tunnel, for a key that the relay lets in.
+    Tunnel,
+    /// To be let in from now on: one request, with an invitation, for whatever key.
+    Join,
+}
+
+impl Purpose {
+    /// What both ends have to speak inside TLS.
+    pub const fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Tunnel => b"adit/1",
+            Self::Join => b"adit-join/1",
+        }
+    }
+
+    fn of_alpn(alpn: Option<&[u8]>) -> Option<Self> {
+        [Self::Tunnel, Self::Join].into_iter().find(|purpose| Some(purpose.alpn()) == alpn)
+    }
+}
 
 /// One end of a handshake.
 pub struct Handshake {
@@ -60,7 +83,7 @@ pub struct Handshake {
 
 enum Stage {
     Shaking(Connection),
-    Done(Box<RecordLayer>, PublicKey),
+    Done(Box<RecordLayer>, PublicKey, Purpose),
     Failed,
 }
 
@@ -71,6 +94,9 @@ pub struct Handshaken {
     pub records: RecordLayer,
     /// Who the other end is: it has proven that it holds this key.
     pub peer: PublicKey,
+    /// What the caller came for. Only a relay [with joiners](ServerTls::with_joiners) ever sees
+    /// another than [`Purpose::Tunnel`].
+    pub purpose: Purpose,
     /// What was received behind the handshake: the first input of `records`.
     pub leftover: Vec<u8>,
 }
@@ -182,19 +208,17 @@ impl Handshake {
     /// Judges the peer, now that it has proven what it claims.
     fn complete(&mut self, connection: Connection) -> Result<(), HandshakeError> {
         let side = connection.side();
-        let speaks_adit = connection.alpn() == Some(ALPN);
+        let purpose = Purpose::of_alpn(connection.alpn());
         let peer = connection.peer();
         let mut records = connection.into_records()?;
-        let (error, alert) = match peer {
-            _ if !speaks_adit => {
-                (HandshakeError::no_alpn(side), AlertDescription::NoApplicationProtocol)
-            }
-            None => (HandshakeError::NoKey, AlertDescription::BadCertificate),
-            Some(peer) if !self.trusts(&peer) => {
+        let (error, alert) = match (purpose, peer) {
+            (None, _) => (HandshakeError::no_alpn(side), AlertDescription::NoApplicationProtocol),
+            (_, None) => (HandshakeError::NoKey, AlertDescription::BadCertificate),
+            (Some(Purpose::Tunnel), Some(peer)) if !self.trusts(&peer) => {
                 (HandshakeError::UnknownPeer(peer), AlertDescription::AccessDenied)
             }
-            Some(peer) => {
-                self.stage = Stage::Done(Box::new(records), peer);
+            (Some(purpose), Some(peer)) => {
+                self.stage = Stage::Done(Box::new(records), peer, purpose);
                 return Ok(());
             }
         };
@@ -223,8 +247,8 @@ impl Handshake {
     /// Hands the keys over, once [`Handshake::is_done`].
     pub fn finish(self) -> Result<Handshaken, HandshakeError> {
         match self.stage {
-            Stage::Done(records, peer) if self.output.is_empty() => {
-                Ok(Handshaken { records: *records, peer, leftover: self.unread })
+            Stage::Done(records, peer, purpose) if self.output.is_empty() => {
+                Ok(Handshaken { records: *records, peer, purpose, leftover: self.unread })
             }
             Stage::Failed => Err(HandshakeError::Failed),
             Stage::Done(..) | Stage::Shaking(_) => Err(HandshakeError::NotDone),

@@ -94,6 +94,15 @@ fn keygen_prints_the_public_key_and_never_overwrites() {
     assert!(again.stdout.is_empty());
 }
 
+/// A line that is none is a wrong command line, whether it is an argument or comes on stdin.
+#[test]
+fn joining_with_a_damaged_line_is_a_usage_error() {
+    let dir = tempfile::tempdir().unwrap();
+    ends(&adit(dir.path(), &["join", "adit1:AAAA", "--dir", "new"]), Exit::Usage, "is damaged");
+    ends(&adit(dir.path(), &["join", "-", "--dir", "new"]), Exit::Usage, "no invitation");
+    assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none());
+}
+
 /// `check` says line by line what is right.
 #[test]
 fn check_says_what_is_right() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use adit::config::{
     ConfigError, Contact, ForwarderConfig, PLACES_MAX, RelayConfig, Role, enrolled,
 };
-use adit::handoff::ProxyVersion;
+use adit::handoff::{ProxyVersion, Quota};
 use tempfile::TempDir;
 
 const KEY: &str = "ed25519:Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE";
@@ -133,6 +133,9 @@ fn bad_values_are_refused_with_their_line() {
             "\"ed25519:short\"",
             "adit.toml:3: relay_key: \"ed25519:short\" is no public key",
         ),
+        ("\"KEY\"", "[]", "adit.toml:3: relay_key: 0 keys: a relay has one"),
+        ("\"KEY\"", "[\"KEY\", \"KEY\"]", "adit.toml:3: key \"ed25519:"),
+        ("\"KEY\"", "[\"KEY\", \"OTHER\", \"ed25519:short\"]", "adit.toml:3: relay_key: \"ed2"),
         ("\"web\"", "\"web server\"", "adit.toml:5: name: \"web server\" is no name"),
         (
             "192.168.50.3:80",
@@ -175,6 +178,18 @@ fn a_relay_has_one_place_or_several() {
     let config = ForwarderConfig::load(&path).unwrap();
     assert_eq!(config.relay.to_string(), "relay.example.net:443, [2001:db8::7]:443");
     assert_eq!(config.relay.len(), 2);
+}
+
+/// While the relay's key is being changed, the next one may stand beside it.
+#[test]
+fn a_relay_has_one_key_or_two() {
+    let (_dir, path) = file(TOP);
+    let config = ForwarderConfig::load(&path).unwrap();
+    assert_eq!(config.relay_keys.to_string(), KEY);
+    let (_dir, path) = file(&TOP.replace("\"KEY\"", "[\"KEY\", \"OTHER\"]"));
+    let config = ForwarderConfig::load(&path).unwrap();
+    assert_eq!(config.relay_keys.first().to_string(), KEY);
+    assert!(config.relay_keys.to_string().starts_with(&format!("{KEY} or ed25519:")));
 }
 
 /// The same for the relay, item by item where there is a list.
@@ -253,7 +268,7 @@ fn what_is_not_listed_is_not_allowed() {
         assert!(!admitted.ports.contain(443) && !admitted.is_enrolled);
         assert!(admitted.names.is_empty() && admitted.calls.is_empty());
         assert!(admitted.dials.is_empty() && admitted.deny.is_empty());
-        assert_eq!((&admitted.allow, admitted.flows_max), (&None, None));
+        assert_eq!((&admitted.allow, admitted.quota), (&None, Quota::default()));
     }
 }
 

@@ -22,6 +22,7 @@ pub mod faults;
 mod lab;
 pub mod link;
 mod nat;
+pub mod page;
 mod paths;
 pub mod preflight;
 mod probe;

@@ -1,7 +1,6 @@
 //! NATs and firewalls as presets, with the behaviour each must show (RFC 4787's words).
 
 use std::fmt;
-use std::fmt::Write as _;
 
 /// How a gateway translates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,15 +14,20 @@ pub enum Nat {
         /// Who receives what comes unasked.
         inside: &'static str,
     },
+    /// No translation: the inside addresses are public, and whoever is outside routes them.
+    Routed,
 }
 
-/// What a gateway lets pass from the inside to the outside. Nothing comes in unasked, whichever.
+/// What a gateway lets pass from the inside to the outside. Nothing comes in unasked, unless it is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Firewall {
     /// Everything outbound.
     Outbound,
     /// Outbound TCP to port 443 and nothing else: no UDP, no ICMP.
     Tcp443Only,
+    /// No filter at all, in either direction. With a NAT, what hides the inside is that nobody
+    /// outside routes its addresses.
+    Open,
 }
 
 /// How a NAT chooses the outside port.
@@ -68,7 +72,8 @@ impl Nat {
     #[must_use]
     pub fn behaviour(self) -> Behaviour {
         let (mapping, filtering) = match self {
-            Self::PortRestricted => {
+            // Where nothing is translated, the filtering is the stateful firewall's.
+            Self::PortRestricted | Self::Routed => {
                 (Mapping::EndpointIndependent, Filtering::AddressAndPortDependent)
             }
             Self::Symmetric => {
@@ -105,44 +110,51 @@ pub(crate) const DROP_FORWARD: &str = "lab-drop-forward";
 
 /// The rules of a gateway, as a shell script; `outside` is its address on `wan0`.
 pub(crate) fn rules(nat: Nat, firewall: Firewall, outside: &str) -> String {
+    let (before, after) = filter(firewall);
+    // Where bridges call iptables, FORWARD's drop would part the neighbours on the LAN as well.
     // Without `tcp_loose=0` and the INVALID rule a NAT that lost its state adopts old connections
-    // again, and a test of that loss would show nothing. Without INPUT's drop an early packet from
-    // outside is delivered to the gateway, confirmed, and spoils the next mapping. Where bridges
-    // call iptables, FORWARD's drop would part the neighbours on the LAN as well.
-    let mut script = String::from(
-        "sysctl -qw net.ipv4.ip_forward=1 net.netfilter.nf_conntrack_tcp_loose=0\n\
-         sysctl -qew net.bridge.bridge-nf-call-iptables=0\n\
-         iptables -A INPUT -i wan0 -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n",
-    );
-    let drop = |chain: &str, comment: &str| {
-        format!("iptables -A {chain} -m comment --comment {comment} -j DROP\n")
-    };
-    script += &drop("INPUT -i wan0", DROP_INPUT);
-    script += "iptables -P FORWARD DROP\n\
-        iptables -A FORWARD -m conntrack --ctstate INVALID -j DROP\n\
-        iptables -A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n";
+    // again, and a test of that loss would show nothing.
+    let sysctls = "sysctl -qw net.ipv4.ip_forward=1 net.netfilter.nf_conntrack_tcp_loose=0\n\
+        sysctl -qew net.bridge.bridge-nf-call-iptables=0\n";
+    [sysctls, &before, &translation(nat, outside), &after].concat()
+}
+
+/// The filter's rules, without the last of them, and that last one: what drops the rest.
+fn filter(firewall: Firewall) -> (String, String) {
     let outbound = match firewall {
+        Firewall::Open => return (String::new(), String::new()),
         Firewall::Outbound => "",
         Firewall::Tcp443Only => "-p tcp --dport 443 ",
     };
-    script += &format!(
-        "iptables -A FORWARD -i lan0 -o wan0 {outbound}-m conntrack --ctstate NEW -j ACCEPT\n"
+    let drop = |chain: &str, comment: &str| {
+        format!("iptables -A {chain} -m comment --comment {comment} -j DROP\n")
+    };
+    // Without INPUT's drop an early packet from outside is delivered to the gateway, confirmed, and
+    // spoils the next mapping.
+    let before = format!(
+        "iptables -A INPUT -i wan0 -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n\
+         {}\
+         iptables -P FORWARD DROP\n\
+         iptables -A FORWARD -m conntrack --ctstate INVALID -j DROP\n\
+         iptables -A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n\
+         iptables -A FORWARD -i lan0 -o wan0 {outbound}-m conntrack --ctstate NEW -j ACCEPT\n",
+        drop("INPUT -i wan0", DROP_INPUT)
     );
+    (before, drop("FORWARD", DROP_FORWARD))
+}
+
+/// The rules that translate.
+fn translation(nat: Nat, outside: &str) -> String {
     match nat {
-        Nat::PortRestricted => script += "iptables -t nat -A POSTROUTING -o wan0 -j MASQUERADE\n",
+        Nat::Routed => String::new(),
+        Nat::PortRestricted => "iptables -t nat -A POSTROUTING -o wan0 -j MASQUERADE\n".to_owned(),
         Nat::Symmetric => {
-            script += "iptables -t nat -A POSTROUTING -o wan0 -j MASQUERADE --random-fully\n";
+            "iptables -t nat -A POSTROUTING -o wan0 -j MASQUERADE --random-fully\n".to_owned()
         }
-        Nat::FullCone { inside } => {
-            // Writing to a String cannot fail.
-            let written = write!(
-                script,
-                "iptables -t nat -A POSTROUTING -o wan0 -j SNAT --to-source {outside}\n\
-                 iptables -t nat -A PREROUTING -i wan0 -d {outside} -j DNAT --to-destination {inside}\n\
-                 iptables -A FORWARD -i wan0 -o lan0 -m conntrack --ctstate DNAT -j ACCEPT\n"
-            );
-            debug_assert!(written.is_ok());
-        }
+        Nat::FullCone { inside } => format!(
+            "iptables -t nat -A POSTROUTING -o wan0 -j SNAT --to-source {outside}\n\
+             iptables -t nat -A PREROUTING -i wan0 -d {outside} -j DNAT --to-destination {inside}\n\
+             iptables -A FORWARD -i wan0 -o lan0 -m conntrack --ctstate DNAT -j ACCEPT\n"
+        ),
     }
-    script + &drop("FORWARD", DROP_FORWARD)
 }

@@ -178,14 +178,19 @@ fn verify_443(inside: &Host<'_>, outside: &Host<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// Nobody outside reaches the inside directly, and the gateway's counter shows that it was tried.
+/// Nobody outside reaches the inside directly, and the gateway's counter shows that it was tried;
+/// where the gateway filters nothing, nobody has a route.
 fn verify_direct(lab: &Lab, inside: &Host<'_>, outside: &Host<'_>) -> Result<(), String> {
     let text = |error: LabError| error.to_string();
     let Some(outermost) = lab.gateways().first() else { return Ok(()) };
     let gateway = lab.host(&outermost.name);
-    let before = gateway.dropped_packets().map_err(text)?;
     let peer = helper("lab-peer").map_err(text)?;
     let inside_net = if lab.gateways().len() == 1 { inside.address() } else { "100.64.0.2" };
+    if outermost.firewall == Firewall::Open {
+        let route = outside.run(["ip", "route", "get", inside_net]).map_err(text)?;
+        return if route.success() { Err(route.stdout) } else { Ok(()) };
+    }
+    let before = gateway.dropped_packets().map_err(text)?;
     outside.route(&format!("{inside_net}/32"), gateway.address()).map_err(text)?;
     let at = format!("{inside_net}:7");
     let tried = outside

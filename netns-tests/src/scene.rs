@@ -30,8 +30,7 @@ pub struct Scene<'a> {
 /// # Errors
 /// As [`crate::LabBuilder::build`], [`Lab::verify_nat`], and what is played.
 pub fn stage<T>(name: &str, play: impl FnOnce(&Lab) -> Result<T, LabError>) -> Result<T, LabError> {
-    let mut lab = Topology::STANDARD.draw(name).paced().build()?;
-    lab.verify_nat("icp", "ext", "relay")?;
+    let mut lab = Topology::STANDARD.build_paced(name)?;
     let outcome = play(&lab);
     if outcome.is_err() {
         lab.keep();

@@ -6,7 +6,9 @@ use crate::{Firewall, Gateway, Lab, LabBuilder, LabError, Nat};
 const ICP: &str = "192.168.50.2";
 
 /// The standard labs. In each, `ext` (203.0.113.10) and `relay` (203.0.113.20) are outside, and
-/// `icp` (192.168.50.2) and `peer3` to `peer5` (192.168.50.3 to .5) inside the gateway `gw`.
+/// `icp` (192.168.50.2) and `peer3` to `peer5` (192.168.50.3 to .5) inside the gateway `gw`
+/// (203.0.113.1 and 192.168.50.1). Where nothing is translated, the inside is 198.51.100.0/24, and
+/// those outside have a route to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Topology {
     /// One gateway.
@@ -29,6 +31,10 @@ impl Topology {
     pub const FULL_CONE: Self = Self::Single(Nat::FullCone { inside: ICP }, Firewall::Outbound);
     /// Only TCP to port 443 gets out.
     pub const TCP_443_ONLY: Self = Self::Single(Nat::PortRestricted, Firewall::Tcp443Only);
+    /// A firewall without NAT: public addresses inside, and nothing comes in unasked.
+    pub const FIREWALL_ONLY: Self = Self::Single(Nat::Routed, Firewall::Outbound);
+    /// A NAT without a firewall.
+    pub const NAT_ONLY: Self = Self::Single(Nat::PortRestricted, Firewall::Open);
     /// A home router behind a provider's symmetric NAT.
     pub const DOUBLE: Self = Self::Double { home: Nat::PortRestricted, provider: Nat::Symmetric };
 
@@ -64,19 +70,25 @@ impl Topology {
                 inside_address: "100.64.0.1/24".to_owned(),
             }),
         };
-        lab.gateway(Gateway {
+        let inside = if nat == Nat::Routed { "198.51.100" } else { "192.168.50" };
+        let lab = lab.gateway(Gateway {
             name: "gw".to_owned(),
             nat,
             firewall,
             outside: outside.to_owned(),
             outside_address: address.to_owned(),
             inside: "lan".to_owned(),
-            inside_address: "192.168.50.1/24".to_owned(),
-        })
-        .host("icp", "lan", "192.168.50.2/24")
-        .host("peer3", "lan", "192.168.50.3/24")
-        .host("peer4", "lan", "192.168.50.4/24")
-        .host("peer5", "lan", "192.168.50.5/24")
+            inside_address: format!("{inside}.1/24"),
+        });
+        let lab = ["icp", "peer3", "peer4", "peer5"]
+            .iter()
+            .zip(2..)
+            .fold(lab, |lab, (name, at)| lab.host(name, "lan", &format!("{inside}.{at}/24")));
+        if nat != Nat::Routed {
+            return lab;
+        }
+        let network = format!("{inside}.0/24");
+        ["ext", "relay"].iter().fold(lab, |lab, name| lab.route(name, &network, "203.0.113.1"))
     }
 
     /// Builds it, and makes sure that its NAT and firewall behave as promised.
@@ -84,8 +96,19 @@ impl Topology {
     /// # Errors
     /// As [`crate::LabBuilder::build`] and [`Lab::verify_nat`].
     pub fn build_verified(self, name: &str) -> Result<Lab, LabError> {
-        let lab = self.build(name)?;
-        lab.verify_nat("icp", "ext", "relay")?;
-        Ok(lab)
+        verified(self.build(name)?)
     }
+
+    /// The same, for little traffic: more such labs may stand at once.
+    ///
+    /// # Errors
+    /// As [`crate::LabBuilder::build`] and [`Lab::verify_nat`].
+    pub fn build_paced(self, name: &str) -> Result<Lab, LabError> {
+        verified(self.draw(name).paced().build()?)
+    }
+}
+
+fn verified(lab: Lab) -> Result<Lab, LabError> {
+    lab.verify_nat("icp", "ext", "relay")?;
+    Ok(lab)
 }

@@ -6,6 +6,7 @@
 pub mod abuse;
 pub mod client;
 pub mod latency;
+pub mod registrations;
 pub mod server;
 pub mod swarm;
 

@@ -1,5 +1,7 @@
 //! The whole of Adit in a lab: keys, configurations, both daemons.
 
+mod external;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,6 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 
 use crate::{Binaries, Host, Lab, LabError, Process, SHORT, binaries, wait_until};
+use external::External;
 
 /// The port that the tunnel uses: what the strictest firewall lets out.
 const TUNNEL_PORT: u16 = 443;
@@ -39,7 +42,10 @@ pub struct TunnelBuilder {
     forwarder: String,
     relay: String,
     forwarder_extra: String,
+    forwarder_tail: String,
     relay_extra: String,
+    policy: String,
+    externals: Vec<External>,
 }
 
 impl TunnelBuilder {
@@ -73,6 +79,36 @@ impl TunnelBuilder {
         self
     }
 
+    /// Tables for the end of the forwarder's configuration.
+    #[must_use]
+    pub fn tail(mut self, tables: &str) -> Self {
+        tables.clone_into(&mut self.forwarder_tail);
+        self
+    }
+
+    /// Lines for the forwarder's entry in the relay's configuration.
+    #[must_use]
+    pub fn policy(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.policy);
+        self
+    }
+
+    /// An external peer with a key of its own, and the lines of its entry in the relay's
+    /// configuration.
+    #[must_use]
+    pub fn external(mut self, name: &str, lines: &str) -> Self {
+        self.externals.push(External::new("external", name, lines));
+        self
+    }
+
+    /// Another forwarder with a key of its own, and the lines of its entry in the relay's
+    /// configuration; [`Tunnel::start_rival_of`] starts it.
+    #[must_use]
+    pub fn rival(mut self, name: &str, lines: &str) -> Self {
+        self.externals.push(External::new("forwarder", name, lines));
+        self
+    }
+
     /// Writes keys and configurations, starts both daemons, and waits until every contact point
     /// stands.
     ///
@@ -93,19 +129,10 @@ impl TunnelBuilder {
     pub fn prepare(self, lab: &Lab) -> Result<Tunnel<'_>, LabError> {
         let binaries = binaries()?;
         let (forwarder, relay) = (lab.host(&self.forwarder), lab.host(&self.relay));
-        let keygen = |host: &Host<'_>, daemon: &PathBuf, file: &str| -> Result<String, LabError> {
-            let path = lab.path().join(file);
-            let arguments =
-                [daemon.as_os_str(), "keygen".as_ref(), "--out".as_ref(), path.as_os_str()];
-            let printed = host.run_ok(arguments)?.stdout;
-            let key = printed.split_whitespace().find(|word| word.starts_with("ed25519:"));
-            key.map(str::to_owned).ok_or_else(|| LabError::Unexpected {
-                what: "keygen's public key".to_owned(),
-                text: printed.clone(),
-            })
-        };
         let forwarder_key = keygen(&forwarder, &binaries.adit, "adit.key")?;
         let relay_key = keygen(&relay, &binaries.relay, "relay.key")?;
+        let key_of = |external: &External| keygen(&relay, &binaries.adit, &external.key_file());
+        let external_keys = self.externals.iter().map(key_of).collect::<Result<_, _>>()?;
         let tunnel = Tunnel {
             forwarder_host: forwarder,
             relay_host: relay,
@@ -114,6 +141,7 @@ impl TunnelBuilder {
             relay: None,
             forwarder_key,
             relay_key,
+            external_keys,
             lab,
             plan: self,
         };
@@ -136,6 +164,8 @@ pub struct Tunnel<'a> {
     pub forwarder_key: String,
     /// The relay's public key, as the forwarder's configuration names it.
     pub relay_key: String,
+    /// Those of the external peers, in the order of the plan.
+    external_keys: Vec<String>,
 }
 
 impl Tunnel<'_> {
@@ -148,7 +178,10 @@ impl Tunnel<'_> {
             forwarder: "icp".to_owned(),
             relay: "relay".to_owned(),
             forwarder_extra: String::new(),
+            forwarder_tail: String::new(),
             relay_extra: String::new(),
+            policy: String::new(),
+            externals: Vec::new(),
         }
     }
 
@@ -371,14 +404,16 @@ impl Tunnel<'_> {
     /// # Errors
     /// When the disk is full.
     pub fn write_configurations(&self) -> Result<(), LabError> {
-        let relay = format!(
+        let mut relay = format!(
             "key = \"relay.key\"\nlisten = \"0.0.0.0:{TUNNEL_PORT}\"\nsocket = \"{}\"\n{}\n\
-             [[forwarder]]\nname = \"office\"\nkey = \"{}\"\nports = {:?}\n",
+             [[forwarder]]\nname = \"office\"\nkey = \"{}\"\nports = {:?}\n{}\n",
             self.path("relay.sock").display(),
             self.plan.relay_extra,
             self.forwarder_key,
-            self.plan.ports
+            self.plan.ports,
+            self.plan.policy
         );
+        relay.push_str(&self.external_entries());
         write(&self.path("adit.toml"), &self.forwarder_configuration("adit.sock"))?;
         write(&self.path("relay.toml"), &relay)
     }
@@ -400,12 +435,25 @@ impl Tunnel<'_> {
             );
             debug_assert!(written.is_ok());
         }
+        forwarder.push_str(&self.plan.forwarder_tail);
         forwarder
     }
 
     fn path(&self, file: &str) -> PathBuf {
         self.lab.path().join(file)
     }
+}
+
+/// Makes a key in the lab's folder; returns its public half.
+fn keygen(host: &Host<'_>, daemon: &Path, file: &str) -> Result<String, LabError> {
+    let path = host.lab().path().join(file);
+    let arguments = [daemon.as_os_str(), "keygen".as_ref(), "--out".as_ref(), path.as_os_str()];
+    let printed = host.run_ok(arguments)?.stdout;
+    let key = printed.split_whitespace().find(|word| word.starts_with("ed25519:"));
+    key.map(str::to_owned).ok_or_else(|| LabError::Unexpected {
+        what: "keygen's public key".to_owned(),
+        text: printed.clone(),
+    })
 }
 
 /// Whether nothing of the process runs any more: not even a thread that still holds its sockets. The

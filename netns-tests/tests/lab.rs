@@ -16,7 +16,9 @@ type Outcome = Result<(), LabError>;
 #[test]
 fn nat_presets_behave_as_promised() -> Outcome {
     let single = [Topology::STANDARD, Topology::SYMMETRIC, Topology::FULL_CONE];
-    for topology in single.into_iter().chain([Topology::DOUBLE, Topology::TCP_443_ONLY]) {
+    let parts = [Topology::FIREWALL_ONLY, Topology::NAT_ONLY];
+    let others = [Topology::DOUBLE, Topology::TCP_443_ONLY];
+    for topology in single.into_iter().chain(parts).chain(others) {
         topology.build_verified("nat")?;
     }
     Ok(())

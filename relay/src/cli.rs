@@ -1,5 +1,7 @@
 //! The command line of `adit-relay`.
 
+mod enrolment;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,19 +10,22 @@ use adit::cli::{
     keygen, ok, parsed, say,
 };
 use adit::config::{RELAY_FILE, RELAY_SOCKET, RelayConfig};
-use adit::exit::{self, Failed};
+use adit::exit::{self, Exit, Failed};
 use adit::key::PrivateKey;
 use adit::logging;
 use adit::status::relay_table;
 use clap::{Parser, Subcommand};
 
 use crate::daemon;
+use crate::invitations::Invitations;
+use enrolment::{ForwardersArgs, InviteArgs, RevokeArgs, RotateArgs};
 
 const EXAMPLES: &str = "\
 Examples:
   adit-relay keygen --out /etc/adit/relay.key   make a key; forwarders need its public half
   adit-relay check                              is the configuration right, and the kernel willing?
   adit-relay run                                let forwarders in, keep their contact points
+  adit-relay invite office --ports 2222         a line that lets a new forwarder in, once
   adit-relay status                             who is here, and what has been refused";
 
 /// Makes services behind a NAT or a firewall reachable through this host: the outside end.
@@ -57,6 +62,16 @@ enum Command {
     },
     /// Show the running relay.
     Status(StatusArgs),
+    /// Make an invitation, and print it: one line, for `adit join` on another host.
+    Invite(InviteArgs),
+    /// Show who may come: of the configuration, enrolled, or invited.
+    Forwarders(ForwardersArgs),
+    /// Let an enrolled key in no more, and withdraw an open invitation.
+    ///
+    /// Its tunnel ends at once. Who stands in the configuration is removed there.
+    Revoke(RevokeArgs),
+    /// Make the relay's next key beside the present one, and say how to change to it.
+    Rotate(RotateArgs),
 }
 
 /// The program `adit-relay`.
@@ -79,6 +94,10 @@ fn run(cli: Cli) -> Result<(), Failed> {
             say(&shown);
             Ok(())
         }
+        Command::Invite(args) => enrolment::invite(args),
+        Command::Forwarders(args) => enrolment::forwarders(&args),
+        Command::Revoke(args) => enrolment::revoke(&args),
+        Command::Rotate(args) => enrolment::rotate(&args),
     }
 }
 
@@ -90,6 +109,7 @@ fn check(file: &Path) -> Result<(), Failed> {
     let config = RelayConfig::load(file)?;
     let count = config.admitted.len();
     ok("configuration", &format!("{}, {count} forwarder(s)", file.display()));
+    Invitations::load(&config.state).map_err(|error| Failed::new(Exit::Config, error))?;
     let key = PrivateKey::load(&config.key)?;
     check_key(&config.key, &key);
     check_io_uring()

@@ -1,8 +1,11 @@
 //! The daemon `adit-relay run`. One loop takes every input in turn; handshakes run beside it and
 //! report through the same inbox.
 
+mod calls;
+mod enrolment;
 mod registration;
 mod report;
+mod sessions;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -14,12 +17,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit::api;
-use adit::config::{Admitted, RelayConfig};
+use adit::config::{Admitted, Place, RelayConfig};
 use adit::exit::{Exit, Failed};
-use adit::handoff::{
-    self, Answer, Command, Down, Event, EventReceiver, GoawayReason, PumpHandle, ResetReason,
-    SessionKey,
-};
+use adit::handoff::{self, Command, Event, EventReceiver, GoawayReason, PumpHandle, SessionKey};
+use adit::invitation::UnixTime;
 use adit::key::{PrivateKey, PublicKey};
 use adit::net::{self, Listener, Shaken, Signal};
 use adit::pump;
@@ -28,11 +29,20 @@ use adit::tls::ServerTls;
 use adit_proto::id::{SessionId, Side};
 use tokio::sync::mpsc;
 
+use calls::Asked;
+
+use crate::absence::Absence;
+use crate::api::routes;
+use crate::beat::Beat;
 use crate::door::Door;
+use crate::invitations::Invitations;
+use crate::lookups::Lookups;
 use crate::policy::Policy;
 use crate::reception::{Admission, Reception};
 use crate::refused::{Cause, Refusals};
 use crate::registrar::{Lease, Registrar};
+
+pub(crate) use enrolment::{Enrol, Joining};
 
 /// How long flows may take to end after the first signal …
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -50,7 +60,9 @@ pub(crate) enum Input {
     Event(Event),
     Arrived(Box<Shaken>),
     Ask(Ask),
+    Enrol(Enrol),
     Signal(Signal),
+    Resolved { asked: Asked, place: Place, found: io::Result<Vec<SocketAddr>> },
 }
 
 impl From<Event> for Input {
@@ -99,6 +111,7 @@ struct Daemon {
     pumps: Vec<PumpHandle>,
     admission: Arc<Admission>,
     policies: BTreeMap<PublicKey, Policy>,
+    invitations: Invitations,
     /// Carriers that have not said `HELLO` yet, by the name of the session that may begin.
     arrivals: BTreeMap<SessionKey, Session>,
     sessions: BTreeMap<SessionKey, Session>,
@@ -106,6 +119,10 @@ struct Daemon {
     sessions_by_key: BTreeMap<PublicKey, SessionKey>,
     last_session: u64,
     registrar: Registrar<TcpListener>,
+    beat: Beat<Asked>,
+    absence: Absence<Asked>,
+    lookups: Lookups,
+    inbox: mpsc::Sender<Input>,
     door: Rc<RefCell<Door>>,
     refusals: Rc<RefCell<Refusals>>,
     listeners: Vec<TcpListener>,
@@ -121,19 +138,19 @@ pub(crate) fn run(file: &Path) -> Result<(), Failed> {
     let features = pump::probe()?;
     net::raise_descriptor_limit();
     let admission = Arc::new(Admission::default());
-    let tls = ServerTls::new(&key, admission.clone()).map_err(|error| failed(&error))?;
+    let tls = ServerTls::with_joiners(&key, admission.clone()).map_err(|error| failed(&error))?;
     let (sender, events) = handoff::events().map_err(|error| failed(&error))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let spawn = |_| pump::spawn(features, sender.clone());
     let pumps = (0..cores).map(spawn).collect::<Result<Vec<_>, _>>()?;
     let (inbox, inputs) = mpsc::channel(net::INBOX_MAX);
     let _socket =
-        api::serve(&config.socket, inbox.clone(), api::routes()).map_err(|error| failed(&error))?;
+        api::serve(&config.socket, inbox.clone(), routes()).map_err(|error| failed(&error))?;
     let forwarders = config.admitted.len();
     tracing::info!(key = %key.public(), pumps = cores, forwarders, "adit-relay {VERSION} starts");
     net::run(async move {
-        let mut daemon = Daemon::new(file, config, key.public(), pumps, admission);
-        daemon.listen(tls, events, inbox)?;
+        let mut daemon = Daemon::new(file, config, key.public(), pumps, admission, inbox)?;
+        daemon.listen(tls, events)?;
         daemon.run(inputs).await
     })
 }
@@ -163,10 +180,13 @@ impl Daemon {
         key: PublicKey,
         pumps: Vec<PumpHandle>,
         admission: Arc<Admission>,
-    ) -> Self {
+        inbox: mpsc::Sender<Input>,
+    ) -> Result<Self, Failed> {
+        let invitations = Invitations::load(&config.state);
+        let invitations = invitations.map_err(|error| Failed::new(Exit::Config, error))?;
         let policies = policies(&config.admitted);
         admission.set(policies.keys().copied().collect());
-        Self {
+        Ok(Self {
             file: file.into(),
             config,
             key,
@@ -174,26 +194,27 @@ impl Daemon {
             pumps,
             admission,
             policies,
+            invitations,
             arrivals: BTreeMap::new(),
             sessions: BTreeMap::new(),
             sessions_by_key: BTreeMap::new(),
             last_session: 0,
             registrar: Registrar::default(),
+            beat: Beat::new(Instant::now()),
+            absence: Absence::default(),
+            lookups: Lookups::default(),
+            inbox,
             door: Rc::default(),
             refusals: Rc::default(),
             listeners: Vec::new(),
             ending: None,
-        }
+        })
     }
 
     /// Opens the doors.
-    fn listen(
-        &mut self,
-        tls: ServerTls,
-        events: EventReceiver,
-        inbox: mpsc::Sender<Input>,
-    ) -> Result<(), Failed> {
+    fn listen(&mut self, tls: ServerTls, events: EventReceiver) -> Result<(), Failed> {
         let failed = |error| Failed::new(Exit::Failure, error);
+        let inbox = self.inbox.clone();
         net::forward_events(events, inbox.clone()).map_err(failed)?;
         net::forward_signals(&inbox).map_err(failed)?;
         let (door, refusals) = (Rc::clone(&self.door), Rc::clone(&self.refusals));
@@ -234,6 +255,10 @@ impl Daemon {
                 let is_first = self.gathering.handle_ask(ask, now);
                 if is_first { self.tell_all(|| Command::Report) } else { Ok(()) }
             }
+            Input::Resolved { asked, place, found } => {
+                self.handle_resolved(asked, &place, found, now)
+            }
+            Input::Enrol(enrol) => self.handle_enrol(enrol, UnixTime::now(), now),
             Input::Signal(Signal::Reload) => self.reload(),
             Input::Signal(Signal::Terminate) => self.terminate(now),
         }
@@ -259,7 +284,7 @@ impl Daemon {
     /// Hands a carrier to its key's pump, which finds out from `HELLO` whether it resumes the
     /// key's session or begins another.
     fn start(&mut self, shaken: Shaken, now: Instant) -> Result<(), Failed> {
-        let Shaken { carrier, peer: key, local } = shaken;
+        let Shaken { carrier, peer: key, local, purpose: _ } = shaken;
         if self.ending.is_some() {
             return Ok(());
         }
@@ -268,7 +293,7 @@ impl Daemon {
             self.refusals.borrow_mut().count(Cause::UnknownKey, carrier.remote, why, now);
             return Ok(());
         };
-        let name: Arc<str> = Arc::from(policy.name.as_str());
+        let name = Arc::clone(&policy.name);
         self.last_session += 1;
         let session = SessionKey(self.last_session);
         let (pump, remote) = (self.pump_of(&key), carrier.remote);
@@ -295,10 +320,8 @@ impl Daemon {
             Event::Dropped { session, why } => self.handle_dropped(session, &why, now),
             Event::Suspect { .. } => {}
             Event::Frame { session, frame } => return self.handle_frame(session, frame, now),
-            Event::Opened { session, flow, .. } => {
-                let Some(state) = self.sessions.get(&session) else { return Ok(()) };
-                let answer = Answer::Refuse(ResetReason::NoContact);
-                return self.tell(state.pump, Command::Answer { session, flow, answer });
+            Event::Opened { session, flow, open } => {
+                return self.handle_opened(session, flow, open.to, now);
             }
             Event::Down { session, why } => self.handle_down(session, &why, now),
             Event::Report(report) => self.gathering.handle_report(report),
@@ -306,63 +329,7 @@ impl Daemon {
         Ok(())
     }
 
-    fn handle_up(
-        &mut self,
-        session: SessionKey,
-        carrier: SessionKey,
-        id: SessionId,
-        is_resumed: bool,
-    ) -> Result<(), Failed> {
-        let Some(arrival) = self.arrivals.remove(&carrier) else { return Ok(()) };
-        let (name, remote) = (Arc::clone(&arrival.name), arrival.remote);
-        let what = if is_resumed { "tunnel resumed" } else { "tunnel up" };
-        tracing::info!(forwarder = %name, %remote, session = %id, "{what}");
-        let pump = arrival.pump;
-        self.sessions_by_key.insert(arrival.key, session);
-        self.sessions.insert(session, Session { id: Some(id), ..arrival });
-        if self.ending.is_some() {
-            // It was on its way when the others were told.
-            return self.tell(pump, Command::Drain { session });
-        }
-        Ok(())
-    }
-
-    fn handle_lost(&mut self, session: SessionKey, why: &Down, now: Instant) {
-        let Some(state) = self.sessions.get_mut(&session) else { return };
-        state.is_carried = false;
-        let (name, remote, grace) = (&state.name, state.remote, self.config.grace);
-        tracing::warn!(forwarder = %name, %remote, ?grace, "connection lost, flows wait: {why}");
-        self.count_broken(why, remote, now);
-    }
-
-    fn handle_dropped(&mut self, carrier: SessionKey, why: &Down, now: Instant) {
-        let Some(state) = self.arrivals.remove(&carrier) else { return };
-        let (name, remote) = (&state.name, state.remote);
-        tracing::warn!(forwarder = %name, %remote, "no tunnel: {why}");
-        self.count_broken(why, remote, now);
-    }
-
-    fn count_broken(&self, why: &Down, remote: SocketAddr, now: Instant) {
-        if let Down::Broken(_) = why {
-            self.refusals.borrow_mut().count(Cause::Protocol, remote, why, now);
-        }
-    }
-
-    fn handle_down(&mut self, session: SessionKey, why: &Down, now: Instant) {
-        let Some(state) = self.sessions.remove(&session) else { return };
-        if self.sessions_by_key.get(&state.key) == Some(&session) {
-            self.sessions_by_key.remove(&state.key);
-        }
-        self.count_broken(why, state.remote, now);
-        let (name, remote) = (&state.name, state.remote);
-        match why {
-            Down::Closed => tracing::info!(forwarder = %name, %remote, "tunnel closed"),
-            why => tracing::warn!(forwarder = %name, %remote, "tunnel down: {why}"),
-        }
-        self.registrar.handle_down(session, now);
-    }
-
-    /// Only the forwarders change while the relay runs; a file that is wrong changes nothing.
+    /// Only who is let in changes while the relay runs; a file that is wrong changes nothing.
     fn reload(&mut self) -> Result<(), Failed> {
         let config = match RelayConfig::load(&self.file) {
             Ok(config) => config,
@@ -378,12 +345,25 @@ impl Daemon {
                  socket, state or session needs a restart"
             );
         }
-        self.policies = policies(&config.admitted);
-        self.admission.set(self.policies.keys().copied().collect());
         let file = self.file.display();
         tracing::info!(%file, forwarders = config.admitted.len(), "reloaded");
         self.config.admitted = config.admitted;
+        let before = self.admit();
         self.revoke()?;
+        self.renew(&before)?;
+        self.close_removed()
+    }
+
+    /// Lets in whom the configuration names, and nobody else, from now on; returns the policies
+    /// of before.
+    fn admit(&mut self) -> BTreeMap<PublicKey, Policy> {
+        let before = std::mem::replace(&mut self.policies, policies(&self.config.admitted));
+        self.admission.set(self.policies.keys().copied().collect());
+        before
+    }
+
+    /// Ends the sessions of keys that are let in no more.
+    fn close_removed(&self) -> Result<(), Failed> {
         let is_removed = |state: &Session| !self.policies.contains_key(&state.key);
         let all = self.sessions.iter().chain(&self.arrivals);
         let why = "the relay no longer accepts this key";
@@ -401,6 +381,8 @@ impl Daemon {
         for lease in self.registrar.drain() {
             self.close_contact(&lease)?;
         }
+        let waiting = self.absence.drain();
+        self.refuse_all(waiting)?;
         for (&session, state) in &self.sessions {
             self.tell(state.pump, Command::Drain { session })?;
         }
@@ -423,7 +405,9 @@ impl Daemon {
             self.tell(state.pump, Command::Withdraw { session, contact })?;
         }
         // The pump may close its handle a little later; the port must be free now.
-        net::stop_listening(&lease.listener);
+        if let Some(listener) = &lease.listener {
+            net::stop_listening(listener);
+        }
         Ok(())
     }
 
@@ -439,16 +423,26 @@ impl Daemon {
         let ending = self.ending.map(|ending| match ending {
             Ending::Draining { until } | Ending::Closing { until } => until,
         });
-        let others = [self.registrar.poll_timeout(), self.gathering.poll_timeout(), ending];
+        let others = [
+            self.registrar.poll_timeout(),
+            self.absence.poll_timeout(),
+            self.beat.poll_timeout(),
+            self.gathering.poll_timeout(),
+            ending,
+        ];
         let idle = Instant::now() + IDLE_MAX;
         others.into_iter().flatten().fold(idle, Instant::min)
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), Failed> {
         for lease in self.registrar.handle_timeout(now) {
-            tracing::info!(peer = %lease.peer, port = lease.port, "the lease is over");
+            tracing::info!(peer = %lease.peer, contact = %lease.contact, "the lease is over");
             self.close_contact(&lease)?;
         }
+        let waited = self.absence.handle_timeout(now);
+        self.refuse_all(waited)?;
+        let refused = self.beat.handle_timeout(now);
+        self.refuse_all(refused)?;
         if let Some((asks, reports)) = self.gathering.poll_answer(now) {
             let status = serde_json::to_string(&self.status(&reports, now)).unwrap_or_default();
             for Ask(reply) in asks {

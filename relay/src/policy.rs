@@ -1,15 +1,39 @@
-//! What one forwarder may have at this relay. Checked at every `REGISTER`, and again for what is
-//! registered when the configuration is reloaded.
+//! What one key may do at this relay: which contact points it may have, whom it may call, what is
+//! dialled for it, who may come to it, and how much it may use. Checked at every `REGISTER`, at
+//! every `OPEN` that reaches the relay, and again for what is registered when the configuration is
+//! reloaded. What is not allowed in so many words is forbidden.
 
-use adit::config::{Admitted, Ports};
+mod guard;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use adit::config::{Admitted, Dial, NamePattern, Ports, Role};
+use adit::handoff::Quota;
+use adit::sources::Sources;
 use adit_proto::frame::{Protocol, Registration};
+
+use crate::contact::Contact;
+
+pub(crate) use guard::{Guarded, OwnPlaces};
 
 /// The policy for one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Policy {
-    /// The forwarder's name, for logs.
-    pub(crate) name: String,
+    /// The key's name, for logs.
+    pub(crate) name: Arc<str>,
+    /// On which side it is.
+    pub(crate) role: Role,
+    /// Who may use its contact points.
+    pub(crate) sources: Arc<Sources>,
+    /// How much it may use.
+    pub(crate) quota: Quota,
     ports: Ports,
+    names: Vec<NamePattern>,
+    calls: Vec<NamePattern>,
+    dials: Vec<Dial>,
 }
 
 /// What a policy forbids, and the setting that would allow it.
@@ -17,79 +41,93 @@ pub(crate) struct Policy {
 pub(crate) enum Forbidden {
     #[error("UDP contact points are not offered by this relay")]
     Udp,
-    #[error("private contact points are not offered by this relay: ask for a public port")]
-    Private,
+    #[error("an external peer has no public ports: ask for a private name")]
+    NoPorts,
     #[error(
         "port {port} is not allowed to this forwarder: at the relay, add it to ports of \
          [[forwarder]] {name} and reload"
     )]
-    Port { port: u16, name: String },
+    Port { port: u16, name: Arc<str> },
+    #[error(
+        "the private name {asked} is not allowed to this {role}: at the relay, add it to names of \
+         [[{role}]] {name} and reload"
+    )]
+    Name { asked: String, role: Role, name: Arc<str> },
 }
 
 impl From<Admitted> for Policy {
     fn from(admitted: Admitted) -> Self {
-        Self { name: admitted.name, ports: admitted.ports }
+        Self {
+            name: admitted.name.into(),
+            role: admitted.role,
+            sources: Arc::new(Sources::new(admitted.allow, admitted.deny)),
+            quota: admitted.quota,
+            ports: admitted.ports,
+            names: admitted.names,
+            calls: admitted.calls,
+            dials: admitted.dials,
+        }
     }
 }
 
 impl Policy {
-    /// Whether what is asked for may be had.
-    pub(crate) fn check(&self, asked: &Registration) -> Result<(), Forbidden> {
-        match asked {
-            Registration { protocol: Protocol::Udp, .. } => Err(Forbidden::Udp),
-            Registration { port: 0, .. } => Err(Forbidden::Private),
-            Registration { port, .. } => self.check_port(*port),
+    /// The contact point that is asked for, if it may be had.
+    pub(crate) fn may_register(&self, asked: &Registration) -> Result<Contact, Forbidden> {
+        let contact = match asked {
+            Registration { protocol: Protocol::Udp, .. } => return Err(Forbidden::Udp),
+            Registration { port: 0, name, .. } => Contact::Private(name.clone()),
+            Registration { port, .. } => Contact::Public(*port),
+        };
+        self.may_have(&contact).map(|()| contact)
+    }
+
+    /// Whether a contact point may stand.
+    pub(crate) fn may_have(&self, contact: &Contact) -> Result<(), Forbidden> {
+        match contact {
+            Contact::Public(_) if self.role == Role::External => Err(Forbidden::NoPorts),
+            Contact::Public(port) if self.ports.contain(*port) => Ok(()),
+            Contact::Public(port) => {
+                Err(Forbidden::Port { port: *port, name: Arc::clone(&self.name) })
+            }
+            Contact::Private(name) if is_listed(&self.names, name) => Ok(()),
+            Contact::Private(asked) => {
+                let (asked, role, name) = (asked.clone(), self.role, Arc::clone(&self.name));
+                Err(Forbidden::Name { asked, role, name })
+            }
         }
     }
 
-    /// Whether a contact point may have this port.
-    pub(crate) fn check_port(&self, port: u16) -> Result<(), Forbidden> {
-        if self.ports.contain(port) {
-            return Ok(());
-        }
-        Err(Forbidden::Port { port, name: self.name.clone() })
+    /// Whether a private name may be called.
+    pub(crate) fn may_call(&self, name: &str) -> bool {
+        is_listed(&self.calls, name)
+    }
+
+    /// Whether `host` may lead to anything that is dialled; only then is it resolved.
+    pub(crate) fn may_resolve(&self, host: &str, port: u16) -> bool {
+        guard::may_lead_to_listed(&self.dials, host, port)
+    }
+
+    /// The address to dial for `host`, when `found` is one that it resolves to.
+    pub(crate) fn may_dial(
+        &self,
+        host: &str,
+        found: SocketAddr,
+        own: &OwnPlaces,
+    ) -> Result<SocketAddr, Guarded> {
+        guard::judge(&self.dials, host, found, own)
     }
 }
 
+fn is_listed(patterns: &[NamePattern], name: &str) -> bool {
+    patterns.iter().any(|pattern| pattern.matches(name))
+}
+
+/// A forwarder with these ports, and the private names `db` and `office-*`.
 #[cfg(test)]
 pub(crate) fn policy(name: &str, ports: &[&str]) -> Policy {
     use adit::config::PortRange;
-    let ports = ports.iter().map(|text| text.parse::<PortRange>().unwrap()).collect();
-    Policy { name: name.into(), ports }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn asked(protocol: Protocol, port: u16) -> Registration {
-        Registration { protocol, port, name: "web".into() }
-    }
-
-    /// What is not allowed in so many words is forbidden, and the text names the setting.
-    #[test]
-    fn ports_outside_the_list_are_forbidden() {
-        let policy = policy("office", &["2222", "8000-8100"]);
-        for port in [1, 80, 2221, 2223, 7999, 8101, 65_535] {
-            let forbidden = policy.check(&asked(Protocol::Tcp, port)).unwrap_err().to_string();
-            assert!(forbidden.contains(&port.to_string()), "{forbidden}");
-            assert!(forbidden.contains("ports of [[forwarder]] office"), "{forbidden}");
-        }
-    }
-
-    /// Without a list nothing is allowed.
-    #[test]
-    fn an_empty_list_forbids_everything() {
-        let policy = policy("office", &[]);
-        assert!([1, 80, 8080].iter().all(|p| policy.check(&asked(Protocol::Tcp, *p)).is_err()));
-    }
-
-    /// A kind of contact point that is not there is refused even on an allowed port.
-    #[test]
-    fn what_is_not_offered_is_forbidden() {
-        let policy = policy("office", &["1-65535"]);
-        assert_eq!(policy.check(&asked(Protocol::Udp, 53)), Err(Forbidden::Udp));
-        assert_eq!(policy.check(&asked(Protocol::Tcp, 0)), Err(Forbidden::Private));
-        assert_eq!(policy.check(&asked(Protocol::Tcp, 53)), Ok(()));
-    }
+    let mut admitted = Admitted::new(name.into(), [1; 32].into(), Role::Forwarder);
+    admitted.ports = ports.iter().map(|text| text.parse::<PortRange>().unwrap()).collect();
+    admitted.names = vec!["db".parse().unwrap(), "office-*".parse().unwrap()];
+    admitted.into()
 }

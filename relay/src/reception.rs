@@ -8,18 +8,45 @@ use std::rc::Rc;
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use adit::invitation::{BadMessage, Request};
 use adit::key::PublicKey;
-use adit::net::{self, Listener, ShakeError, Shaken, Stream};
-use adit::tls::{Handshake, ServerTls, Trust};
-use tokio::sync::mpsc;
+use adit::net::{self, Exchange, ExchangeError, Listener, ShakeError, Shaken, Stream};
+use adit::tls::{Handshake, MessageError, Purpose, ServerTls, Trust};
+use adit_proto::id::Side;
+use adit_proto::limits::HANDSHAKE_MAX;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout_at;
 
-use crate::daemon::Input;
+use crate::daemon::{Enrol, Input, Joining};
 use crate::door::{Door, Ticket};
 use crate::refused::{Cause, Refusals};
 
 /// The pause after an accept that failed for want of descriptors: the caller is still there, and
 /// asking again at once would only burn a core.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// Why somebody who came to join was not heard.
+#[derive(Debug, thiserror::Error)]
+enum NotAsked {
+    #[error("came to join, and took longer than {} s", HANDSHAKE_MAX.as_secs())]
+    TooSlow,
+    #[error("came to join: {0}")]
+    Exchange(#[from] ExchangeError),
+    #[error("came to join: {0}")]
+    Message(#[from] BadMessage),
+}
+
+impl NotAsked {
+    fn cause(&self) -> Cause {
+        match self {
+            Self::TooSlow => Cause::HandshakeTimeout,
+            Self::Exchange(ExchangeError::Io(_) | ExchangeError::Message(MessageError::Closed)) => {
+                Cause::HandshakeClosed
+            }
+            Self::Exchange(ExchangeError::Message(_)) | Self::Message(_) => Cause::Protocol,
+        }
+    }
+}
 
 /// The keys that are let in. A handshake asks; a reload changes them.
 #[derive(Debug, Default)]
@@ -78,13 +105,35 @@ impl Reception {
     }
 
     async fn shake(self: Rc<Self>, stream: Stream, ticket: Ticket) {
-        let remote = stream.remote();
+        let (remote, until) = (stream.remote(), Instant::now() + HANDSHAKE_MAX);
         match self.handshake(stream).await {
+            Ok(shaken) if shaken.purpose == Purpose::Join => {
+                let joined = timeout_at(until.into(), self.join(shaken)).await;
+                if let Err(error) = joined.unwrap_or(Err(NotAsked::TooSlow)) {
+                    self.refuse(error.cause(), remote, &error);
+                }
+            }
             // The loop has ended: the carrier is closed by being dropped.
             Ok(shaken) => drop(self.inbox.send(Input::Arrived(Box::new(shaken))).await),
             Err(error) => self.refuse(Cause::from(&error), remote, &error),
         }
         drop(ticket);
+    }
+
+    /// Takes the one request of somebody who came to join, and passes the answer on.
+    async fn join(&self, shaken: Shaken) -> Result<(), NotAsked> {
+        let (key, remote) = (shaken.peer, shaken.carrier.remote);
+        let mut exchange = Exchange::new(Side::Relay, shaken.carrier);
+        let request = Request::from_bytes(&exchange.receive().await?)?;
+        let (reply, answer) = oneshot::channel();
+        let joining = Joining { key, remote, request, reply };
+        // Without a loop there is no answer, and the caller sees the end.
+        self.inbox.send(Input::Enrol(Enrol::Join(joining))).await.ok();
+        let Ok(answer) = answer.await else { return Ok(()) };
+        exchange.send(&answer.to_bytes()).await?;
+        // It has its answer; how it leaves does not matter.
+        exchange.finish().await.ok();
+        Ok(())
     }
 
     async fn handshake(&self, stream: Stream) -> Result<Shaken, ShakeError> {

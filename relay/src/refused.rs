@@ -32,18 +32,34 @@ pub(crate) enum Cause {
     OtherRelayKey,
     /// The protocol was broken, in the handshake or in the session.
     Protocol,
-    /// A contact point that the policy forbids.
+    /// Somebody wants to join without an invitation that is good.
+    Invitation,
+    /// A public contact point that the policy forbids.
     PortNotAllowed,
-    /// A contact point that somebody else has.
+    /// A public contact point that somebody else has.
     PortTaken,
     /// A contact point that the system does not give.
     PortUnavailable,
     /// More contact points than a forwarder may have, or one twice.
     ContactLimit,
+    /// A private name that the policy forbids.
+    NameNotAllowed,
+    /// A private name that somebody else has.
+    NameTaken,
+    /// A call of a private name that the caller may not call, or from where its owner forbids it.
+    CallForbidden,
+    /// A call of a private name that may be called, but that nobody has at the moment.
+    CallUnknown,
+    /// A call, or an address to dial, beyond what can be judged at once.
+    CallLimit,
+    /// An address that the relay does not dial for this key.
+    DialForbidden,
+    /// A host that has no address.
+    DialUnresolved,
 }
 
 impl Cause {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 21] = [
         Self::OverLimit,
         Self::Descriptors,
         Self::HandshakeTimeout,
@@ -53,10 +69,18 @@ impl Cause {
         Self::UnknownKey,
         Self::OtherRelayKey,
         Self::Protocol,
+        Self::Invitation,
         Self::PortNotAllowed,
         Self::PortTaken,
         Self::PortUnavailable,
         Self::ContactLimit,
+        Self::NameNotAllowed,
+        Self::NameTaken,
+        Self::CallForbidden,
+        Self::CallUnknown,
+        Self::CallLimit,
+        Self::DialForbidden,
+        Self::DialUnresolved,
     ];
 
     /// The name in the status.
@@ -71,10 +95,18 @@ impl Cause {
             Self::UnknownKey => "unknown_key",
             Self::OtherRelayKey => "other_relay_key",
             Self::Protocol => "protocol",
+            Self::Invitation => "invitation",
             Self::PortNotAllowed => "port_not_allowed",
             Self::PortTaken => "port_taken",
             Self::PortUnavailable => "port_unavailable",
             Self::ContactLimit => "contact_limit",
+            Self::NameNotAllowed => "name_not_allowed",
+            Self::NameTaken => "name_taken",
+            Self::CallForbidden => "call_forbidden",
+            Self::CallUnknown => "call_unknown",
+            Self::CallLimit => "call_limit",
+            Self::DialForbidden => "dial_forbidden",
+            Self::DialUnresolved => "dial_unresolved",
         }
     }
 }

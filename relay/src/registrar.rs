@@ -12,12 +12,14 @@
 //!      └───────────────────────────────────────────────────────────┘
 //! ```
 //!
+//! Private names are leased like ports, are global to the relay, and have no listener.
+//!
 //! A state machine: time and the listener `L` are arguments, and it opens and closes nothing.
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Instant;
 
@@ -27,6 +29,7 @@ use adit_proto::frame::{Refused, Registration};
 use adit_proto::id::ContactId;
 use adit_proto::limits::{CONTACT_LEASE, CONTACTS_MAX};
 
+use crate::contact::Contact;
 use crate::policy::{Forbidden, Policy};
 use crate::refused::Cause;
 
@@ -44,10 +47,10 @@ pub(crate) struct Lease<L> {
     pub(crate) key: PublicKey,
     /// The internal peer's name.
     pub(crate) peer: String,
-    /// Its port.
-    pub(crate) port: u16,
-    /// Where callers come in.
-    pub(crate) listener: L,
+    /// Where it is.
+    pub(crate) contact: Contact,
+    /// Where callers come in; a private one has none.
+    pub(crate) listener: Option<L>,
     state: State,
 }
 
@@ -81,7 +84,9 @@ pub(crate) enum Refusal {
     #[error(transparent)]
     Forbidden(#[from] Forbidden),
     #[error("port {0} is held by another forwarder")]
-    Taken(u16),
+    PortTaken(u16),
+    #[error("the private name {0} is held by another key")]
+    NameTaken(String),
     #[error("port {port} cannot be had: {source}")]
     Unavailable { port: u16, source: io::Error },
     #[error("{0} is registered already in this session")]
@@ -91,11 +96,20 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    fn taken(contact: Contact) -> Self {
+        match contact {
+            Contact::Public(port) => Self::PortTaken(port),
+            Contact::Private(name) => Self::NameTaken(name),
+        }
+    }
+
     /// What it counts as.
     pub(crate) fn cause(&self) -> Cause {
         match self {
+            Self::Forbidden(Forbidden::Name { .. }) => Cause::NameNotAllowed,
             Self::Forbidden(_) => Cause::PortNotAllowed,
-            Self::Taken(_) => Cause::PortTaken,
+            Self::PortTaken(_) => Cause::PortTaken,
+            Self::NameTaken(_) => Cause::NameTaken,
             Self::Unavailable { .. } => Cause::PortUnavailable,
             Self::Twice(_) | Self::Limit => Cause::ContactLimit,
         }
@@ -103,7 +117,12 @@ impl Refusal {
 
     /// What the forwarder is told.
     pub(crate) fn frame(&self) -> Refused {
-        let may_retry = matches!(self, Self::Taken(_) | Self::Unavailable { .. } | Self::Limit);
+        let may_retry = match self {
+            Self::Forbidden(_) | Self::Twice(_) => false,
+            Self::PortTaken(_) | Self::NameTaken(_) | Self::Unavailable { .. } | Self::Limit => {
+                true
+            }
+        };
         Refused { may_retry, text: self.to_string() }
     }
 }
@@ -119,85 +138,97 @@ pub(crate) struct Caller<'a> {
 /// All contact points of a relay.
 #[derive(Debug)]
 pub(crate) struct Registrar<L> {
-    leases_by_port: BTreeMap<u16, Lease<L>>,
-    ports_by_holder: BTreeMap<Holder, u16>,
+    leases: BTreeMap<Contact, Lease<L>>,
+    contacts_by_holder: BTreeMap<Holder, Contact>,
+    contacts_by_end: BTreeSet<(Instant, Contact)>,
     counts_by_key: BTreeMap<PublicKey, usize>,
 }
 
 impl<L> Default for Registrar<L> {
     fn default() -> Self {
         Self {
-            leases_by_port: BTreeMap::new(),
-            ports_by_holder: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            contacts_by_holder: BTreeMap::new(),
+            contacts_by_end: BTreeSet::new(),
             counts_by_key: BTreeMap::new(),
         }
     }
 }
 
 impl<L> Registrar<L> {
-    /// Takes a `REGISTER`. The listener is opened only when policy and leases allow it, and used
-    /// again when the key still has it.
+    /// Takes a `REGISTER`. The listener of a port is opened only when policy and leases allow it,
+    /// and used again when the key still has it.
     pub(crate) fn handle_register(
         &mut self,
         caller: Caller<'_>,
         asked: &Registration,
         open: impl FnOnce(u16) -> io::Result<L>,
     ) -> Result<&Lease<L>, Refusal> {
-        caller.policy.check(asked)?;
-        let (port, holder) = (asked.port, caller.holder);
-        if self.ports_by_holder.get(&holder).is_some_and(|held| *held != port) {
+        let contact = caller.policy.may_register(asked)?;
+        let holder = caller.holder;
+        if self.contacts_by_holder.get(&holder).is_some_and(|held| *held != contact) {
             return Err(Refusal::Twice(format!("contact point {}", holder.contact.0)));
         }
-        match self.leases_by_port.get_mut(&port) {
-            Some(lease) if lease.key != caller.key => return Err(Refusal::Taken(port)),
+        match self.leases.get_mut(&contact) {
+            Some(lease) if lease.key != caller.key => return Err(Refusal::taken(contact)),
             Some(lease) => {
-                if let State::Held(other) = lease.state {
-                    if other.session == holder.session && other != holder {
-                        return Err(Refusal::Twice(format!("port {port}")));
+                match lease.state {
+                    State::Held(other) if other.session == holder.session && other != holder => {
+                        return Err(Refusal::Twice(contact.to_string()));
                     }
-                    self.ports_by_holder.remove(&other);
+                    State::Held(other) => drop(self.contacts_by_holder.remove(&other)),
+                    State::Kept { until } => {
+                        self.contacts_by_end.remove(&(until, contact.clone()));
+                    }
                 }
                 lease.state = State::Held(holder);
                 lease.peer.clone_from(&asked.name);
             }
-            None => self.open(caller, asked, open)?,
+            None => self.open(caller, &contact, asked, open)?,
         }
-        self.ports_by_holder.insert(holder, port);
-        self.leases_by_port.get(&port).ok_or(Refusal::Taken(port))
+        self.contacts_by_holder.insert(holder, contact.clone());
+        self.leases.get(&contact).ok_or_else(|| Refusal::taken(contact))
     }
 
     fn open(
         &mut self,
         caller: Caller<'_>,
+        contact: &Contact,
         asked: &Registration,
         open: impl FnOnce(u16) -> io::Result<L>,
     ) -> Result<(), Refusal> {
-        let port = asked.port;
         let count = self.counts_by_key.get(&caller.key).copied().unwrap_or(0);
         if count >= CONTACTS_MAX {
             return Err(Refusal::Limit);
         }
-        let listener = open(port).map_err(|source| Refusal::Unavailable { port, source })?;
+        let listener = match *contact {
+            Contact::Public(port) => {
+                Some(open(port).map_err(|source| Refusal::Unavailable { port, source })?)
+            }
+            Contact::Private(_) => None,
+        };
+        let (key, peer, contact) = (caller.key, asked.name.clone(), contact.clone());
         let state = State::Held(caller.holder);
-        let lease = Lease { key: caller.key, peer: asked.name.clone(), port, listener, state };
-        self.leases_by_port.insert(port, lease);
-        self.counts_by_key.insert(caller.key, count + 1);
+        self.leases.insert(contact.clone(), Lease { key, peer, contact, listener, state });
+        self.counts_by_key.insert(key, count + 1);
         Ok(())
     }
 
     /// Takes an `UNREGISTER`; what is returned is to be closed.
     pub(crate) fn handle_unregister(&mut self, holder: Holder) -> Option<Lease<L>> {
-        let port = self.ports_by_holder.get(&holder).copied()?;
-        self.remove(port)
+        let contact = self.contacts_by_holder.get(&holder).cloned()?;
+        self.remove(&contact)
     }
 
     /// Takes that a session has ended: what it held is kept for its key.
     pub(crate) fn handle_down(&mut self, session: SessionKey, now: Instant) {
         let first = Holder { session, contact: ContactId(0) };
         let last = Holder { session, contact: ContactId(u32::MAX) };
-        for (_, port) in self.ports_by_holder.extract_if(first..=last, |_, _| true) {
-            if let Some(lease) = self.leases_by_port.get_mut(&port) {
-                lease.state = State::Kept { until: now + CONTACT_LEASE };
+        let until = now + CONTACT_LEASE;
+        for (_, contact) in self.contacts_by_holder.extract_if(first..=last, |_, _| true) {
+            if let Some(lease) = self.leases.get_mut(&contact) {
+                lease.state = State::Kept { until };
+                self.contacts_by_end.insert((until, contact));
             }
         }
     }
@@ -209,39 +240,47 @@ impl<L> Registrar<L> {
     ) -> Vec<(Lease<L>, Option<Forbidden>)> {
         let forbidden = |lease: &Lease<L>| match policies.get(&lease.key) {
             None => Some(None),
-            Some(policy) => policy.check_port(lease.port).err().map(Some),
+            Some(policy) => policy.may_have(&lease.contact).err().map(Some),
         };
         let revoked: Vec<_> = self
-            .leases_by_port
+            .leases
             .values()
-            .filter_map(|lease| Some((lease.port, forbidden(lease)?)))
+            .filter_map(|lease| Some((lease.contact.clone(), forbidden(lease)?)))
             .collect();
-        let take = |(port, why)| Some((self.remove(port)?, why));
+        let take = |(contact, why)| Some((self.remove(&contact)?, why));
         revoked.into_iter().filter_map(take).collect()
     }
 
     /// Everything there is, to be closed: the relay is ending.
     pub(crate) fn drain(&mut self) -> Vec<Lease<L>> {
-        let ports: Vec<_> = self.leases_by_port.keys().copied().collect();
-        ports.into_iter().filter_map(|port| self.remove(port)).collect()
+        let contacts: Vec<_> = self.leases.keys().cloned().collect();
+        contacts.into_iter().filter_map(|contact| self.remove(&contact)).collect()
     }
 
     /// When the next lease ends.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.leases_by_port.values().filter_map(Lease::kept_until).min()
+        self.contacts_by_end.first().map(|(until, _)| *until)
     }
 
     /// The leases that have ended, to be closed.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> Vec<Lease<L>> {
-        let is_over = |lease: &&Lease<L>| lease.kept_until().is_some_and(|until| until <= now);
-        let over: Vec<_> = self.leases_by_port.values().filter(is_over).map(|l| l.port).collect();
-        over.into_iter().filter_map(|port| self.remove(port)).collect()
+        let mut over = Vec::new();
+        while let Some((until, contact)) = self.contacts_by_end.first().cloned()
+            && until <= now
+        {
+            self.contacts_by_end.remove(&(until, contact.clone()));
+            over.extend(self.remove(&contact));
+        }
+        over
     }
 
-    fn remove(&mut self, port: u16) -> Option<Lease<L>> {
-        let lease = self.leases_by_port.remove(&port)?;
-        if let Some(holder) = lease.holder() {
-            self.ports_by_holder.remove(&holder);
+    fn remove(&mut self, contact: &Contact) -> Option<Lease<L>> {
+        let lease = self.leases.remove(contact)?;
+        match lease.state {
+            State::Held(holder) => drop(self.contacts_by_holder.remove(&holder)),
+            State::Kept { until } => {
+                self.contacts_by_end.remove(&(until, contact.clone()));
+            }
         }
         if let Some(count) = self.counts_by_key.get_mut(&lease.key) {
             *count -= 1;
@@ -252,8 +291,18 @@ impl<L> Registrar<L> {
         Some(lease)
     }
 
-    /// All contact points, by port.
+    /// What stands at a contact point.
+    pub(crate) fn lease(&self, contact: &Contact) -> Option<&Lease<L>> {
+        self.leases.get(contact)
+    }
+
+    /// What is registered under a private name.
+    pub(crate) fn by_name(&self, name: &str) -> Option<&Lease<L>> {
+        self.leases.get(&Contact::Private(name.to_owned()))
+    }
+
+    /// All contact points: ports in order, then names.
     pub(crate) fn leases(&self) -> impl Iterator<Item = &Lease<L>> {
-        self.leases_by_port.values()
+        self.leases.values()
     }
 }

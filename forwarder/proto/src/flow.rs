@@ -199,10 +199,16 @@ impl<B> Flow<B> {
     }
 
     /// The socket took `len` bytes, of those that were received; true when a `CREDIT` should be
-    /// sent.
-    pub(crate) fn handle_taken(&mut self, len: usize, now: Time, round_trip: Duration) -> bool {
+    /// sent. The credit grows no further than to `window_max`.
+    pub(crate) fn handle_taken(
+        &mut self,
+        len: usize,
+        now: Time,
+        round_trip: Duration,
+        window_max: u64,
+    ) -> bool {
         let len = (len as u64).min(self.received - self.window.taken);
-        let is_due = self.window.handle_taken(len, now, round_trip);
+        let is_due = self.window.handle_taken(len, now, round_trip, window_max);
         (is_due || self.is_awaited && self.has_taken_all()) && !self.is_finished_by_peer
     }
 
@@ -244,12 +250,12 @@ impl Window {
         Self { size: FLOW_WINDOW, taken: 0, granted: FLOW_WINDOW, measured_from: (0, now) }
     }
 
-    fn handle_taken(&mut self, len: u64, now: Time, round_trip: Duration) -> bool {
+    fn handle_taken(&mut self, len: u64, now: Time, round_trip: Duration, max: u64) -> bool {
         self.taken += len;
         let (taken_then, then) = self.measured_from;
         if self.taken - taken_then >= self.size {
             if now.since(then) < 2 * round_trip {
-                self.size = (2 * self.size).min(FLOW_WINDOW_MAX);
+                self.size = (2 * self.size).min(max.min(FLOW_WINDOW_MAX)).max(self.size);
             }
             self.measured_from = (self.taken, now);
         }
@@ -332,19 +338,21 @@ mod tests {
     #[test]
     fn the_window_grows_only_while_it_holds_the_flow_back() {
         let round_trip = Duration::from_millis(40);
-        let grow = |gap: Duration| {
+        let grow = |gap: Duration, max: u64| {
             let mut window = Window::new(Time(0));
             let mut now = Time(0);
             for _ in 0..5000 {
                 now = now + gap;
-                if window.handle_taken(16 * 1024, now, round_trip) {
+                if window.handle_taken(16 * 1024, now, round_trip, max) {
                     window.grant();
                 }
             }
             window.size
         };
-        assert_eq!(grow(Duration::from_micros(10)), FLOW_WINDOW_MAX);
-        assert_eq!(grow(Duration::from_millis(10)), FLOW_WINDOW);
+        assert_eq!(grow(Duration::from_micros(10), u64::MAX), FLOW_WINDOW_MAX);
+        assert_eq!(grow(Duration::from_micros(10), 3 * FLOW_WINDOW), 3 * FLOW_WINDOW);
+        assert_eq!(grow(Duration::from_micros(10), 0), FLOW_WINDOW);
+        assert_eq!(grow(Duration::from_millis(10), u64::MAX), FLOW_WINDOW);
     }
 
     proptest! {
@@ -361,7 +369,7 @@ mod tests {
                 // The other end has sent no more than it was granted.
                 let len = (len as u64).min(window.granted - window.taken);
                 let before = window.granted;
-                if window.handle_taken(len, now, Duration::from_millis(1)) {
+                if window.handle_taken(len, now, Duration::from_millis(1), u64::MAX) {
                     window.grant();
                 }
                 prop_assert!(window.granted >= before);

@@ -273,12 +273,11 @@ impl<B> Session<B> {
     /// was received in this one.
     pub fn handle_taken(&mut self, id: FlowId, len: usize, now: Time) {
         self.received.taken = self.counters.bytes_received.min(self.received.taken + len as u64);
-        // With half of the grant waiting for slow sockets no window grows.
-        let is_full = self.bytes_waiting() > SESSION_WINDOW / 2;
+        // No window grows beyond half of what slow sockets leave of the grant.
+        let window_max = SESSION_WINDOW.saturating_sub(self.bytes_waiting()) / 2;
         let round_trip = self.liveness.round_trip_min().max(ROUND_TRIP_MIN);
-        let round_trip = if is_full { Duration::ZERO } else { round_trip };
         let Some(flow) = self.flows.get_mut(&id) else { return };
-        if flow.handle_taken(len, now, round_trip) && !flow.is_credit_due {
+        if flow.handle_taken(len, now, round_trip, window_max) && !flow.is_credit_due {
             flow.is_credit_due = true;
             self.credits_due.push_back(id);
         }

@@ -10,22 +10,23 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::file::{File, OneOrMany, Schema};
-use super::outward::{self, InsideAddress, Outward, RawListener, RawSocks};
+use super::outward::{self, Outward, RawListener, RawSocks};
 use super::peer::{PEER_KEYS, RawPeer, peers};
+use super::place::ListenAddress;
 use super::token::{RawToken, TOKEN_KEYS, tokens};
 use super::{
     ConfigError, FORWARDER_SOCKET, PLACES_MAX, Peer, Place, Places, Problem, Token, beside,
 };
-use crate::key::PublicKey;
+use crate::key::{PINS_MAX, Pins, PublicKey};
 
 const SCHEMA: Schema = Schema {
-    top: &["key", "relay", "relay_key", "socket", "peer", "listener", "socks", "api", "token"],
+    top: &["key", "relay", "relay_key", "socket", "peer", "api", "token", "listener", "socks"],
     tables: &[
         ("peer", PEER_KEYS),
-        ("listener", &["name", "listen", "to"]),
-        ("socks", &["listen"]),
         ("api", &["listen"]),
         ("token", TOKEN_KEYS),
+        ("listener", &["name", "listen", "to"]),
+        ("socks", &["listen"]),
     ],
 };
 
@@ -36,20 +37,20 @@ pub struct ForwarderConfig {
     pub key: PathBuf,
     /// Where the one relay listens: each place leads to it.
     pub relay: Places,
-    /// The one key that the relay may have.
-    pub relay_key: PublicKey,
+    /// The key that the relay must have; two while it is being changed.
+    pub relay_keys: Pins,
     /// Where `adit status` asks.
     pub socket: PathBuf,
     /// The internal peers to register.
     pub peers: Vec<Peer>,
-    /// What internal peers may connect to, to reach out.
-    pub listeners: Vec<Outward>,
-    /// Where registered peers are offered SOCKS5.
-    pub socks: Option<SocketAddr>,
     /// Where peers of the LAN register themselves, if they may.
     pub api: Option<SocketAddr>,
     /// Who may do so.
     pub tokens: Vec<Token>,
+    /// What internal peers may connect to, to reach out.
+    pub listeners: Vec<Outward>,
+    /// Where registered peers are offered SOCKS5.
+    pub socks: Option<SocketAddr>,
 }
 
 #[derive(Deserialize)]
@@ -57,7 +58,7 @@ pub struct ForwarderConfig {
 struct Raw {
     key: Spanned<String>,
     relay: Spanned<OneOrMany>,
-    relay_key: Spanned<String>,
+    relay_key: Spanned<OneOrMany>,
     socket: Option<String>,
     #[serde(default)]
     peer: Vec<RawPeer>,
@@ -76,6 +77,21 @@ struct RawApi {
 }
 
 impl ForwarderConfig {
+    /// What is needed to dial a relay, and nothing to register there.
+    pub fn new(key: PathBuf, relay: Places, relay_keys: impl Into<Pins>) -> Self {
+        Self {
+            key,
+            relay,
+            relay_keys: relay_keys.into(),
+            socket: FORWARDER_SOCKET.into(),
+            peers: Vec::new(),
+            api: None,
+            tokens: Vec::new(),
+            listeners: Vec::new(),
+            socks: None,
+        }
+    }
+
     /// Reads and checks `path`.
     ///
     /// # Errors
@@ -86,19 +102,19 @@ impl ForwarderConfig {
         Ok(Self {
             key: beside(path, raw.key.get_ref()),
             relay: places(&file, "relay", &raw.relay)?,
-            relay_key: file.value("relay_key", &raw.relay_key)?,
+            relay_keys: relay_keys(&file, &raw.relay_key)?,
             socket: beside(path, raw.socket.as_deref().unwrap_or(FORWARDER_SOCKET)),
-            listeners: outward::listeners(&file, &raw.listener)?,
-            socks: outward::socks(&file, raw.socks.as_ref())?,
             peers: peers(path, &file, &raw.peer)?,
             api: raw.api.map(|api| api_address(&file, &api.listen)).transpose()?,
             tokens: tokens(&file, &raw.token)?,
+            listeners: outward::listeners(&file, &raw.listener)?,
+            socks: outward::socks(&file, raw.socks.as_ref())?,
         })
     }
 }
 
 fn api_address(file: &File, raw: &Spanned<String>) -> Result<SocketAddr, ConfigError> {
-    let InsideAddress(address) = file.value("listen", raw)?;
+    let ListenAddress(address) = file.value("listen", raw)?;
     if !address.ip().is_unspecified() {
         return Ok(address);
     }
@@ -128,6 +144,25 @@ pub(super) fn places(
         return refused(raw.span(), "the list is empty: name at least one place".to_owned());
     }
     Ok(Places::from(places))
+}
+
+fn relay_keys(file: &File, raw: &Spanned<OneOrMany>) -> Result<Pins, ConfigError> {
+    let mut seen = BTreeMap::new();
+    let keys = raw.get_ref().values::<PublicKey>(file, "relay_key", raw.span())?;
+    for key in &keys {
+        file.unique(&mut seen, ("key", "name it once"), key.get_ref(), key.span())?;
+    }
+    match keys.as_slice() {
+        [key] => Ok((*key.get_ref()).into()),
+        [key, next] => Ok(Pins::pair(*key.get_ref(), *next.get_ref())),
+        keys => {
+            let found = keys.len();
+            let reason = format!(
+                "{found} keys: a relay has one, or {PINS_MAX} while its key is being changed"
+            );
+            Err(file.error(raw.span(), Problem::Value { key: "relay_key", reason }))
+        }
+    }
 }
 
 /// The value of a `name`, which must be fit for the wire and for logs.

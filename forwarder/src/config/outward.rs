@@ -12,6 +12,7 @@ use toml::Spanned;
 
 use super::file::File;
 use super::forwarder::checked_name;
+use super::place::ListenAddress;
 use super::{ConfigError, Place, Problem};
 
 /// The most listeners of one forwarder.
@@ -50,7 +51,7 @@ pub(super) fn listeners(file: &File, raw: &[RawListener]) -> Result<Vec<Outward>
         let name = checked_name(file, &listener.name)?;
         let unique = ("listener", "give each its own name");
         file.unique(&mut names, unique, &name, listener.name.span())?;
-        let InsideAddress(listen) = file.value("listen", &listener.listen)?;
+        let ListenAddress(listen) = file.value("listen", &listener.listen)?;
         let unique = ("address", "one address leads to one destination");
         file.unique(&mut places, unique, &listen, listener.listen.span())?;
         let To(to) = file.value("to", &listener.to)?;
@@ -70,25 +71,8 @@ pub(super) fn socks(
     file: &File,
     raw: Option<&RawSocks>,
 ) -> Result<Option<SocketAddr>, ConfigError> {
-    let listen = raw.map(|socks| file.value::<InsideAddress>("listen", &socks.listen));
-    Ok(listen.transpose()?.map(|InsideAddress(listen)| listen))
-}
-
-/// An address inside to listen on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InsideAddress(pub SocketAddr);
-
-impl FromStr for InsideAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.parse::<SocketAddr>() {
-            Ok(address) if address.port() != 0 => Ok(Self(address)),
-            _ => Err(format!(
-                "{text:?} is no address to listen on: write it as 192.168.50.2:9000, ports 1 to 65535"
-            )),
-        }
-    }
+    let listen = raw.map(|socks| file.value::<ListenAddress>("listen", &socks.listen));
+    Ok(listen.transpose()?.map(|ListenAddress(listen)| listen))
 }
 
 /// A destination as it is written: `name:NAME` or `address:HOST:PORT`.

@@ -53,6 +53,12 @@ pub const PLACES_MAX: usize = 8;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Places(Vec<Place>);
 
+impl From<Place> for Places {
+    fn from(place: Place) -> Self {
+        Self(vec![place])
+    }
+}
+
 impl From<Vec<Place>> for Places {
     fn from(places: Vec<Place>) -> Self {
         Self(places)
@@ -92,6 +98,23 @@ pub enum BadPlace {
     /// A contact point of an unknown kind.
     #[error("{0:?} is no contact point: write public:PORT, such as public:8080, or private")]
     Contact(String),
+}
+
+/// An address to listen on, with an error that shows what one looks like.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ListenAddress(pub(super) SocketAddr);
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.port() != 0 => Ok(Self(address)),
+            _ => Err(format!(
+                "{text:?} is no address to listen on: write 0.0.0.0:443 or [::]:443, ports 1 to 65535"
+            )),
+        }
+    }
 }
 
 /// A port that can be listened on or dialled.

@@ -14,12 +14,13 @@ use adit_proto::limits::{GRACE, GRACE_MAX, GRACE_MIN};
 use serde::Deserialize;
 use toml::Spanned;
 
-pub use admitted::{Admitted, Role, enrolled};
+pub use admitted::{ADMITTED_MAX, Admitted, Role, enrolled};
 pub use dial::{BadDial, Dial, DialTo};
 pub use pattern::{BadPattern, NamePattern};
 
 use super::file::{File, OneOrMany, Schema};
 use super::forwarder::places;
+use super::place::ListenAddress;
 use super::{ConfigError, ENROLLED_FILE, Places, Problem, RELAY_SOCKET, RELAY_STATE, beside};
 use admitted::{EXTERNAL_KEYS, FORWARDER_KEYS, Known, RawAdmitted};
 
@@ -141,22 +142,6 @@ fn listen(file: &File, raw: &Spanned<OneOrMany>) -> Result<Vec<SocketAddr>, Conf
         return Err(file.error(raw.span(), Problem::Value { key: "listen", reason }));
     }
     Ok(addresses)
-}
-
-/// An address to listen on, with an error that shows what one looks like.
-struct ListenAddress(SocketAddr);
-
-impl FromStr for ListenAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.parse::<SocketAddr>() {
-            Ok(address) if address.port() != 0 => Ok(Self(address)),
-            _ => Err(format!(
-                "{text:?} is no address to listen on: write 0.0.0.0:443 or [::]:443, ports 1 to 65535"
-            )),
-        }
-    }
 }
 
 /// An address without a port.

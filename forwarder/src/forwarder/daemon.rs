@@ -162,7 +162,8 @@ impl Daemon {
 
     /// Opens the ways out to the peers that are registered, and to nobody else.
     fn admit(&mut self) -> Result<(), Failed> {
-        let (Role::Contact(_), Some(sources)) = (&self.role, self.registrar.poll_sources()) else {
+        let is_for_peers = matches!(self.role, Role::Contact(_)) && !self.outward.is_closed();
+        let Some(sources) = is_for_peers.then(|| self.registrar.poll_sources()).flatten() else {
             return Ok(());
         };
         let session = self.tunnel.session();
@@ -239,7 +240,9 @@ impl Daemon {
             return Ok(());
         }
         let session = self.tunnel.handle_dialled(carrier.remote);
-        let (side, key, name) = (Side::Forwarder, self.config.relay_key, self.name.clone());
+        // Whichever key the relay has at the moment: to the pump it is the one relay.
+        let key = self.config.relay_keys.first();
+        let (side, name) = (Side::Forwarder, self.name.clone());
         let carrier = Box::new(carrier);
         // The relay's WELCOME says how long the grace really is.
         self.tell(Command::Carry { session, side, key, name, grace: GRACE, carrier })

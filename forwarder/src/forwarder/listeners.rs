@@ -55,6 +55,10 @@ impl Listeners {
         Ok(Self { bound, sources: Arc::new(sources) })
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.bound.is_empty()
+    }
+
     /// What the pump is to be told in a session that has begun.
     pub(super) fn handle_up(&self, session: SessionKey) -> io::Result<Vec<Command>> {
         let listen = |(index, bound): (usize, &Bound)| {

@@ -30,6 +30,7 @@ pub(super) struct Outward {
     admitted: Admitted,
     /// The name that standard input and output are to be joined to, once there is a tunnel.
     stdio: Option<String>,
+    offers_socks: bool,
 }
 
 impl Outward {
@@ -49,7 +50,7 @@ impl Outward {
         if let Some(listen) = config.socks {
             socks::serve(listen, Rc::clone(&admitted), inbox.clone())?;
         }
-        Ok(Self { listeners, admitted, stdio })
+        Ok(Self { listeners, admitted, stdio, offers_socks: config.socks.is_some() })
     }
 
     /// A session has begun; returns what the pump is to be told.
@@ -69,7 +70,12 @@ impl Outward {
         Ok(commands)
     }
 
-    /// Takes the addresses of the peers that are registered at the moment.
+    /// Whether nothing leads out.
+    pub(super) fn is_closed(&self) -> bool {
+        self.listeners.is_empty() && !self.offers_socks
+    }
+
+    /// Takes who may use the ways out from now on.
     pub(super) fn handle_registered(
         &mut self,
         sources: Arc<Sources>,

@@ -11,7 +11,7 @@ use socket2::SockRef;
 use super::{Stream, prepare_carrier};
 use crate::handoff::Carrier;
 use crate::key::PublicKey;
-use crate::tls::{Handshake, HandshakeError};
+use crate::tls::{Handshake, HandshakeError, Purpose};
 
 /// What one read may bring; a whole handshake has about 2 KiB in either direction.
 const READ_BYTES: usize = 4 * 1024;
@@ -26,6 +26,8 @@ pub struct Shaken {
     pub carrier: Carrier,
     /// Who is at the other end.
     pub peer: PublicKey,
+    /// What the caller came for.
+    pub purpose: Purpose,
     /// The address of ours that the connection leads to.
     pub local: IpAddr,
 }
@@ -66,7 +68,7 @@ pub async fn shake_hands(stream: Stream, handshake: Handshake) -> Result<Shaken,
         leftover: handshaken.leftover,
         remote,
     };
-    Ok(Shaken { carrier, peer: handshaken.peer, local })
+    Ok(Shaken { carrier, peer: handshaken.peer, purpose: handshaken.purpose, local })
 }
 
 async fn exchange(stream: &Stream, mut handshake: Handshake) -> Result<Handshake, ShakeError> {

@@ -40,3 +40,16 @@ where
     }
     Ok(())
 }
+
+/// Waits until the program is told to end (`SIGTERM` or `SIGINT`), instead of letting that kill it.
+///
+/// # Errors
+/// When the handlers cannot be installed.
+pub async fn interrupted() -> io::Result<()> {
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    }
+}

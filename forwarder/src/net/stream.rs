@@ -20,6 +20,11 @@ impl Stream {
         Self { inner, remote, is_handed_over: false }
     }
 
+    /// Takes a connection over from whoever had it.
+    pub(super) fn from_fd(descriptor: OwnedFd, remote: SocketAddr) -> Self {
+        Self::new(TcpStream::from_std(descriptor.into()), remote)
+    }
+
     /// Connects to `remote` within `time_max`. An attempt that is given up is closed at once.
     ///
     /// # Errors

@@ -141,9 +141,12 @@ pub fn relay_table(status: &RelayStatus) -> String {
     let mut forwarders =
         Table::new(["FORWARDER", "REMOTE", "ROUND TRIP", "FLOWS", "SENT", "RECEIVED", "CONTACTS"]);
     for forwarder in &status.forwarders {
-        let contact = |contact: &super::ContactStatus| match contact.lease_s {
-            None => format!("{}:{}", contact.peer, contact.port),
-            Some(left) => format!("{}:{} (kept {left} s)", contact.peer, contact.port),
+        let contact = |contact: &super::ContactStatus| {
+            let place = match contact.port {
+                Some(port) => format!("{}:{port}", contact.peer),
+                None => format!("{} (private)", contact.peer),
+            };
+            contact.lease_s.map_or(place.clone(), |left| format!("{place} (kept {left} s)"))
         };
         let contacts: Vec<_> = forwarder.contacts.iter().map(contact).collect();
         forwarders.row([

@@ -16,8 +16,8 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
 
 use super::verify::{AnyKey, PinnedKey};
-use super::{ALPN, HandshakeError};
-use crate::key::{PrivateKey, PublicKey};
+use super::{HandshakeError, Purpose};
+use crate::key::{Pins, PrivateKey, PublicKey};
 
 /// Says which keys a relay lets in.
 pub trait Trust: Send + Sync {
@@ -29,18 +29,23 @@ pub trait Trust: Send + Sync {
 #[derive(Clone)]
 pub struct ClientTls {
     config: Arc<ClientConfig>,
-    relay: PublicKey,
+    relay: Pins,
 }
 
 impl ClientTls {
-    /// A forwarder with `key`, which talks to nobody but the relay with the key `relay`.
-    pub fn new(key: &PrivateKey, relay: PublicKey) -> Result<Self, HandshakeError> {
-        Self::with_alpn(key, relay, vec![ALPN.to_vec()])
+    /// A forwarder with `key`, which talks to nobody but a relay with a key of `relay`.
+    pub fn new(key: &PrivateKey, relay: impl Into<Pins>) -> Result<Self, HandshakeError> {
+        Self::with_alpn(key, relay.into(), vec![Purpose::Tunnel.alpn().to_vec()])
+    }
+
+    /// The same for somebody who is not admitted yet and has an invitation.
+    pub fn joining(key: &PrivateKey, relay: impl Into<Pins>) -> Result<Self, HandshakeError> {
+        Self::with_alpn(key, relay.into(), vec![Purpose::Join.alpn().to_vec()])
     }
 
     pub(super) fn with_alpn(
         key: &PrivateKey,
-        relay: PublicKey,
+        relay: Pins,
         alpn: Vec<Vec<u8>>,
     ) -> Result<Self, HandshakeError> {
         let provider = Arc::new(provider());
@@ -79,7 +84,14 @@ pub struct ServerTls {
 impl ServerTls {
     /// A relay with `key`, which lets in whom `trust` accepts.
     pub fn new(key: &PrivateKey, trust: Arc<dyn Trust>) -> Result<Self, HandshakeError> {
-        Self::with_alpn(key, trust, vec![ALPN.to_vec()])
+        Self::with_alpn(key, trust, vec![Purpose::Tunnel.alpn().to_vec()])
+    }
+
+    /// The same, open to joiners too: whoever says that it came to join ([`Purpose::Join`]) is let
+    /// in whatever its key, for the one request that its invitation is good for.
+    pub fn with_joiners(key: &PrivateKey, trust: Arc<dyn Trust>) -> Result<Self, HandshakeError> {
+        let purposes = [Purpose::Tunnel, Purpose::Join];
+        Self::with_alpn(key, trust, purposes.map(|purpose| purpose.alpn().to_vec()).into())
     }
 
     pub(super) fn with_alpn(

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::HANDSHAKE_BYTES_MAX;
 use super::verify::WrongKey;
-use crate::key::{KeyError, PublicKey};
+use crate::key::{KeyError, Pins, PublicKey};
 
 /// How many bytes of a stranger's greeting an error shows.
 const GREETING_SHOWN: usize = 16;
@@ -40,8 +40,8 @@ pub enum HandshakeError {
          do not accept it before you know why it changed"
     )]
     WrongRelay {
-        /// The configured key.
-        expected: PublicKey,
+        /// The configured key, or keys.
+        expected: Pins,
         /// The key presented. Its holder has not yet proven to hold it.
         found: PublicKey,
     },
@@ -126,7 +126,7 @@ impl HandshakeError {
     }
 
     pub(super) fn no_alpn(side: Side) -> Self {
-        Self::NotAdit { side, reason: "it does not speak adit/1 inside TLS".into() }
+        Self::NotAdit { side, reason: "it does not speak this version of Adit inside TLS".into() }
     }
 
     pub(super) fn not_tls(greeting: &[u8]) -> Self {

@@ -4,7 +4,7 @@ use adit_proto::id::Side;
 use adit_proto::record::{ContentType, HEADROOM, Opened, Opener, TAILROOM};
 
 use super::*;
-use crate::key::PrivateKey;
+use crate::key::{Pins, PrivateKey};
 
 /// Accepts exactly one key.
 struct Only(PublicKey);
@@ -29,12 +29,15 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
-        Self::with_alpn(vec![ALPN.to_vec()], vec![ALPN.to_vec()])
+        Self::with_alpn(
+            vec![Purpose::Tunnel.alpn().to_vec()],
+            vec![Purpose::Tunnel.alpn().to_vec()],
+        )
     }
 
     fn with_alpn(client: Vec<Vec<u8>>, server: Vec<Vec<u8>>) -> Self {
         let (forwarder, relay) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
-        let client = ClientTls::with_alpn(&forwarder, relay.public(), client).unwrap();
+        let client = ClientTls::with_alpn(&forwarder, relay.public().into(), client).unwrap();
         let trust = Arc::new(Only(forwarder.public()));
         let server = ServerTls::with_alpn(&relay, trust, server).unwrap();
         let client = Handshake::client(&client, "relay.example").unwrap();
@@ -101,7 +104,9 @@ fn relay_with_another_key_is_refused_by_name() {
     let text = refused.to_string();
     assert!(text.contains(&other.to_string()), "{text}");
     assert!(text.contains(&pair.relay.public().to_string()), "{text}");
-    assert!(matches!(refused, HandshakeError::WrongRelay { expected, .. } if expected == other));
+    assert!(
+        matches!(refused, HandshakeError::WrongRelay { expected, .. } if expected == other.into())
+    );
     assert!(matches!(server, Err(HandshakeError::RelayRefused)));
     assert!(matches!(pair.client.finish(), Err(HandshakeError::Failed)));
 }
@@ -130,7 +135,7 @@ fn unknown_forwarder_reads_access_denied() {
 /// Whoever lacks `adit/1`, the other end is told and both say so.
 #[test]
 fn peers_without_our_alpn_are_refused() {
-    let adit = || vec![ALPN.to_vec()];
+    let adit = || vec![Purpose::Tunnel.alpn().to_vec()];
     let other = || vec![b"h2".to_vec()];
     let cases = [
         (adit(), other()),
@@ -307,4 +312,88 @@ fn records_behind_the_handshake_are_left_over() {
     assert_eq!(open(&mut server.records, one), b"one");
     assert_eq!(open(&mut server.records, two), b"two");
     assert_talks(&mut client, &mut server);
+}
+
+/// A relay that takes joiners lets a stranger's key in for that alone; one that does not take
+/// them turns even a key that it knows away.
+#[test]
+fn joiners_are_let_in_only_where_they_are_expected_and_only_to_join() {
+    let stranger = PrivateKey::generate().unwrap();
+    let begin = |purpose: fn(&PrivateKey, PublicKey) -> Result<ClientTls, HandshakeError>| {
+        let mut pair = Pair::new();
+        let trust = Arc::new(Only(pair.forwarder.public()));
+        let tls = ServerTls::with_joiners(&pair.relay, trust).unwrap();
+        pair.server = Handshake::server(&tls).unwrap();
+        let tls = purpose(&stranger, pair.relay.public()).unwrap();
+        pair.client = Handshake::client(&tls, "relay.example").unwrap();
+        pair
+    };
+    let mut tunnel = begin(ClientTls::new);
+    let [_, server] = tunnel.run_whole();
+    assert!(matches!(server, Err(HandshakeError::UnknownPeer(_))));
+
+    let mut join = begin(ClientTls::joining);
+    let [client, server] = join.run_whole();
+    client.and(server).unwrap();
+    let server = join.server.finish().unwrap();
+    assert_eq!((server.purpose, server.peer), (Purpose::Join, stranger.public()));
+
+    let mut pair = Pair::new();
+    let tls = ClientTls::joining(&pair.forwarder, pair.relay.public()).unwrap();
+    pair.client = Handshake::client(&tls, "relay.example").unwrap();
+    let [client, server] = pair.run_whole();
+    for refused in [client, server] {
+        assert!(matches!(refused, Err(HandshakeError::NotAdit { .. })));
+    }
+}
+
+/// While a relay's key is being changed, either of two pinned keys is right, and no third.
+#[test]
+fn either_pinned_key_is_right_and_no_other() {
+    let [old, new, other] = [(); 3].map(|()| PrivateKey::generate().unwrap());
+    let pins = Pins::pair(old.public(), new.public());
+    for (relay, is_right) in [(&old, true), (&new, true), (&other, false)] {
+        let mut pair = Pair::new();
+        let trust = Arc::new(Only(pair.forwarder.public()));
+        pair.server = Handshake::server(&ServerTls::new(relay, trust).unwrap()).unwrap();
+        let tls = ClientTls::new(&pair.forwarder, pins).unwrap();
+        pair.client = Handshake::client(&tls, "relay.example").unwrap();
+        let [client, server] = pair.run_whole();
+        assert_eq!((client.is_ok(), server.is_ok()), (is_right, is_right));
+        if let Err(error) = client {
+            assert!(error.to_string().contains(&format!("not {pins}")), "{error}");
+        }
+    }
+}
+
+/// Messages arrive whole, however they are cut; longer ones than agreed are refused by their
+/// header, and altered ones by their tag.
+#[test]
+fn messages_arrive_whole_or_not_at_all() {
+    let exchange = || {
+        let mut pair = Pair::new();
+        let [client, server] = pair.run_whole();
+        client.and(server).unwrap();
+        let (client, server) = (pair.client.finish().unwrap(), pair.server.finish().unwrap());
+        let client = Messages::new(Side::Forwarder, client.records, client.leftover);
+        (client, Messages::new(Side::Relay, server.records, server.leftover))
+    };
+    let (mut client, mut server) = exchange();
+    let longest = vec![7; MESSAGE_BYTES_MAX];
+    let mut record = client.seal(&longest).unwrap();
+    let last = record.pop().unwrap();
+    for byte in record {
+        assert_eq!(server.handle_bytes(&[byte]).unwrap(), None);
+    }
+    assert_eq!(server.handle_bytes(&[last]).unwrap(), Some(longest.clone()));
+    assert!(matches!(client.seal(&[longest, vec![7]].concat()), Err(MessageError::TooLong(_))));
+
+    let (_, mut server) = exchange();
+    let refused = server.handle_bytes(&[23, 3, 3, 0x40, 0]);
+    assert!(matches!(refused, Err(MessageError::TooLong(_))), "{refused:?}");
+
+    let (mut client, mut server) = exchange();
+    let mut record = client.seal(b"secret").unwrap();
+    record[HEADROOM] ^= 1;
+    assert!(matches!(server.handle_bytes(&record), Err(MessageError::Record(_))));
 }

@@ -13,26 +13,26 @@ use rustls::{
 use std::sync::Arc;
 use thiserror::Error;
 
-use crate::key::PublicKey;
+use crate::key::{Pins, PublicKey};
 
 /// Travels through rustls to [`super::HandshakeError::WrongRelay`].
 #[derive(Debug, Error)]
 #[error("the relay has the key {found}, not {expected}")]
 pub(super) struct WrongKey {
-    pub(super) expected: PublicKey,
+    pub(super) expected: Pins,
     pub(super) found: PublicKey,
 }
 
-/// The client's view: exactly one key is right. It is compared before the client shows its own,
+/// The client's view: only pinned keys are right. They are compared before the client shows its own,
 /// so that a stranger does not learn who calls.
 #[derive(Debug)]
 pub(super) struct PinnedKey {
-    expected: PublicKey,
+    expected: Pins,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl PinnedKey {
-    pub(super) fn new(expected: PublicKey, provider: &CryptoProvider) -> Self {
+    pub(super) fn new(expected: Pins, provider: &CryptoProvider) -> Self {
         Self { expected, algorithms: provider.signature_verification_algorithms }
     }
 }
@@ -47,7 +47,7 @@ impl ServerCertVerifier for PinnedKey {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let found = only_key(end_entity, intermediates)?;
-        if found != self.expected {
+        if !self.expected.contain(&found) {
             let error = Arc::new(WrongKey { expected: self.expected, found });
             return Err(CertificateError::Other(OtherError(error)).into());
         }

@@ -4,6 +4,7 @@
 use std::hint;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use clap::Parser;
 use netns_tests::traffic::abuse::{self, Abuse};
 use netns_tests::traffic::client;
 use netns_tests::traffic::latency;
+use netns_tests::traffic::registrations;
 use netns_tests::traffic::server::{Behaviour, serve};
 use netns_tests::traffic::swarm::{self, Plan};
 
@@ -88,6 +90,18 @@ enum Role {
         #[arg(long, default_value_t = 10)]
         within_s: u64,
     },
+    /// Client of the local API: registers peers.
+    Register {
+        socket: PathBuf,
+        /// Where they serve.
+        target: SocketAddr,
+        /// The first public port.
+        port: u16,
+        count: u16,
+        /// How often they are registered, renewed and dropped; without it they stay.
+        #[arg(long)]
+        rounds: Option<u32>,
+    },
     /// Keeps a processor awake.
     Spin,
 }
@@ -137,6 +151,9 @@ fn play(role: Role) -> io::Result<()> {
         }),
         Role::Abuse { to, abuse, within_s } => {
             abuse::commit(to, abuse, Duration::from_secs(within_s))
+        }
+        Role::Register { socket, target, port, count, rounds } => {
+            registrations::register(&socket, target, port, count, rounds)
         }
         Role::Spin => loop {
             hint::spin_loop();

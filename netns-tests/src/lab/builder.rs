@@ -106,6 +106,13 @@ impl LabBuilder {
         self
     }
 
+    /// Makes the host `name` send what lies in `network` to its neighbour `via`.
+    #[must_use]
+    pub fn route(mut self, name: &str, network: &str, via: &str) -> Self {
+        self.line(&format!("ip -n {name} route add {network} via {via}"));
+        self
+    }
+
     /// Adds a gateway, and with it the segment inside.
     ///
     /// # Panics

@@ -1,5 +1,6 @@
 //! The registrars' frames: what forwarders ask for, and what they are told.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -7,13 +8,15 @@ use std::time::Instant;
 
 use adit::exit::Failed;
 use adit::handoff::{Command, ControlFrame, Destination, SessionKey};
+use adit::key::PublicKey;
 use adit::net;
-use adit::sources::Sources;
 use adit_proto::frame::{Refused, Registered, Registration};
 use adit_proto::id::ContactId;
 use adit_proto::limits::CONTACT_LEASE;
 
 use super::Daemon;
+use crate::contact::Contact;
+use crate::policy::Policy;
 use crate::registrar::{Caller, Holder};
 
 impl Daemon {
@@ -38,7 +41,7 @@ impl Daemon {
                     return Ok(());
                 };
                 let (name, peer) = (&state.name, &lease.peer);
-                tracing::info!(forwarder = %name, %peer, port = lease.port, "unregistered");
+                tracing::info!(forwarder = %name, %peer, contact = %lease.contact, "unregistered");
                 self.close_contact(&lease)
             }
             ControlFrame::Goaway(goaway) => {
@@ -62,38 +65,57 @@ impl Daemon {
         let caller = Caller { key: state.key, holder, policy };
         let at = self.config.contact_address;
         let granted = self.registrar.handle_register(caller, asked, |port| open(at, port));
-        let listener = match granted {
-            Ok(lease) => lease.listener.try_clone(),
+        let contact = match granted {
+            Ok(lease) => lease.contact.clone(),
             Err(refusal) => {
                 let why = format!("{} of {}: {refusal}", asked.name, state.name);
                 let mut refusals = self.refusals.borrow_mut();
                 refusals.count(refusal.cause(), state.remote, why, now);
-                return self.answer(holder, |id| ControlFrame::Refused(id, refusal.frame()));
+                return self
+                    .answer_register(holder, |id| ControlFrame::Refused(id, refusal.frame()));
             }
         };
-        let Holder { session, contact } = holder;
-        let peer = Arc::from(asked.name.as_str());
-        match listener {
-            Ok(listener) => {
-                let (to, sources) = (Destination::Contact, Arc::new(Sources::any()));
-                let listen = Command::Listen { session, contact, peer, listener, to, sources };
-                self.tell(state.pump, listen)?;
-            }
-            Err(error) => {
-                let text = format!("the relay has no descriptor left: {error}");
-                let refused = Refused { may_retry: true, text };
-                self.registrar.handle_unregister(holder);
-                return self.answer(holder, |id| ControlFrame::Refused(id, refused));
-            }
+        if let Err(error) = self.listen_at(&contact)? {
+            let text = format!("the relay has no descriptor left: {error}");
+            let refused = Refused { may_retry: true, text };
+            self.registrar.handle_unregister(holder);
+            return self.answer_register(holder, |id| ControlFrame::Refused(id, refused));
         }
-        let address = contact_address(at, state.local, asked.port).to_string();
+        let address = match &contact {
+            Contact::Public(port) => contact_address(at, state.local, *port).to_string(),
+            Contact::Private(name) => name.clone(),
+        };
         let (name, peer) = (&state.name, &asked.name);
         tracing::info!(forwarder = %name, %peer, contact = %address, "registered");
         let registered = Registered { lease: CONTACT_LEASE, address };
-        self.answer(holder, |id| ControlFrame::Registered(id, registered))
+        self.answer_register(holder, |id| ControlFrame::Registered(id, registered))?;
+        match contact {
+            Contact::Private(name) => self.handle_back(&name, now),
+            // Who called a port meanwhile waits in its listener.
+            Contact::Public(_) => Ok(()),
+        }
     }
 
-    fn answer(
+    /// Lets the holder's pump take callers, where there is a listener for them.
+    fn listen_at(&self, contact: &Contact) -> Result<io::Result<()>, Failed> {
+        let Some(lease) = self.registrar.lease(contact) else { return Ok(Ok(())) };
+        let (Some(listener), Some(holder)) = (&lease.listener, lease.holder()) else {
+            return Ok(Ok(()));
+        };
+        let Some(state) = self.sessions.get(&holder.session) else { return Ok(Ok(())) };
+        let Some(policy) = self.policies.get(&lease.key) else { return Ok(Ok(())) };
+        let listener = match listener.try_clone() {
+            Ok(listener) => listener,
+            Err(error) => return Ok(Err(error)),
+        };
+        let Holder { session, contact } = holder;
+        let (peer, to) = (Arc::from(lease.peer.as_str()), Destination::Contact);
+        let sources = Arc::clone(&policy.sources);
+        let listen = Command::Listen { session, contact, peer, listener, to, sources };
+        self.tell(state.pump, listen).map(Ok)
+    }
+
+    fn answer_register(
         &self,
         holder: Holder,
         frame: impl FnOnce(ContactId) -> ControlFrame,
@@ -106,11 +128,33 @@ impl Daemon {
     /// Takes back what a reload no longer allows, and says so.
     pub(super) fn revoke(&mut self) -> Result<(), Failed> {
         for (lease, forbidden) in self.registrar.handle_policies(&self.policies) {
-            tracing::info!(peer = %lease.peer, port = lease.port, "no longer allowed");
+            tracing::info!(peer = %lease.peer, contact = %lease.contact, "no longer allowed");
             self.close_contact(&lease)?;
             if let (Some(holder), Some(forbidden)) = (lease.holder(), forbidden) {
                 let refused = Refused { may_retry: false, text: forbidden.to_string() };
-                self.answer(holder, |id| ControlFrame::Refused(id, refused))?;
+                self.answer_register(holder, |id| ControlFrame::Refused(id, refused))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets what stands follow a reload: who may call, and how much each key may use.
+    pub(super) fn renew(&self, before: &BTreeMap<PublicKey, Policy>) -> Result<(), Failed> {
+        let has_changed = |key: &PublicKey, differs: fn(&Policy, &Policy) -> bool| {
+            let policies = before.get(key).zip(self.policies.get(key));
+            policies.is_some_and(|(old, new)| differs(old, new))
+        };
+        for lease in self.registrar.leases() {
+            if has_changed(&lease.key, |old, new| old.sources != new.sources)
+                && let Err(error) = self.listen_at(&lease.contact)?
+            {
+                let contact = &lease.contact;
+                tracing::warn!(%contact, "keeps its old sources until the next reload: {error}");
+            }
+        }
+        for (session, state) in &self.sessions {
+            if has_changed(&state.key, |old, new| old.quota != new.quota) {
+                self.limit(*session)?;
             }
         }
         Ok(())

@@ -36,11 +36,12 @@ impl Daemon {
         let leases = self.registrar.leases().filter(|lease| lease.key == admitted.key);
         let contact = |lease: &crate::registrar::Lease<_>| ContactStatus {
             peer: lease.peer.clone(),
-            port: lease.port,
+            port: lease.contact.port(),
             lease_s: lease.kept_until().map(|until| until.duration_since(now).as_secs()),
         };
         AdmittedStatus {
             name: admitted.name.clone(),
+            role: admitted.role.to_string(),
             connected: session.is_some_and(|session| session.is_carried),
             resumptions: report.map_or(0, |report| report.resumptions),
             remote: session.map(|session| session.remote.to_string()),

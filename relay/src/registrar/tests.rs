@@ -30,7 +30,21 @@ fn register(
         *opened += 1;
         Ok(*opened)
     };
-    registrar.handle_register(caller, &asked(port), open).map(|lease| lease.listener)
+    registrar.handle_register(caller, &asked(port), open).map(|lease| lease.listener.unwrap())
+}
+
+/// Asks for a private name; nothing is opened for it.
+fn register_name(
+    registrar: &mut Registrar<usize>,
+    key: [u8; 32],
+    holder: Holder,
+    name: &str,
+) -> Result<(), Refusal> {
+    let policy = policy("office", &[]);
+    let caller = Caller { key: key.into(), holder, policy: &policy };
+    let asked = Registration { protocol: Protocol::Tcp, port: 0, name: name.into() };
+    let open = |port| panic!("port {port} is opened for a name");
+    registrar.handle_register(caller, &asked, open).map(|_| ())
 }
 
 /// A port of another key is not to be had, whether a session holds it or only the lease keeps it.
@@ -75,7 +89,7 @@ fn a_failed_open_leaves_nothing_behind() {
     let refusal = registrar.handle_register(caller, &asked(8080), open).unwrap_err();
     assert!(refusal.frame().may_retry);
     assert_eq!(registrar.leases().count(), 0);
-    assert!(registrar.ports_by_holder.is_empty() && registrar.counts_by_key.is_empty());
+    assert!(registrar.contacts_by_holder.is_empty() && registrar.counts_by_key.is_empty());
 }
 
 /// A forwarder that comes back finds its listener, and the callers who wait there.
@@ -101,7 +115,7 @@ fn the_newer_session_takes_the_port_over() {
     assert_eq!(registrar.poll_timeout(), None);
     assert!(registrar.handle_unregister(holder(1, 1)).is_none());
     let lease = registrar.handle_unregister(holder(2, 1)).unwrap();
-    assert_eq!((lease.listener, lease.port), (1, 8080));
+    assert_eq!((lease.listener, lease.contact), (Some(1), Contact::Public(8080)));
     assert_eq!(registrar.leases().count(), 0);
 }
 
@@ -141,7 +155,78 @@ fn a_changed_policy_takes_away_what_it_forbids() {
     register(&mut registrar, &mut opened, GARAGE, holder(2, 1), 7070).unwrap();
     let policies = BTreeMap::from([(OFFICE.into(), policy("office", &["8080"]))]);
     let revoked = registrar.handle_policies(&policies);
-    let revoked: Vec<_> = revoked.iter().map(|(lease, why)| (lease.port, why.is_some())).collect();
-    assert_eq!(revoked, [(7070, false), (9090, true)]);
-    assert_eq!(registrar.leases().map(|lease| lease.port).collect::<Vec<_>>(), [8080]);
+    let revoked: Vec<_> =
+        revoked.iter().map(|(lease, why)| (lease.contact.clone(), why.is_some())).collect();
+    assert_eq!(revoked, [(Contact::Public(7070), false), (Contact::Public(9090), true)]);
+    let left: Vec<_> = registrar.leases().map(|lease| &lease.contact).collect();
+    assert_eq!(left, [&Contact::Public(8080)]);
+}
+
+/// A name that another key has is not to be had however often it is asked for, and asking leaves
+/// no trace; when the lease is over it is free.
+#[test]
+fn a_name_of_another_key_is_refused_a_thousand_times() {
+    let mut registrar = Registrar::default();
+    let start = Instant::now();
+    register_name(&mut registrar, OFFICE, holder(1, 1), "db").unwrap();
+    for attempt in 0..1_000 {
+        if attempt == 500 {
+            registrar.handle_down(SessionKey(1), start);
+        }
+        let refusal = register_name(&mut registrar, GARAGE, holder(2, attempt), "db").unwrap_err();
+        assert_eq!(refusal.cause(), Cause::NameTaken);
+        assert!(refusal.frame().may_retry);
+        assert_eq!(refusal.frame().text, "the private name db is held by another key");
+        assert_eq!(registrar.by_name("db").unwrap().key, OFFICE.into());
+    }
+    assert_eq!((registrar.leases().count(), registrar.counts_by_key.len()), (1, 1));
+    assert!(registrar.contacts_by_holder.is_empty());
+    assert_eq!(registrar.handle_timeout(start + CONTACT_LEASE).len(), 1);
+    assert!(registrar.by_name("db").is_none() && registrar.poll_timeout().is_none());
+    register_name(&mut registrar, GARAGE, holder(2, 1), "db").unwrap();
+}
+
+/// A name that the policy forbids is refused for good, and is nobody's.
+#[test]
+fn a_forbidden_name_is_not_held() {
+    let mut registrar = Registrar::default();
+    let refusal = register_name(&mut registrar, OFFICE, holder(1, 1), "web").unwrap_err();
+    assert!(!refusal.frame().may_retry);
+    assert_eq!(refusal.cause(), Cause::NameNotAllowed);
+    assert_eq!(registrar.leases().count(), 0);
+}
+
+/// Names and ports do not stand in each other's way, and both count against one limit.
+#[test]
+fn names_stand_beside_ports() {
+    let (mut registrar, mut opened) = (Registrar::default(), 0);
+    register(&mut registrar, &mut opened, OFFICE, holder(1, 1), 8080).unwrap();
+    register_name(&mut registrar, OFFICE, holder(1, 2), "db").unwrap();
+    register_name(&mut registrar, OFFICE, holder(1, 2), "db").unwrap();
+    let twice = register_name(&mut registrar, OFFICE, holder(1, 3), "db");
+    assert!(matches!(twice, Err(Refusal::Twice(_))));
+    let other = register_name(&mut registrar, OFFICE, holder(1, 2), "office-web");
+    assert!(matches!(other, Err(Refusal::Twice(_))));
+    assert_eq!(registrar.counts_by_key.get(&OFFICE.into()), Some(&2));
+    assert_eq!(registrar.by_name("db").unwrap().holder(), Some(holder(1, 2)));
+    assert!(registrar.by_name("8080").is_none() && registrar.by_name("web").is_none());
+    registrar.handle_unregister(holder(1, 2)).unwrap();
+    assert!(registrar.by_name("db").is_none());
+}
+
+/// A forwarder that comes back has its names again; a reload takes back those it forbids.
+#[test]
+fn names_are_kept_and_taken_back_like_ports() {
+    let mut registrar = Registrar::default();
+    register_name(&mut registrar, OFFICE, holder(1, 1), "db").unwrap();
+    registrar.handle_down(SessionKey(1), Instant::now());
+    register_name(&mut registrar, OFFICE, holder(2, 1), "db").unwrap();
+    assert_eq!(registrar.poll_timeout(), None);
+    let unchanged = BTreeMap::from([(OFFICE.into(), policy("office", &[]))]);
+    assert!(registrar.handle_policies(&unchanged).is_empty());
+    let nobody =
+        adit::config::Admitted::new("office".into(), OFFICE.into(), adit::config::Role::Forwarder);
+    let revoked = registrar.handle_policies(&BTreeMap::from([(OFFICE.into(), nobody.into())]));
+    assert!(matches!(revoked[..], [(_, Some(Forbidden::Name { .. }))]));
+    assert!(registrar.by_name("db").is_none() && registrar.contacts_by_holder.is_empty());
 }

@@ -33,6 +33,35 @@ fn ten_thousand_stalled_flows_leave_one_that_is_read_moving() {
     assert!(rounds < 1_000, "{written} bytes took {rounds} rounds");
 }
 
+/// A reader that keeps up gets a window that fits it, though others hold more than half of the grant.
+#[test]
+fn a_window_grows_beside_what_waits() {
+    let mut pair = Pair::new();
+    pair.forwarder.stalled = true;
+    while pair.forwarder.session.bytes_waiting() < SESSION_WINDOW / 8 * 5 {
+        let flow = pair.open();
+        for _ in 0..FLOW_WINDOW / PAYLOAD_MAX as u64 {
+            pair.relay.session.handle_input(flow, chunk(&vec![0; PAYLOAD_MAX]));
+        }
+        pair.exchange();
+    }
+    let (live, window) = (pair.open(), usize::try_from(FLOW_WINDOW).unwrap());
+    let payload = vec![0; 2 * window];
+    let mut written = 0;
+    for _ in 0..2_000 {
+        written = pair.relay.write(live, &payload);
+        // The first window is no whole number of full payloads.
+        let rest = window.saturating_sub(written);
+        if rest > 0 && rest < PAYLOAD_MAX {
+            pair.relay.session.handle_input(live, chunk(&vec![0; rest]));
+        }
+        pair.exchange();
+        pair.forwarder.take_of(live, pair.now);
+        pair.exchange();
+    }
+    assert!(written > window, "{written} bytes fit into the window");
+}
+
 /// Takes up all of the grant with flows that are not read; returns them.
 pub(super) fn exhaust(pair: &mut Pair) -> Vec<FlowId> {
     pair.forwarder.stalled = true;

@@ -2,6 +2,7 @@
 //! relay's file and in the one of the keys that were enrolled.
 
 use std::fmt::{self, Display};
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use adit_proto::limits::FLOWS_MAX;
@@ -13,12 +14,14 @@ use super::{Dial, NamePattern};
 use crate::config::file::{File, OneOrMany, Schema, Seen};
 use crate::config::forwarder::checked_name;
 use crate::config::{ConfigError, Net, PortRange, Ports, Problem};
+use crate::handoff::Quota;
 use crate::key::PublicKey;
 
 /// Keys that a relay lets in, both files together.
-const ADMITTED_MAX: usize = 10_000;
-/// The most that a limit of flows or bytes a second can be: what is faster is no limit.
-const RATE_MAX: u64 = 1 << 40;
+pub const ADMITTED_MAX: usize = 10_000;
+/// The most that limits can be: what is faster is no limit.
+const FLOWS_PER_S_MAX: u32 = 1_000_000;
+const BYTES_PER_S_MAX: u64 = 1 << 40;
 
 /// The keys of `[[forwarder]]` …
 pub(super) const FORWARDER_KEYS: &[&str] = &[
@@ -84,12 +87,8 @@ pub struct Admitted {
     pub allow: Option<Vec<IpNet>>,
     /// … but for these.
     pub deny: Vec<IpNet>,
-    /// Flows that it may have at once.
-    pub flows_max: Option<u64>,
-    /// Flows that it may begin in a second.
-    pub flows_per_s: Option<u64>,
-    /// Bytes that it may move in a second, either way.
-    pub bytes_per_s: Option<u64>,
+    /// How much it may use.
+    pub quota: Quota,
 }
 
 impl Admitted {
@@ -106,9 +105,7 @@ impl Admitted {
             dials: Vec::new(),
             allow: None,
             deny: Vec::new(),
-            flows_max: None,
-            flows_per_s: None,
-            bytes_per_s: None,
+            quota: Quota::default(),
         }
     }
 }
@@ -128,9 +125,9 @@ impl Display for Admitted {
             None => {}
         }
         list(f, "deny", &nets(&self.deny))?;
-        number(f, "flows_max", self.flows_max)?;
-        number(f, "flows_per_s", self.flows_per_s)?;
-        number(f, "bytes_per_s", self.bytes_per_s)
+        number(f, "flows_max", self.quota.flows_max)?;
+        number(f, "flows_per_s", self.quota.flows_per_s)?;
+        number(f, "bytes_per_s", self.quota.bytes_per_s)
     }
 }
 
@@ -143,7 +140,7 @@ fn list<T: Display>(f: &mut fmt::Formatter<'_>, key: &str, values: &[T]) -> fmt:
     writeln!(f, "{key} = [{}]", values.join(", "))
 }
 
-fn number(f: &mut fmt::Formatter<'_>, key: &str, value: Option<u64>) -> fmt::Result {
+fn number<T: Display>(f: &mut fmt::Formatter<'_>, key: &str, value: Option<T>) -> fmt::Result {
     value.map_or(Ok(()), |value| writeln!(f, "{key} = {value}"))
 }
 
@@ -178,8 +175,8 @@ pub(super) struct RawAdmitted {
     dials: Option<Spanned<OneOrMany>>,
     allow: Option<Spanned<OneOrMany>>,
     deny: Option<Spanned<OneOrMany>>,
-    flows_max: Option<Spanned<u64>>,
-    flows_per_s: Option<Spanned<u64>>,
+    flows_max: Option<Spanned<usize>>,
+    flows_per_s: Option<Spanned<u32>>,
     bytes_per_s: Option<Spanned<u64>>,
 }
 
@@ -235,7 +232,6 @@ impl RawAdmitted {
         };
         let allow = nets("allow", &self.allow)?;
         let ports = file.list::<PortRange>("ports", self.ports.as_ref())?;
-        let flows = u64::try_from(FLOWS_MAX).unwrap_or(u64::MAX);
         Ok(Admitted {
             ports: ports.into_iter().collect(),
             names: file.list("names", self.names.as_ref())?,
@@ -243,27 +239,36 @@ impl RawAdmitted {
             dials: file.list("dials", self.dials.as_ref())?,
             allow: self.allow.as_ref().map(|_| allow),
             deny: nets("deny", &self.deny)?,
-            flows_max: limit(file, "flows_max", self.flows_max.as_ref(), flows)?,
-            flows_per_s: limit(file, "flows_per_s", self.flows_per_s.as_ref(), RATE_MAX)?,
-            bytes_per_s: limit(file, "bytes_per_s", self.bytes_per_s.as_ref(), RATE_MAX)?,
+            quota: self.quota(file)?,
             ..admitted
+        })
+    }
+
+    fn quota(&self, file: &File) -> Result<Quota, ConfigError> {
+        let (flows, rate, bytes) = (&self.flows_max, &self.flows_per_s, &self.bytes_per_s);
+        Ok(Quota {
+            flows_max: limit(file, "flows_max", flows.as_ref(), 1..=FLOWS_MAX)?,
+            flows_per_s: limit(file, "flows_per_s", rate.as_ref(), 1..=FLOWS_PER_S_MAX)?,
+            bytes_per_s: limit(file, "bytes_per_s", bytes.as_ref(), 1..=BYTES_PER_S_MAX)?,
         })
     }
 }
 
-fn limit(
+fn limit<T: Copy + Display + PartialOrd>(
     file: &File,
     key: &'static str,
-    raw: Option<&Spanned<u64>>,
-    max: u64,
-) -> Result<Option<u64>, ConfigError> {
+    raw: Option<&Spanned<T>>,
+    range: RangeInclusive<T>,
+) -> Result<Option<T>, ConfigError> {
     let Some(raw) = raw else { return Ok(None) };
-    if (1..=max).contains(raw.get_ref()) {
+    if range.contains(raw.get_ref()) {
         return Ok(Some(*raw.get_ref()));
     }
     let reason = format!(
-        "{} is out of range: write 1 to {max}, or leave it out for no limit",
-        raw.get_ref()
+        "{} is out of range: write {} to {}, or leave it out for no limit",
+        raw.get_ref(),
+        range.start(),
+        range.end()
     );
     Err(file.error(raw.span(), Problem::Value { key, reason }))
 }

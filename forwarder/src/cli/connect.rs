@@ -1,0 +1,118 @@
+//! `adit connect`: an external peer with a key of its own calls private contact points, and offers
+//! some.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use adit_proto::frame::is_name;
+use clap::{ArgGroup, Args};
+
+use crate::config::{
+    Address, Contact, FORWARDER_FILE, ForwarderConfig, Outward, Peer, Place, Places,
+};
+use crate::exit::{Exit, Failed};
+use crate::forwarder;
+use crate::handoff::Destination;
+use crate::key::{PrivateKey, PublicKey};
+
+/// Whom to call, how, and what to offer.
+#[derive(Clone, Debug, Args)]
+#[command(group = ArgGroup::new("way").args(["listen", "stdio"]).requires("name"))]
+#[command(group = ArgGroup::new("purpose").args(["name", "serve"]).required(true).multiple(true))]
+pub(super) struct ConnectArgs {
+    /// Where the relay listens, as HOST:PORT.
+    relay: Place,
+    /// The private contact point to call.
+    #[arg(requires = "way")]
+    name: Option<String>,
+    /// Where this host's programs connect to reach it, such as 127.0.0.1:2222.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Join standard input and output to it: ssh's ProxyCommand.
+    #[arg(long)]
+    stdio: bool,
+    /// Offer what listens at HOST:PORT to internal peers, as NAME. May be given again.
+    #[arg(long, value_name = "NAME=HOST:PORT")]
+    serve: Vec<Offer>,
+    /// The configuration that names this host's key and the relay's.
+    #[arg(short, long, value_name = "FILE", default_value = FORWARDER_FILE)]
+    config: PathBuf,
+    /// This host's private key, in place of the configuration's.
+    #[arg(long, value_name = "FILE", requires = "relay_key", conflicts_with = "config")]
+    key: Option<PathBuf>,
+    /// The relay's public key, in place of the configuration's.
+    #[arg(long, value_name = "ed25519:KEY", requires = "key")]
+    relay_key: Option<PublicKey>,
+}
+
+/// Something to offer by a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Offer {
+    name: String,
+    at: Place,
+}
+
+impl FromStr for Offer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let shape = || format!("{text:?} is no offer: write NAME=HOST:PORT");
+        let (name, at) =
+            text.split_once('=').filter(|(name, _)| is_name(name)).ok_or_else(shape)?;
+        let at = at.parse().map_err(|error: crate::config::BadPlace| error.to_string())?;
+        Ok(Self { name: name.to_owned(), at })
+    }
+}
+
+impl ConnectArgs {
+    /// What is logged unless somebody asks for more: whoever talks to a program over standard input
+    /// and output is not to be disturbed by what goes well.
+    pub(super) fn log_level(&self) -> &'static str {
+        if self.stdio { "warn" } else { "info" }
+    }
+
+    /// Calls and offers, until told to end; with standard input and output, until they end.
+    ///
+    /// # Errors
+    /// When the keys or the kernel do not allow it, or there is no way to the name.
+    pub(super) fn run(self) -> Result<(), Failed> {
+        let called = self.name.clone().filter(|name| is_name(name));
+        if called != self.name {
+            let message = format!("{:?} is no name", self.name.unwrap_or_default());
+            return Err(Failed::new(Exit::Usage, message));
+        }
+        let known = match (&self.key, self.relay_key) {
+            (Some(key), Some(relay_key)) => {
+                ForwarderConfig::new(key.clone(), self.relay.clone().into(), relay_key)
+            }
+            _ => self.known()?,
+        };
+        let key = PrivateKey::load(&known.key)?;
+        let to = called.clone().map(Destination::Name);
+        let listener = self.listen.zip(to).map(|(listen, to)| {
+            let name = called.clone().unwrap_or_default();
+            Outward { name, listen, to }
+        });
+        let offer = |Offer { name, at }| Peer::new(name, Address::Tcp(at), Contact::Private);
+        let config = ForwarderConfig {
+            relay: Places::from(self.relay),
+            peers: self.serve.into_iter().map(offer).collect(),
+            listeners: listener.into_iter().collect(),
+            ..ForwarderConfig::new(known.key, known.relay, known.relay_keys)
+        };
+        forwarder::call(config, &key, called.filter(|_| self.stdio))
+    }
+
+    fn known(&self) -> Result<ForwarderConfig, Failed> {
+        let is_usual = self.config == Path::new(FORWARDER_FILE);
+        if is_usual && !self.config.exists() {
+            let message = format!(
+                "there is no {FORWARDER_FILE} to take the keys from: run `adit join` with an \
+                 invitation, or name them with --key and --relay-key"
+            );
+            return Err(Failed::new(Exit::Config, message));
+        }
+        Ok(ForwarderConfig::load(&self.config)?)
+    }
+}

@@ -1,0 +1,163 @@
+//! `adit join`: uses an invitation. It makes the key, has the relay let it in, and writes the
+//! configuration that `adit run` starts with.
+//!
+//! ```text
+//!   line ─▶ clock ─▶ room on disk ─▶ dial, relay's key pinned ─▶ "joined" ─▶ key and configuration
+//! ```
+//!
+//! Whatever fails before the last step leaves nothing on disk, and what fails before the dialling
+//! leaves the invitation unused.
+
+mod file;
+mod site;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use adit_proto::id::Side;
+use adit_proto::limits::HANDSHAKE_MAX;
+use tokio::time::timeout;
+
+use crate::exit::{Exit, Failed};
+use crate::gateway::{DialError, Gateway};
+use crate::handoff::Carrier;
+use crate::invitation::{Answer, BadLine, BadMessage, Grant, Invitation, UnixTime, Untimely};
+use crate::key::{KeyError, PrivateKey};
+use crate::net::{self, Exchange, ExchangeError};
+use crate::pump;
+use crate::tls::HandshakeError;
+use site::Site;
+
+pub use site::{CONFIG_NAME, KEY_NAME, SiteError};
+
+/// How often the question is put when the connection is lost before the answer: the relay gives
+/// the same key the same answer again.
+const ATTEMPTS_MAX: u32 = 3;
+/// How long the relay may take to answer.
+const ANSWER_MAX: Duration = HANDSHAKE_MAX;
+
+/// What has been put in place.
+#[derive(Debug)]
+pub struct Joined {
+    /// Who we are at the relay, and what we may have there.
+    pub grant: Grant,
+    /// The configuration.
+    pub config: PathBuf,
+    /// The key.
+    pub key: PathBuf,
+}
+
+/// Why nothing has been put in place.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The line.
+    #[error(transparent)]
+    Line(#[from] BadLine),
+    /// A clock.
+    #[error(transparent)]
+    Time(#[from] Untimely),
+    /// The folder.
+    #[error(transparent)]
+    Site(#[from] SiteError),
+    /// Our new key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// This host's kernel.
+    #[error(transparent)]
+    Kernel(#[from] adit_ring::Refusal),
+    /// TLS with our new key.
+    #[error(transparent)]
+    Tls(#[from] HandshakeError),
+    /// The relay is not to be had.
+    #[error("the relay is not reached: {0}; the invitation is as good as before")]
+    Dial(DialError),
+    /// The relay was reached and did not answer.
+    #[error(
+        "the relay's answer did not come ({0}): try again, and should the relay say then that the \
+         invitation is used, ask its operator for a new one"
+    )]
+    Lost(String),
+    /// The relay says no.
+    #[error("the relay refuses: {0}")]
+    Refused(String),
+    /// The relay says something else.
+    #[error(transparent)]
+    Answer(#[from] BadMessage),
+    /// The relay has said yes, and the files cannot be put in place all the same.
+    #[error(
+        "the relay lets us in as {name}, but {source}: the key is not kept, and the invitation is \
+         used; have {name} revoked there, and ask for a new invitation"
+    )]
+    Unsettled {
+        /// Our name at the relay.
+        name: String,
+        /// What is in the way.
+        source: SiteError,
+    },
+    /// Told to end.
+    #[error("interrupted before the relay had answered")]
+    Interrupted,
+}
+
+impl From<JoinError> for Failed {
+    fn from(error: JoinError) -> Self {
+        match error {
+            JoinError::Line(_) => Self::new(Exit::Usage, error),
+            JoinError::Kernel(refusal) => refusal.into(),
+            JoinError::Key(error) => error.into(),
+            error => Self::new(Exit::Failure, error),
+        }
+    }
+}
+
+/// Uses the invitation in `line` at the time `now`: leaves a key and a configuration in `dir`.
+///
+/// # Errors
+/// When the line, the clock, the folder or the relay does not allow it; nothing is written then.
+pub fn join(line: &str, dir: &Path, now: UnixTime) -> Result<Joined, JoinError> {
+    let invitation: Invitation = line.parse()?;
+    invitation.check(now)?;
+    let key = PrivateKey::generate()?;
+    let site = Site::prepare(dir, &key)?;
+    pump::probe()?;
+    let grant = net::run(async {
+        tokio::select! {
+            answered = ask(&invitation, &key) => answered,
+            _ = net::interrupted() => Err(JoinError::Interrupted),
+        }
+    })?;
+    let settled = site.settle(&file::text(&invitation, &grant, dir));
+    let unsettled = |source| JoinError::Unsettled { name: grant.name.clone(), source };
+    let (config, key) = settled.map_err(unsettled)?;
+    Ok(Joined { grant, config, key })
+}
+
+async fn ask(invitation: &Invitation, key: &PrivateKey) -> Result<Grant, JoinError> {
+    let gateway = Gateway::joining(invitation.relay.clone(), key, invitation.relay_key)?;
+    let mut attempt = 1;
+    loop {
+        let carrier = gateway.dial().await.map_err(JoinError::Dial)?;
+        let why = match timeout(ANSWER_MAX, exchange(carrier, invitation)).await {
+            Ok(Ok(answer)) => return granted(Answer::from_bytes(&answer)?),
+            Ok(Err(error)) => error.to_string(),
+            Err(_elapsed) => format!("nothing in {} s", ANSWER_MAX.as_secs()),
+        };
+        if attempt == ATTEMPTS_MAX {
+            return Err(JoinError::Lost(why));
+        }
+        attempt += 1;
+    }
+}
+
+async fn exchange(carrier: Carrier, invitation: &Invitation) -> Result<Vec<u8>, ExchangeError> {
+    let mut exchange = Exchange::new(Side::Forwarder, carrier);
+    exchange.send(&invitation.request.to_bytes()).await?;
+    exchange.receive().await
+}
+
+fn granted(answer: Answer) -> Result<Grant, JoinError> {
+    match answer {
+        Answer::Joined(grant) => Ok(grant),
+        Answer::Refused(text) => Err(JoinError::Refused(text)),
+    }
+}

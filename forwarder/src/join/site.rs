@@ -1,0 +1,175 @@
+//! The folder that a key and a configuration are put in: both or neither, and never over others.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::{Builder, NamedTempFile};
+
+use crate::key::{KeyError, PrivateKey};
+
+/// The key's name in the folder.
+pub const KEY_NAME: &str = "adit.key";
+/// The configuration's name in the folder.
+pub const CONFIG_NAME: &str = "adit.toml";
+
+/// The key is its owner's alone; the configuration holds no secret.
+const KEY_MODE: u32 = 0o600;
+const CONFIG_MODE: u32 = 0o644;
+
+/// Why nothing can be put there.
+#[derive(Debug, thiserror::Error)]
+pub enum SiteError {
+    /// There is one already.
+    #[error(
+        "{0} exists already and is not overwritten: name another folder with --dir, or move it away"
+    )]
+    Exists(PathBuf),
+    /// The environment's fault.
+    #[error("cannot write in {dir}: {source}; --dir names another folder")]
+    Unwritable {
+        /// The folder.
+        dir: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Our new key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+/// Both files under names that nobody reads, until they get theirs. Dropped before that, it leaves
+/// nothing behind.
+#[derive(Debug)]
+pub(super) struct Site {
+    // In this order they are dropped: the files before the folders that were made for them.
+    key: NamedTempFile,
+    config: NamedTempFile,
+    made: Made,
+    dir: PathBuf,
+}
+
+impl Site {
+    /// Makes sure that both files can be written in `dir`, by writing them: the key is whole.
+    pub(super) fn prepare(dir: &Path, key: &PrivateKey) -> Result<Self, SiteError> {
+        let unwritable = |source| SiteError::Unwritable { dir: dir.into(), source };
+        for name in [KEY_NAME, CONFIG_NAME] {
+            let path = dir.join(name);
+            match fs::symlink_metadata(&path) {
+                Ok(_) => return Err(SiteError::Exists(path)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(unwritable(error)),
+            }
+        }
+        let pem = key.pem()?;
+        let made = Made::folders(dir).map_err(unwritable)?;
+        let write = |mode, content: &[u8]| {
+            let mut file = unnamed(dir, mode)?;
+            file.write_all(content)?;
+            file.as_file().sync_all()?;
+            Ok(file)
+        };
+        let key = write(KEY_MODE, pem.as_bytes()).map_err(unwritable)?;
+        let config = write(CONFIG_MODE, &[]).map_err(unwritable)?;
+        Ok(Self { key, config, made, dir: dir.into() })
+    }
+
+    /// Puts both in place; returns where the configuration and the key are.
+    pub(super) fn settle(mut self, config: &str) -> Result<(PathBuf, PathBuf), SiteError> {
+        let dir = self.dir.clone();
+        let unwritable = |source| SiteError::Unwritable { dir: dir.clone(), source };
+        self.config.write_all(config.as_bytes()).map_err(unwritable)?;
+        self.config.as_file().sync_all().map_err(unwritable)?;
+        let (config_path, key_path) = (dir.join(CONFIG_NAME), dir.join(KEY_NAME));
+        let settled = |error: tempfile::PersistError, path: &Path| match error.error.kind() {
+            io::ErrorKind::AlreadyExists => SiteError::Exists(path.into()),
+            _ => unwritable(error.error),
+        };
+        self.key.persist_noclobber(&key_path).map_err(|error| settled(error, &key_path))?;
+        if let Err(error) = self.config.persist_noclobber(&config_path) {
+            // It opens nothing without the configuration, and would stand in the next one's way.
+            fs::remove_file(&key_path).map_err(unwritable)?;
+            return Err(settled(error, &config_path));
+        }
+        self.made.keep();
+        // Both are in place; a folder that cannot be synced makes a power cut worse, no more.
+        File::open(&dir).and_then(|dir| dir.sync_all()).ok();
+        Ok((config_path, key_path))
+    }
+}
+
+fn unnamed(dir: &Path, mode: u32) -> io::Result<NamedTempFile> {
+    let permissions = Permissions::from_mode(mode);
+    Builder::new().prefix(".adit-join-").permissions(permissions).tempfile_in(dir)
+}
+
+/// Folders that were made for the files; dropping this removes those that are empty.
+#[derive(Debug)]
+struct Made(Vec<PathBuf>);
+
+impl Made {
+    /// Makes `dir` and what is missing above it.
+    fn folders(dir: &Path) -> io::Result<Self> {
+        let mut made = Self(Vec::new());
+        let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+        let missing: Vec<_> = dir.ancestors().take_while(is_missing).collect();
+        for folder in missing.into_iter().rev() {
+            fs::create_dir(folder)?;
+            made.0.push(folder.into());
+        }
+        Ok(made)
+    }
+
+    fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for folder in self.0.iter().rev() {
+            // Not empty any more: it is somebody else's by now.
+            fs::remove_dir(folder).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+        names.map(|name| name.into_string().unwrap()).collect()
+    }
+
+    /// Whoever puts a file there in the meantime keeps it, and the other one of ours goes, too.
+    #[test]
+    fn either_both_files_are_put_in_place_or_none() {
+        let key = PrivateKey::generate().unwrap();
+        for name in [KEY_NAME, CONFIG_NAME] {
+            let dir = tempfile::tempdir().unwrap();
+            let site = Site::prepare(dir.path(), &key).unwrap();
+            fs::write(dir.path().join(name), "mine").unwrap();
+            let refused = site.settle("# ours").unwrap_err();
+            assert!(matches!(&refused, SiteError::Exists(path) if path.ends_with(name)));
+            assert_eq!(names(dir.path()), [name]);
+            assert_eq!(fs::read_to_string(dir.path().join(name)).unwrap(), "mine");
+        }
+    }
+
+    /// Given up, it takes the folders along that it made, unless somebody uses them.
+    #[test]
+    fn what_is_given_up_leaves_no_folder() {
+        let key = PrivateKey::generate().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let below = dir.path().join("a/b");
+        drop(Site::prepare(&below, &key).unwrap());
+        assert!(names(dir.path()).is_empty());
+        let site = Site::prepare(&below, &key).unwrap();
+        fs::write(dir.path().join("a/mine"), "").unwrap();
+        drop(site);
+        assert_eq!(names(&dir.path().join("a")), ["mine"]);
+    }
+}

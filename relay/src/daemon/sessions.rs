@@ -1,0 +1,77 @@
+//! What becomes of sessions and their carriers.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use adit::exit::Failed;
+use adit::handoff::{Command, Down, SessionKey};
+use adit_proto::id::SessionId;
+
+use super::{Daemon, Session};
+use crate::refused::Cause;
+
+impl Daemon {
+    pub(super) fn handle_up(
+        &mut self,
+        session: SessionKey,
+        carrier: SessionKey,
+        id: SessionId,
+        is_resumed: bool,
+    ) -> Result<(), Failed> {
+        let Some(arrival) = self.arrivals.remove(&carrier) else { return Ok(()) };
+        let (name, remote) = (Arc::clone(&arrival.name), arrival.remote);
+        let what = if is_resumed { "tunnel resumed" } else { "tunnel up" };
+        tracing::info!(forwarder = %name, %remote, session = %id, "{what}");
+        let pump = arrival.pump;
+        self.sessions_by_key.insert(arrival.key, session);
+        self.sessions.insert(session, Session { id: Some(id), ..arrival });
+        if self.ending.is_some() {
+            // It was on its way when the others were told.
+            return self.tell(pump, Command::Drain { session });
+        }
+        self.limit(session)
+    }
+
+    /// Tells the pump how much the session's owner may use.
+    pub(super) fn limit(&self, session: SessionKey) -> Result<(), Failed> {
+        let Some(state) = self.sessions.get(&session) else { return Ok(()) };
+        let Some(policy) = self.policies.get(&state.key) else { return Ok(()) };
+        self.tell(state.pump, Command::Limit { session, quota: policy.quota })
+    }
+
+    pub(super) fn handle_lost(&mut self, session: SessionKey, why: &Down, now: Instant) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        state.is_carried = false;
+        let (name, remote, grace) = (&state.name, state.remote, self.config.grace);
+        tracing::warn!(forwarder = %name, %remote, ?grace, "connection lost, flows wait: {why}");
+        self.count_broken(why, remote, now);
+    }
+
+    pub(super) fn handle_dropped(&mut self, carrier: SessionKey, why: &Down, now: Instant) {
+        let Some(state) = self.arrivals.remove(&carrier) else { return };
+        let (name, remote) = (&state.name, state.remote);
+        tracing::warn!(forwarder = %name, %remote, "no tunnel: {why}");
+        self.count_broken(why, remote, now);
+    }
+
+    fn count_broken(&self, why: &Down, remote: SocketAddr, now: Instant) {
+        if let Down::Broken(_) = why {
+            self.refusals.borrow_mut().count(Cause::Protocol, remote, why, now);
+        }
+    }
+
+    pub(super) fn handle_down(&mut self, session: SessionKey, why: &Down, now: Instant) {
+        let Some(state) = self.sessions.remove(&session) else { return };
+        if self.sessions_by_key.get(&state.key) == Some(&session) {
+            self.sessions_by_key.remove(&state.key);
+        }
+        self.count_broken(why, state.remote, now);
+        let (name, remote) = (&state.name, state.remote);
+        match why {
+            Down::Closed => tracing::info!(forwarder = %name, %remote, "tunnel closed"),
+            why => tracing::warn!(forwarder = %name, %remote, "tunnel down: {why}"),
+        }
+        self.registrar.handle_down(session, now);
+    }
+}

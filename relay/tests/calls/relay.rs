@@ -1,0 +1,306 @@
+//! A relay as a process, and members of its network as pumps of this one.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Child, Command as Program, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use adit::handoff::{
+    Carrier, Command, ControlFrame, Destination, Event, EventReceiver, GoawayReason, PumpHandle,
+    Service, SessionKey, events,
+};
+use adit::key::{PrivateKey, PublicKey};
+use adit::pump;
+use adit::sources::Sources;
+use adit::tls::{ClientTls, Handshake};
+use adit_proto::frame::{Protocol, Refused, Registration};
+use adit_proto::id::{ContactId, Side};
+use adit_proto::limits::GRACE;
+use tempfile::TempDir;
+
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+const SESSION: SessionKey = SessionKey(1);
+
+/// Waits until `take` has something.
+#[track_caller]
+pub(crate) fn wait_for<T>(what: &str, mut take: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    while Instant::now() < deadline {
+        if let Some(found) = take() {
+            return found;
+        }
+        thread::yield_now();
+    }
+    panic!("no {what} within {DEADLINE:?}");
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// The program `adit-relay`, until it is dropped.
+pub(crate) struct Relay {
+    dir: TempDir,
+    child: Child,
+    pub(crate) port: u16,
+    key: PublicKey,
+}
+
+impl Relay {
+    /// Starts one that lets in whoever is in `tables`.
+    pub(crate) fn start(tables: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let key = PrivateKey::generate().unwrap();
+        key.save(&dir.path().join("relay.key")).unwrap();
+        let port = free_port();
+        write(&dir, port, tables);
+        let child = program(&dir, &["run", "-c", "relay.toml"]).stderr(Stdio::null()).spawn();
+        let relay = Self { dir, child: child.unwrap(), port, key: key.public() };
+        wait_for("relay", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok());
+        relay
+    }
+
+    /// Changes who is let in, and to what; what follows from it comes a moment later.
+    pub(crate) fn reload(&self, tables: &str) {
+        write(&self.dir, self.port, tables);
+        let pid = self.child.id().to_string();
+        assert!(Program::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    }
+
+    fn status(&self) -> serde_json::Value {
+        let output =
+            program(&self.dir, &["status", "--json", "-c", "relay.toml"]).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// How often something was refused for `cause`.
+    pub(crate) fn refused(&self, cause: &str) -> u64 {
+        self.status()["refused"][cause].as_u64().unwrap()
+    }
+
+    /// Whether a key has a session with a carrier.
+    pub(crate) fn is_connected(&self, name: &str) -> bool {
+        self.entry(name)["connected"].as_bool().unwrap()
+    }
+
+    fn entry(&self, name: &str) -> serde_json::Value {
+        let status = self.status();
+        let all = status["forwarders"].as_array().unwrap();
+        all.iter().find(|entry| entry["name"] == name).unwrap().clone()
+    }
+
+    /// The contact points of a key, as its peers' names.
+    pub(crate) fn contacts(&self, name: &str) -> Vec<String> {
+        let entry = self.entry(name);
+        let contacts = entry["contacts"].as_array().unwrap();
+        contacts.iter().map(|contact| contact["peer"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn write(dir: &TempDir, port: u16, tables: &str) {
+    let top = format!(
+        "key = \"relay.key\"\nlisten = \"127.0.0.1:{port}\"\ncontact_address = \"127.0.0.1\"\n\
+         socket = \"relay.sock\"\nstate = \"state\"\n"
+    );
+    fs::write(dir.path().join("relay.toml"), top + tables).unwrap();
+}
+
+fn program(dir: &TempDir, args: &[&str]) -> Program {
+    let mut program = Program::new(PathBuf::from(env!("CARGO_BIN_EXE_adit-relay")));
+    program.current_dir(dir.path()).args(args);
+    program
+}
+
+/// A key of the relay's configuration, and a pump that has its session.
+pub(crate) struct Member {
+    key: PrivateKey,
+    pump: PumpHandle,
+    events: EventReceiver,
+    contacts: AtomicU32,
+}
+
+impl Member {
+    pub(crate) fn new() -> Self {
+        let (sender, events) = events().unwrap();
+        let pump = pump::spawn(pump::probe().unwrap(), sender).unwrap();
+        let key = PrivateKey::generate().unwrap();
+        Self { key, pump, events, contacts: AtomicU32::new(0) }
+    }
+
+    /// Its table in the relay's configuration.
+    pub(crate) fn table(&self, role: &str, name: &str, lists: &str) -> String {
+        format!("[[{role}]]\nname = \"{name}\"\nkey = \"{}\"\n{lists}\n", self.key.public())
+    }
+
+    /// Brings the tunnel up; returns its own end's address.
+    pub(crate) fn join(&self, relay: &Relay) -> SocketAddr {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, relay.port)).unwrap();
+        let own = stream.local_addr().unwrap();
+        let client = ClientTls::new(&self.key, relay.key).unwrap();
+        let carrier = Box::new(shake(Handshake::client(&client, "localhost").unwrap(), stream));
+        let (session, side, key) = (SESSION, Side::Forwarder, relay.key);
+        let (name, grace) = ("relay".into(), GRACE);
+        self.pump.send(Command::Carry { session, side, key, name, grace, carrier }).unwrap();
+        self.wait_for("Up", |event| matches!(event, Event::Up { .. }).then_some(()));
+        own
+    }
+
+    /// Ends the session, as a daemon that ends does.
+    pub(crate) fn leave(&self) {
+        let (reason, why) = (GoawayReason::Ending, "it leaves".to_owned());
+        self.pump.send(Command::Close { session: SESSION, reason, why }).unwrap();
+        self.wait_for("Down", |event| matches!(event, Event::Down { .. }).then_some(()));
+    }
+
+    /// Waits until the connections so far have been opened as flows.
+    pub(crate) fn wait_until_opened(&self) {
+        wait_for("flow", || {
+            self.pump.send(Command::Report).unwrap();
+            self.wait_for("Report", |event| match event {
+                Event::Report(report) => Some((report.sessions[0].flows > 0).then_some(())),
+                _ => None,
+            })
+        });
+    }
+
+    pub(crate) fn wait_for<T>(&self, what: &str, take: impl Fn(Event) -> Option<T>) -> T {
+        wait_for(what, || self.events.poll_event().and_then(&take))
+    }
+
+    fn next_contact(&self) -> ContactId {
+        ContactId(self.contacts.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Registers `service`; port 0 asks for a private name.
+    pub(crate) fn register(
+        &self,
+        name: &str,
+        port: u16,
+        service: Service,
+    ) -> Result<String, Refused> {
+        let (session, contact, peer) = (SESSION, self.next_contact(), name.into());
+        self.pump.send(Command::Serve { session, contact, peer, service }).unwrap();
+        let asked = Registration { protocol: Protocol::Tcp, port, name: name.into() };
+        let frame = ControlFrame::Register(contact, asked);
+        self.pump.send(Command::Send { session, frame }).unwrap();
+        self.wait_for("answer to REGISTER", |event| match event {
+            Event::Frame { frame: ControlFrame::Registered(id, registered), .. }
+                if id == contact =>
+            {
+                Some(Ok(registered.address))
+            }
+            Event::Frame { frame: ControlFrame::Refused(id, refused), .. } if id == contact => {
+                Some(Err(refused))
+            }
+            _ => None,
+        })
+    }
+
+    /// What the relay says when it takes something back.
+    pub(crate) fn wait_refused(&self) -> Refused {
+        self.wait_for("REFUSED", |event| match event {
+            Event::Frame { frame: ControlFrame::Refused(_, refused), .. } => Some(refused),
+            _ => None,
+        })
+    }
+
+    /// A connection whose flow leads to `to`.
+    pub(crate) fn open(&self, to: Destination) -> TcpStream {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let (session, contact, peer) = (SESSION, self.next_contact(), "inside".into());
+        let sources = Arc::new(Sources::any());
+        let listen = Command::Listen { session, contact, peer, listener, to, sources };
+        self.pump.send(listen).unwrap();
+        stream
+    }
+
+    pub(crate) fn call(&self, name: &str) -> TcpStream {
+        self.open(Destination::Name(name.into()))
+    }
+
+    pub(crate) fn dial(&self, address: impl Into<String>) -> TcpStream {
+        self.open(Destination::Address(address.into()))
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.pump.send(Command::Stop).ok();
+    }
+}
+
+/// Shakes hands over a blocking stream.
+fn shake(mut handshake: Handshake, mut stream: TcpStream) -> Carrier {
+    let mut buffer = [0; 4096];
+    loop {
+        while let Some(bytes) = handshake.poll_transmit() {
+            stream.write_all(&bytes).unwrap();
+        }
+        if handshake.is_done() {
+            break;
+        }
+        let len = stream.read(&mut buffer).unwrap();
+        handshake.handle_bytes(&buffer[..len]).unwrap();
+    }
+    let done = handshake.finish().unwrap();
+    let remote = stream.peer_addr().unwrap();
+    Carrier {
+        stream: OwnedFd::from(stream),
+        records: done.records,
+        leftover: done.leftover,
+        remote,
+    }
+}
+
+/// A server on loopback that sends back what it hears.
+pub(crate) fn echo_server() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            thread::spawn(move || {
+                let mut reader = stream.try_clone().unwrap();
+                std::io::copy(&mut reader, &mut stream).ok();
+                stream.shutdown(Shutdown::Write).ok();
+            });
+        }
+    });
+    address
+}
+
+/// What everybody may reach.
+pub(crate) fn echo_service() -> Service {
+    Service { target: echo_server().into(), sources: Arc::new(Sources::any()), proxy: None }
+}
+
+/// Whether `stream` leads to an echo.
+pub(crate) fn echoes(stream: &mut TcpStream, bytes: &[u8]) -> bool {
+    let mut received = vec![0; bytes.len()];
+    let mut writer = stream.try_clone().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(move || writer.write_all(bytes).ok());
+        stream.read_exact(&mut received).is_ok() && received == bytes
+    })
+}
+
+#[track_caller]
+pub(crate) fn is_reset(mut stream: TcpStream) -> bool {
+    stream.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
+}
