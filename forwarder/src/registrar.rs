@@ -258,7 +258,9 @@ impl Registrar {
         status: StatusCode,
         retry_from: Option<Instant>,
     ) {
-        if self.table.get(id).is_some_and(|entry| entry.pending.is_some()) {
+        if let Some(entry) = self.table.get(id).filter(|entry| entry.pending.is_some()) {
+            let (name, contact) = (&entry.peer.name, entry.peer.contact);
+            tracing::info!(peer = %name, %contact, "refused: {reason}");
             return self.give_up(id, Refusal::new(status, reason));
         }
         self.table.update(id, |entry| entry.refuse(reason, retry_from));

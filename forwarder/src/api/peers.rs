@@ -55,7 +55,7 @@ pub struct NewPeer {
     pub deny: Vec<String>,
 }
 
-/// The body of `POST /v1/peers/NAME/renew`.
+/// The body of `POST /v1/peers/NAME/renew`, which may be left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Renewal {
@@ -109,9 +109,10 @@ async fn renew<I: From<PeersRequest> + Send + 'static>(
     State(inbox): State<Inbox<I>>,
     asker: Asker,
     Path(name): Path<String>,
-    Json(renewal): Json<Renewal>,
+    renewal: Option<Json<Renewal>>,
 ) -> Result<Json<PeerStatus>, Refusal> {
-    let (name, lease) = (checked_name(name)?, lease(renewal.lease_s)?);
+    let seconds = renewal.and_then(|Json(renewal)| renewal.lease_s);
+    let (name, lease) = (checked_name(name)?, lease(seconds)?);
     inbox.ask(|reply| I::from(PeersRequest::Renew(asker, name, lease, reply))).await.map(Json)
 }
 

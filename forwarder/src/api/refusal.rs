@@ -4,9 +4,9 @@ use std::fmt;
 use std::time::Duration;
 
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, OptionalFromRequest, Request};
 use axum::http::StatusCode;
-use axum::http::header::WWW_AUTHENTICATE;
+use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -55,13 +55,25 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
-        let read = tokio::time::timeout(BODY_TIME_MAX, axum::Json::from_request(request, state));
-        match read.await {
+        let read = <axum::Json<T> as FromRequest<S>>::from_request(request, state);
+        match tokio::time::timeout(BODY_TIME_MAX, read).await {
             Ok(read) => Ok(Self(read?.0)),
             Err(_elapsed) => {
                 Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body does not come"))
             }
         }
+    }
+}
+
+/// A body that may be left out, its type with it.
+impl<S: Send + Sync, T: DeserializeOwned> OptionalFromRequest<S> for Json<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Option<Self>, Refusal> {
+        if !request.headers().contains_key(CONTENT_TYPE) {
+            return Ok(None);
+        }
+        <Self as FromRequest<S>>::from_request(request, state).await.map(Some)
     }
 }
 

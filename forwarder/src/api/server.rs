@@ -1,4 +1,4 @@
-//! The server: one thread, and a bounded number of connections with one request each.
+//! The server: one thread, and a bounded number of connections, each for a bounded time.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -32,10 +33,12 @@ const CONNECTIONS_PER_SOURCE_MAX: usize = 8;
 const BACKLOG: i32 = 128;
 /// The most that a request's body may have, in bytes.
 const BODY_MAX: usize = 16 * 1024;
-/// How long a request's head may take to come …
+/// How long a request's head may take to come, on a connection that is kept the next one's, too …
 const HEAD_MAX: Duration = Duration::from_secs(2);
 /// … and the whole of the request and its answer.
 const REQUEST_MAX: Duration = Duration::from_secs(30);
+/// How long a connection of this host may be kept for one request after the other.
+const CONNECTION_MAX: Duration = Duration::from_secs(600);
 /// How long a pause after a failed accept is, so that a lack of descriptors does not spin.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -160,7 +163,7 @@ where
                 };
                 let router = router.clone().layer(Extension(caller));
                 tokio::spawn(async move {
-                    answer(stream, router).await;
+                    answer(stream, router, caller).await;
                     drop((seat, permit));
                 });
             }
@@ -213,14 +216,27 @@ impl Drop for Seat {
     }
 }
 
-async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
-    let answered = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_MAX)
-        // Who keeps a connection would keep others out.
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    match tokio::time::timeout(REQUEST_MAX, answered).await {
+async fn answer(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    caller: Caller,
+) {
+    // Who keeps a connection from the LAN would keep others out.
+    let is_kept = caller == Caller::Local;
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_MAX)
+            .keep_alive(is_kept)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+    );
+    let lasts = if is_kept { CONNECTION_MAX } else { REQUEST_MAX };
+    let mut answered = tokio::time::timeout(lasts, connection.as_mut()).await;
+    if answered.is_err() {
+        connection.as_mut().graceful_shutdown();
+        answered = tokio::time::timeout(REQUEST_MAX, connection).await;
+    }
+    match answered {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a request came to nothing"),
         Err(_elapsed) => tracing::debug!("a request took too long"),

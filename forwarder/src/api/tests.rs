@@ -1,5 +1,6 @@
 use std::fs;
 use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -140,4 +141,67 @@ fn an_ending_daemon_says_so() {
     });
     drop(inputs);
     assert_eq!(waiting.join().unwrap(), (503, "the daemon is ending".to_owned()));
+}
+
+/// Asks over the LAN from `source`, and says what is answered: nothing, when it is turned away.
+fn ask_over_lan(source: [u8; 4], address: SocketAddr) -> String {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+    socket.connect(&address.into()).unwrap();
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let head = "POST /v1/double HTTP/1.1\r\nHost: adit\r\nContent-Type: application/json\r\n";
+    let mut answer = String::new();
+    // Whoever is turned away may find the connection reset.
+    stream.write_all(format!("{head}Content-Length: 12\r\n\r\n{{\"number\":4}}").as_bytes()).ok();
+    stream.read_to_string(&mut answer).ok();
+    answer
+}
+
+/// Nobody on the LAN can keep the others out by having many requests under way.
+#[test]
+fn one_source_has_a_bounded_number_of_connections() {
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (inbox, mut inputs) = mpsc::channel::<Input>(32);
+    serve_lan(address, inbox, routes().route("/v1/double", post(double))).unwrap();
+    let (sender, answers) = std::sync::mpsc::channel();
+    let ask = |source| {
+        let sender = sender.clone();
+        thread::spawn(move || sender.send(ask_over_lan(source, address)).unwrap());
+    };
+    (0..20).for_each(|_| ask([127, 0, 0, 1]));
+    for _ in 0..12 {
+        assert_eq!(answers.recv_timeout(DEADLINE).unwrap(), "", "turned away");
+    }
+    ask([127, 0, 0, 2]);
+    // Nine are under way: eight of the one source, and that of the other.
+    let mut waiting: Vec<_> = (0..9).map(|_| inputs.blocking_recv().unwrap()).collect();
+    let Some(Input::Double(4, reply)) = waiting.pop() else { panic!("it was asked to double 4") };
+    reply.send(Ok(8));
+    let answer = answers.recv_timeout(DEADLINE).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n8"), "{answer}");
+    drop(waiting);
+    for _ in 0..8 {
+        assert!(answers.recv_timeout(DEADLINE).unwrap().starts_with("HTTP/1.1 503"));
+    }
+}
+
+/// A client of this host may ask again on the same connection.
+#[test]
+fn a_local_connection_is_kept() {
+    let (_dir, path, _file) = running();
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    for _ in 0..3 {
+        stream.write_all(b"GET /v1/status HTTP/1.1\r\nHost: adit\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n{}") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            answer.push(byte[0]);
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200"));
+    }
+    // Until it is idle for too long.
+    stream.read_to_end(&mut Vec::new()).unwrap();
 }

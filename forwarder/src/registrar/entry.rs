@@ -17,6 +17,8 @@ use crate::status::PeerStatus;
 pub(super) const RETRY_MIN: Duration = Duration::from_secs(1);
 pub(super) const RETRY_MAX: Duration = Duration::from_secs(15);
 
+const ALMOST_1_S: Duration = Duration::from_nanos(999_999_999);
+
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) peer: Peer,
@@ -142,7 +144,8 @@ impl Entry {
             Stage::Refused { reason } => ("refused", asked_for(), Some(reason.clone())),
             Stage::Down { reason } => ("down", asked_for(), Some(reason.clone())),
         };
-        let left = |until: Instant| until.saturating_duration_since(now).as_secs();
+        // A lease that has not ended has a second left.
+        let left = |until: Instant| (until.saturating_duration_since(now) + ALMOST_1_S).as_secs();
         PeerStatus {
             name: self.peer.name.clone(),
             address: self.peer.address.to_string(),
