@@ -1,6 +1,7 @@
 //! A built lab: its hosts, and the gateway's own evidence of what passed and what did not.
 
 mod builder;
+mod files;
 mod host;
 
 pub(crate) use builder::Plug;
@@ -14,6 +15,7 @@ use std::thread;
 
 use tempfile::TempDir;
 
+use self::files::OwnFiles;
 use crate::nat::{Behaviour, DROP_FORWARD, DROP_INPUT};
 use crate::sandbox::Sandbox;
 use crate::slot::Slot;
@@ -34,6 +36,8 @@ pub enum Congestion {
 #[derive(Debug)]
 pub struct Lab {
     name: String,
+    // Before the sandbox, whose end they would not outlive in order.
+    files: BTreeMap<String, OwnFiles>,
     sandbox: Sandbox,
     directory: Option<TempDir>,
     path: PathBuf,
@@ -145,6 +149,11 @@ impl Lab {
     pub(crate) fn plug(&self, name: &str) -> &Plug {
         let plug = self.plugs.get(name);
         plug.unwrap_or_else(|| panic!("the host '{name}' of '{}' has no cable", self.name))
+    }
+
+    /// Whose files the host called `name` has, if it has its own.
+    pub(crate) fn files_of(&self, name: &str) -> Option<i32> {
+        self.files.get(name).map(OwnFiles::holder_pid)
     }
 
     pub(crate) fn sandbox(&self) -> &Sandbox {

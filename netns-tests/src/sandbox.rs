@@ -69,11 +69,16 @@ impl Sandbox {
         self.anchor
     }
 
-    /// A command that will run in the network namespace `host`, or in the holder's own.
-    pub(crate) fn command(&self, host: Option<&str>) -> Command {
+    /// A command that will run in the network namespace `host`, or in the holder's own, with the
+    /// files of the process `files`, or the holder's.
+    pub(crate) fn command(&self, host: Option<&str>, files: Option<i32>) -> Command {
         let anchor = self.anchor;
         let mut command = Command::new("nsenter");
-        command.arg(format!("--target={anchor}")).args(["--mount", "--pid"]);
+        command.arg(format!("--target={anchor}")).arg("--pid");
+        match files {
+            Some(holder) => command.arg(format!("--mount=/proc/{holder}/ns/mnt")),
+            None => command.arg("--mount"),
+        };
         if self.rootless {
             command.args(["--user", "--preserve-credentials"]);
         }
@@ -89,7 +94,7 @@ impl Sandbox {
     /// Runs a shell script in the holder's own namespace; it stops at the first error.
     pub(crate) fn script(&self, script: &str) -> Result<(), LabError> {
         let output = self
-            .command(None)
+            .command(None, None)
             .args(["sh", "-e", "-c", script])
             .output()
             .map_err(LabError::io("running the set-up script"))?;

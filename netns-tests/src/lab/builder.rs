@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::process::Output;
 use std::sync::atomic::AtomicU32;
 
+use super::files::OwnFiles;
 use super::{Congestion, Lab};
 use crate::nat::rules;
 use crate::sandbox::Sandbox;
@@ -63,6 +64,7 @@ pub struct LabBuilder {
     plugs: BTreeMap<String, Plug>,
     gateways: Vec<Gateway>,
     paced: bool,
+    own_files: bool,
 }
 
 /// The address without its prefix length.
@@ -80,6 +82,7 @@ impl LabBuilder {
             plugs: BTreeMap::new(),
             gateways: Vec::new(),
             paced: false,
+            own_files: false,
         }
     }
 
@@ -141,6 +144,14 @@ impl LabBuilder {
         self
     }
 
+    /// Gives each host files of its own in `/etc`, `/var/lib`, `/root` and `/run`, where nothing of
+    /// Adit and no ssh key is at first; they begin as the machine's otherwise. Root's right.
+    #[must_use]
+    pub fn own_files(mut self) -> Self {
+        self.own_files = true;
+        self
+    }
+
     /// Builds the lab, when one of the machine's few slots is free.
     ///
     /// # Errors
@@ -155,7 +166,7 @@ impl LabBuilder {
         let sandbox = Sandbox::new()?;
         sandbox.script(&self.script)?;
         let congestion = choose_cubic(&sandbox, self.hosts.keys())?;
-        Ok(Lab {
+        let mut lab = Lab {
             name: self.name,
             sandbox,
             path: directory.path().to_owned(),
@@ -164,10 +175,16 @@ impl LabBuilder {
             plugs: self.plugs,
             gateways: self.gateways,
             congestion,
+            files: BTreeMap::new(),
             keep: false,
             logs: AtomicU32::new(0),
             _slot: slot,
-        })
+        };
+        if self.own_files {
+            let mount = |name: &String| Ok((name.clone(), OwnFiles::mount(&lab, name)?));
+            lab.files = lab.plugs.keys().map(mount).collect::<Result<_, LabError>>()?;
+        }
+        Ok(lab)
     }
 
     fn namespace(&mut self, name: &str, address: &str) {
@@ -217,7 +234,7 @@ fn choose_cubic<'a>(
     const KEY: &str = "net.ipv4.tcp_congestion_control";
     for host in hosts {
         let sysctl = |arguments: &[&str]| -> Result<Output, LabError> {
-            let mut command = sandbox.command(Some(host));
+            let mut command = sandbox.command(Some(host), None);
             command.arg("sysctl").args(arguments).output().map_err(LabError::io("sysctl"))
         };
         sysctl(&["-q", "-w", &format!("{KEY}=cubic")])?;
