@@ -1,8 +1,8 @@
 //! A built lab: its hosts, and the gateway's own evidence of what passed and what did not.
 
 mod builder;
-mod files;
 mod host;
+mod own;
 
 pub(crate) use builder::Plug;
 pub use builder::{Gateway, LabBuilder};
@@ -15,7 +15,7 @@ use std::thread;
 
 use tempfile::TempDir;
 
-use self::files::OwnFiles;
+use self::own::Own;
 use crate::nat::{Behaviour, DROP_FORWARD, DROP_INPUT};
 use crate::sandbox::Sandbox;
 use crate::slot::Slot;
@@ -36,8 +36,8 @@ pub enum Congestion {
 #[derive(Debug)]
 pub struct Lab {
     name: String,
-    // Before the sandbox, whose end they would not outlive in order.
-    files: BTreeMap<String, OwnFiles>,
+    // Before the sandbox, so that they end first.
+    own: BTreeMap<String, Own>,
     sandbox: Sandbox,
     directory: Option<TempDir>,
     path: PathBuf,
@@ -151,9 +151,9 @@ impl Lab {
         plug.unwrap_or_else(|| panic!("the host '{name}' of '{}' has no cable", self.name))
     }
 
-    /// Whose files the host called `name` has, if it has its own.
-    pub(crate) fn files_of(&self, name: &str) -> Option<i32> {
-        self.files.get(name).map(OwnFiles::holder_pid)
+    /// Whose files and processes the host called `name` has, if it has its own.
+    pub(crate) fn own_of(&self, name: &str) -> Option<i32> {
+        self.own.get(name).map(Own::first_pid)
     }
 
     pub(crate) fn sandbox(&self) -> &Sandbox {

@@ -27,6 +27,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("tcpdump", "tcpdump"),
     ("dig", "dnsutils"),
     ("ping", "iputils-ping"),
+    ("pkill", "procps"),
     ("ethtool", "ethtool"),
     ("nsenter", "util-linux"),
     ("unshare", "util-linux"),

@@ -6,6 +6,7 @@
 //! exits; the kernel then kills every process of the lab, and the namespaces, which only the
 //! private mount of `/run` and those processes held, go with them.
 
+use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -69,16 +70,18 @@ impl Sandbox {
         self.anchor
     }
 
-    /// A command that will run in the network namespace `host`, or in the holder's own, with the
-    /// files of the process `files`, or the holder's.
-    pub(crate) fn command(&self, host: Option<&str>, files: Option<i32>) -> Command {
+    /// A command that will run in the network namespace `host`, or in the holder's own, and with
+    /// the files and among the processes of process `own`, or the holder's.
+    pub(crate) fn command(&self, host: Option<&str>, own: Option<i32>) -> Command {
         let anchor = self.anchor;
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--target={anchor}")).arg("--pid");
-        match files {
-            Some(holder) => command.arg(format!("--mount=/proc/{holder}/ns/mnt")),
-            None => command.arg("--mount"),
+        let (mount, pid) = match own {
+            Some(first) => {
+                (format!("--mount=/proc/{first}/ns/mnt"), format!("--pid=/proc/{first}/ns/pid"))
+            }
+            None => ("--mount".to_owned(), "--pid".to_owned()),
         };
+        let mut command = Command::new("nsenter");
+        command.args([format!("--target={anchor}"), mount, pid]);
         if self.rootless {
             command.args(["--user", "--preserve-credentials"]);
         }
@@ -121,7 +124,7 @@ impl Drop for Sandbox {
 
 /// The only child of process `parent`, once it is there: `unshare` and `nsenter` fork once to enter
 /// a process namespace.
-pub(crate) fn child_of(parent: u32) -> Option<i32> {
+pub(crate) fn child_of(parent: impl fmt::Display) -> Option<i32> {
     let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
     children.split_whitespace().next()?.parse().ok()
 }

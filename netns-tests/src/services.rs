@@ -38,7 +38,7 @@ pub fn nginx(host: &Host<'_>, port: u16, root: &Path) -> Result<Process, LabErro
     Ok(process)
 }
 
-/// An sshd on `host`; returns it and the client's key, which may log in as root.
+/// An sshd on `host`, at all of its addresses; returns it and the client's key, which may log in as root.
 ///
 /// # Errors
 /// When it does not start; in a rootless lab sshd cannot drop its rights.
@@ -52,7 +52,7 @@ pub fn sshd(host: &Host<'_>, port: u16) -> Result<(Process, String), LabError> {
     let sshd = host.shell("command -v sshd")?.stdout.trim().to_owned();
     let options = [
         format!("HostKey={folder}/ssh-host"),
-        format!("ListenAddress={}:{port}", host.address()),
+        format!("ListenAddress=0.0.0.0:{port}"),
         format!("AuthorizedKeysFile={folder}/authorized_keys"),
         "PidFile=none".to_owned(),
         "StrictModes=no".to_owned(),

@@ -3,7 +3,7 @@
 //! That many peers' flows cross any gateway on one connection is the claim of `flows.rs`; here it
 //! stands beside each transfer.
 
-use netns_tests::{Host, LabError, Process, SHORT, Topology, Tunnel, helper, nginx};
+use netns_tests::{Host, LabError, Process, SHORT, Topology, Tunnel, helper, nginx, page};
 
 type Outcome = Result<(), LabError>;
 
@@ -56,13 +56,16 @@ fn tunnel_connections(gateway: &Host<'_>) -> Result<usize, LabError> {
 }
 
 /// The gateway itself is the relay, and the forwarder inside polls it: an external peer reaches an
-/// internal peer through the ports that the gateway lets in, and reaches nothing else.
+/// internal peer through the ports that the gateway lets in, by the rules of `docs/operations.md`,
+/// and reaches nothing else.
 #[test]
 fn relay_on_the_gateway_is_reached_at_its_contact_ports_alone() -> Outcome {
     let lab = Topology::STANDARD.build_paced("relay-on-gateway")?;
     let (gateway, ext) = (lab.gateway(), lab.host("ext"));
     gateway.shell(CLOSED_INPUT)?;
-    gateway.shell("iptables -I INPUT -i lan0 -p tcp --dport 443 -j ACCEPT")?;
+    let rules = page::block("operations.md", "gateway relay")?.text;
+    let (let_tunnel_in, let_contacts_in) = rules.split_once('\n').expect("two rules");
+    gateway.shell(let_tunnel_in)?;
     let web = Web::start(&lab.host("peer3"))?;
     let _echo = lab.host("peer4").serve("echo", 7, &[])?;
     let tunnel = Tunnel::builder()
@@ -77,10 +80,7 @@ fn relay_on_the_gateway_is_reached_at_its_contact_ports_alone() -> Outcome {
     assert!(!reaches(&ext, "192.168.50.3:80")?, "the internal peer was reached directly");
     assert!(gateway.dropped_input()? > input && gateway.dropped_packets()? > forwarded);
 
-    gateway.shell(
-        "iptables -I INPUT -i wan0 -p tcp -m multiport --dports 8080,8003 \
-         -m comment --comment contact-points -j ACCEPT",
-    )?;
+    gateway.shell(let_contacts_in)?;
     let mut hold = ext.play_on("hold", &tunnel.contact(8003), &["50"])?;
     hold.wait_for_log("holding 50", SHORT)?;
     web.exchanges(&ext, &tunnel.contact(8080))?;

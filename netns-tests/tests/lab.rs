@@ -126,6 +126,26 @@ fn dropped_lab_leaves_nothing() -> Outcome {
     Ok(())
 }
 
+/// Hosts with everything of their own write to `/etc` and look for processes by name, and neither
+/// the machine nor their neighbours notice.
+#[test]
+fn hosts_with_everything_of_their_own_stay_apart() -> Outcome {
+    let lab = Topology::STANDARD.draw("own").paced().own_everything().build()?;
+    let (icp, peer3) = (lab.host("icp"), lab.host("peer3"));
+    let mut sleeper = icp.spawn(["sleep", "1000"])?;
+    for folder in ["/etc/adit", "/var/lib/adit-relay", "/run/adit"] {
+        icp.shell(&format!("mkdir -p {folder}; echo icp > {folder}/lab-mark"))?;
+        let mark = format!("{folder}/lab-mark");
+        assert_eq!(icp.run_ok(["cat", &mark])?.stdout, "icp\n");
+        assert!(!peer3.run(["cat", &mark])?.success(), "a neighbour sees {mark}");
+        assert!(!Path::new(&mark).exists(), "{mark} is on the machine");
+    }
+    assert!(!peer3.run(["pkill", "-x", "sleep"])?.success(), "a neighbour's process was found");
+    icp.run_ok(["pkill", "-x", "sleep"])?;
+    assert!(!sleeper.wait(SHORT)?.success());
+    Ok(())
+}
+
 /// A lab whose owner is killed leaves no process and no namespace either.
 #[test]
 fn killed_owner_leaves_nothing() -> Outcome {

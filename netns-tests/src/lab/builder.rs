@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::process::Output;
 use std::sync::atomic::AtomicU32;
 
-use super::files::OwnFiles;
+use super::own::Own;
 use super::{Congestion, Lab};
 use crate::nat::rules;
 use crate::sandbox::Sandbox;
@@ -64,7 +64,7 @@ pub struct LabBuilder {
     plugs: BTreeMap<String, Plug>,
     gateways: Vec<Gateway>,
     paced: bool,
-    own_files: bool,
+    own_everything: bool,
 }
 
 /// The address without its prefix length.
@@ -82,7 +82,7 @@ impl LabBuilder {
             plugs: BTreeMap::new(),
             gateways: Vec::new(),
             paced: false,
-            own_files: false,
+            own_everything: false,
         }
     }
 
@@ -144,11 +144,11 @@ impl LabBuilder {
         self
     }
 
-    /// Gives each host files of its own in `/etc`, `/var/lib`, `/root` and `/run`, where nothing of
-    /// Adit and no ssh key is at first; they begin as the machine's otherwise. Root's right.
+    /// Gives each host processes of its own, and files of its own in `/etc`, `/var/lib`, `/root` and
+    /// `/run`, where nothing of Adit and no ssh key is at first. Root's right.
     #[must_use]
-    pub fn own_files(mut self) -> Self {
-        self.own_files = true;
+    pub fn own_everything(mut self) -> Self {
+        self.own_everything = true;
         self
     }
 
@@ -175,14 +175,14 @@ impl LabBuilder {
             plugs: self.plugs,
             gateways: self.gateways,
             congestion,
-            files: BTreeMap::new(),
+            own: BTreeMap::new(),
             keep: false,
             logs: AtomicU32::new(0),
             _slot: slot,
         };
-        if self.own_files {
-            let mount = |name: &String| Ok((name.clone(), OwnFiles::mount(&lab, name)?));
-            lab.files = lab.plugs.keys().map(mount).collect::<Result<_, LabError>>()?;
+        if self.own_everything {
+            let make = |name: &String| Ok((name.clone(), Own::make(&lab, name)?));
+            lab.own = lab.plugs.keys().map(make).collect::<Result<_, LabError>>()?;
         }
         Ok(lab)
     }

@@ -44,7 +44,7 @@ impl<'a> Host<'a> {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
-        let mut command = self.lab.sandbox().command(Some(self.name), self.lab.files_of(self.name));
+        let mut command = self.lab.sandbox().command(Some(self.name), self.lab.own_of(self.name));
         command.args(arguments).current_dir(self.lab.path());
         command
     }
