@@ -8,6 +8,7 @@
 //! | `sh HOST daemon` | started, and left running; one that ran there before has to end first |
 //! | `sh HOST invite` | run; the line that it prints is kept |
 //! | `sh HOST join` | run with that line as its input |
+//! | `sh HOST token` | run with the token that the page has made as `$TOKEN` |
 //! | `text HOST` | each line is found in what the host's last command printed, in this order |
 //! | `text HOST log` | each line appears in the log of the host's last daemon |
 //! | `toml HOST check` | the daemon's `check` accepts it, beside what the host's file already says |
@@ -84,6 +85,10 @@ impl<'a> Reader<'a> {
                 self.line.clone_from(&self.printed[name]);
             }
             ("sh", "join") => self.run(name, &script, &self.line.clone())?,
+            ("sh", "token") => {
+                let token = self.host("inside").shell("grep ^adit- /etc/adit/*.token")?.stdout;
+                self.run(name, &format!("TOKEN={token}{script}"), "")?;
+            }
             ("sh", "daemon") => self.start(name, &script)?,
             ("text", "") => found(&self.printed[name], &block.text),
             ("text", "log") => {
