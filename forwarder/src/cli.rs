@@ -35,6 +35,8 @@ Examples:
   adit join adit1:…                      the same in one step, with a line from the relay's operator
   adit check                             is the configuration right, and the kernel willing?
   adit run                               keep the tunnel, register the peers
+  adit register web tcp 192.168.50.3:80 --contact public:8080
+                                         another peer, for five minutes or as long as it is renewed
   adit peers                             which peers are registered, and where they are reached";
 
 /// Makes services behind a NAT or a firewall reachable through a relay: the inside end.

@@ -41,7 +41,7 @@ use crate::handoff::{
     crossing,
 };
 use crate::key::PublicKey;
-use carriers::{Arrival, CarrierSocket};
+use carriers::CarrierSocket;
 use contacts::{Door, Listener};
 use flows::FlowSocket;
 use sessions::Tunnel;
@@ -68,8 +68,8 @@ struct Pump {
     timers: Timers,
     tunnels: Slots<Tunnel>,
     tunnels_by_key: BTreeMap<SessionKey, Slot>,
-    /// At the relay: a key has one session.
-    tunnels_by_owner: BTreeMap<PublicKey, Slot>,
+    /// At the relay: the sessions of each key, the oldest first.
+    tunnels_by_owner: BTreeMap<PublicKey, VecDeque<Slot>>,
     /// Sessions that were taken over, and until when their forwarders are told so.
     superseded_by_owner: BTreeMap<PublicKey, (SessionId, Time)>,
     carriers: Slots<CarrierSocket>,
@@ -213,9 +213,7 @@ impl Pump {
 
     fn handle_command(&mut self, command: Command) {
         match command {
-            Command::Carry { session, side, key, name, grace, carrier } => {
-                self.carry(side, Arrival { session, key, name, grace }, *carrier);
-            }
+            Command::Carry { side, arrival, carrier } => self.carry(side, arrival, *carrier),
             Command::Doubt { session } => self.doubt(session),
             Command::Send { session, frame } => self.send_control(session, frame),
             Command::Serve { session, contact, peer, service } => {

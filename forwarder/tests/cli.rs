@@ -73,7 +73,10 @@ fn a_key_that_cannot_be_trusted_is_refused() {
 #[test]
 fn a_daemon_that_does_not_run_is_unreachable() {
     let dir = tempfile::tempdir().unwrap();
-    for args in [&["peers"][..], &["status"], &["status", "--json"]] {
+    let register = &["register", "web", "tcp", "192.168.50.3:80"];
+    for args in
+        [&["peers"][..], &["status"], &["status", "--json"], register, &["unregister", "web"]]
+    {
         let output = adit(dir.path(), &[args, &["--socket", "adit.sock"]].concat());
         ends(&output, Exit::Unreachable, "no daemon answers on adit.sock");
         assert!(output.stdout.is_empty());
@@ -126,4 +129,26 @@ fn help_explains_the_exit_codes() {
     for code in ["   2  ", "  69  ", "  71  ", "  77  ", "  78  "] {
         assert!(said.contains(code), "{said}");
     }
+}
+
+/// What `token` prints for the configuration is read there, and knows the token by its hash alone.
+#[test]
+fn a_token_goes_into_the_configuration_by_its_hash() {
+    let dir = tempfile::tempdir().unwrap();
+    configured(dir.path());
+    let output = adit(dir.path(), &["token", "printer", "--contacts", "8000-8010,private"]);
+    ends(&output, Exit::Success, "");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let token = said.lines().find(|line| line.starts_with("adit-")).unwrap();
+    let (_, lines) = said.split_once("[[token]]").unwrap();
+    assert!(!lines.contains(token));
+    let file = dir.path().join("adit.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{config}[[token]]{lines}")).unwrap();
+    let known = adit::config::ForwarderConfig::load(&file).unwrap().tokens;
+    assert_eq!((known[0].peer.as_str(), known[0].sha256), ("printer", adit::api::hash(token)));
+    let again = adit(dir.path(), &["token", "printer"]).stdout;
+    assert!(!String::from_utf8(again).unwrap().contains(token), "each is another one");
+    ends(&adit(dir.path(), &["token", "a b"]), Exit::Usage, "is no name");
+    ends(&adit(dir.path(), &["token", "a", "--contacts", "x"]), Exit::Usage, "--contacts");
 }

@@ -21,7 +21,8 @@ mod bare;
 mod pumps;
 
 use pumps::{
-    End, SESSION, carriers, connect, echo, exchange, internal_peer, pattern, tunnel, tunnel_with,
+    DEADLINE, End, SESSION, carriers, connect, echo, exchange, internal_peer, pattern, tunnel,
+    tunnel_with,
 };
 
 /// Carriers are cut again and again under eight busy flows; every byte crosses once, in order.
@@ -106,7 +107,7 @@ fn the_end_of_the_grace_resets_flows_at_both_ends() {
     assert_eq!(tunnel.forwarder.wait_until_down(), Down::Grace);
     assert_eq!(tunnel.relay.wait_until_down(), Down::Grace);
     assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
-    assert_eq!(receiver.recv_timeout(pumps::DEADLINE).unwrap(), ErrorKind::ConnectionReset);
+    assert_eq!(receiver.recv_timeout(DEADLINE).unwrap(), ErrorKind::ConnectionReset);
 }
 
 /// A relay that has lost its memory begins anew at once, and the forwarder's flows are reset.
@@ -125,7 +126,7 @@ fn an_unknown_session_begins_anew_and_resets_what_ran() {
     tunnel.forwarder.wait_until_lost();
     tunnel.carry();
     assert!(!tunnel.forwarder.wait_until_up(), "it must not claim to have been resumed");
-    assert_eq!(receiver.recv_timeout(pumps::DEADLINE).unwrap(), ErrorKind::ConnectionReset);
+    assert_eq!(receiver.recv_timeout(DEADLINE).unwrap(), ErrorKind::ConnectionReset);
 }
 
 /// The newest session of a key wins; the other forwarder is told why.
@@ -143,7 +144,7 @@ fn a_second_forwarder_with_the_key_supersedes_the_first() {
     assert!(matches!(told, Down::Goaway(GoawayReason::Superseded, _)), "{told:?}");
     assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     // The first session goes when its forwarder has had its last word.
-    let deadline = Instant::now() + pumps::DEADLINE;
+    let deadline = Instant::now() + DEADLINE;
     while tunnel.relay.report().sessions.len() > 1 {
         assert!(Instant::now() < deadline, "the first session is still there");
         thread::yield_now();
@@ -265,4 +266,35 @@ fn a_carrier_without_a_greeting_is_let_go() {
     tunnel.relay.carry(SessionKey(9), for_relay);
     assert!(matches!(tunnel.relay.wait_until_dropped(), Down::Broken(_)));
     assert_eq!(exchange(&mut stream, b"still here"), b"still here");
+}
+
+/// A key that may have several sessions has them beside each other; one more takes the place of the
+/// oldest, and each is resumed by its own name.
+#[test]
+fn a_key_may_have_as_many_sessions_as_it_is_allowed() {
+    let mut relay = End::new(Side::Relay);
+    relay.sessions_max = 2;
+    let forwarders: Vec<End> = (0..3).map(|_| End::new(Side::Forwarder)).collect();
+    let join = |number: u64, forwarder: &End| {
+        let (for_forwarder, for_relay, cut) = carriers();
+        relay.carry(SessionKey(number), for_relay);
+        forwarder.carry(SESSION, for_forwarder);
+        let is_resumed = forwarder.wait_until_up();
+        assert_eq!(relay.wait_until_up(), is_resumed);
+        (is_resumed, cut)
+    };
+    let (_, cut) = join(1, &forwarders[0]);
+    join(2, &forwarders[1]);
+    assert_eq!(relay.report().sessions.len(), 2);
+    cut.shutdown(Shutdown::Both).unwrap();
+    forwarders[0].wait_until_lost();
+    assert!(join(3, &forwarders[0]).0, "the first is resumed beside the second");
+    assert!(!join(4, &forwarders[2]).0);
+    // Both have carriers, so the older one had to go.
+    let why = forwarders[0].wait_until_down();
+    assert!(matches!(why, Down::Goaway(GoawayReason::Superseded, _)), "{why:?}");
+    let deadline = Instant::now() + DEADLINE;
+    while relay.report().sessions.len() > 2 {
+        assert!(Instant::now() < deadline);
+    }
 }

@@ -19,7 +19,9 @@ use std::time::{Duration, Instant};
 use adit::api;
 use adit::config::{Admitted, Place, RelayConfig};
 use adit::exit::{Exit, Failed};
-use adit::handoff::{self, Command, Event, EventReceiver, GoawayReason, PumpHandle, SessionKey};
+use adit::handoff::{
+    self, Arrival, Command, Event, EventReceiver, GoawayReason, PumpHandle, SessionKey,
+};
 use adit::invitation::UnixTime;
 use adit::key::{PrivateKey, PublicKey};
 use adit::net::{self, Listener, Shaken, Signal};
@@ -293,7 +295,7 @@ impl Daemon {
             self.refusals.borrow_mut().count(Cause::UnknownKey, carrier.remote, why, now);
             return Ok(());
         };
-        let name = Arc::clone(&policy.name);
+        let (name, sessions_max) = (Arc::clone(&policy.name), policy.sessions_max());
         self.last_session += 1;
         let session = SessionKey(self.last_session);
         let (pump, remote) = (self.pump_of(&key), carrier.remote);
@@ -301,8 +303,8 @@ impl Daemon {
         let (id, is_carried) = (None, true);
         let state = Session { key, name: Arc::clone(&name), pump, remote, local, id, is_carried };
         self.arrivals.insert(session, state);
-        let carrier = Box::new(carrier);
-        self.tell(pump, Command::Carry { session, side, key, name, grace, carrier })
+        let arrival = Arrival { session, key, name, grace, sessions_max };
+        self.tell(pump, Command::Carry { side, arrival, carrier: Box::new(carrier) })
     }
 
     fn close(&self, session: SessionKey, reason: GoawayReason, why: &str) -> Result<(), Failed> {

@@ -55,6 +55,9 @@ pub(crate) enum Forbidden {
     Name { asked: String, role: Role, name: Arc<str> },
 }
 
+/// How many sessions an external peer may have at once: one for each `adit connect` of its.
+pub(crate) const EXTERNAL_SESSIONS_MAX: usize = 16;
+
 impl From<Admitted> for Policy {
     fn from(admitted: Admitted) -> Self {
         Self {
@@ -71,6 +74,15 @@ impl From<Admitted> for Policy {
 }
 
 impl Policy {
+    /// How many sessions the key may have at once. A forwarder is one process; a second one with
+    /// its key takes its place.
+    pub(crate) fn sessions_max(&self) -> usize {
+        match self.role {
+            Role::Forwarder => 1,
+            Role::External => EXTERNAL_SESSIONS_MAX,
+        }
+    }
+
     /// The contact point that is asked for, if it may be had.
     pub(crate) fn may_register(&self, asked: &Registration) -> Result<Contact, Forbidden> {
         let contact = match asked {

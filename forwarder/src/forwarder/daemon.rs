@@ -22,7 +22,8 @@ use crate::config::ForwarderConfig;
 use crate::exit::{Exit, Failed};
 use crate::gateway::{DialError, Gateway};
 use crate::handoff::{
-    Answer, Carrier, Command, Down, Event, GoawayReason, PumpHandle, ResetReason, SessionKey,
+    Answer, Arrival, Carrier, Command, Down, Event, GoawayReason, PumpHandle, ResetReason,
+    SessionKey,
 };
 use crate::key::PublicKey;
 use crate::net::{self, NetworkChanged, Signal};
@@ -242,10 +243,10 @@ impl Daemon {
         let session = self.tunnel.handle_dialled(carrier.remote);
         // Whichever key the relay has at the moment: to the pump it is the one relay.
         let key = self.config.relay_keys.first();
-        let (side, name) = (Side::Forwarder, self.name.clone());
-        let carrier = Box::new(carrier);
+        let (side, name, carrier) = (Side::Forwarder, self.name.clone(), Box::new(carrier));
         // The relay's WELCOME says how long the grace really is.
-        self.tell(Command::Carry { session, side, key, name, grace: GRACE, carrier })
+        let arrival = Arrival { session, key, name, grace: GRACE, sessions_max: 1 };
+        self.tell(Command::Carry { side, arrival, carrier })
     }
 
     fn handle_network_change(&mut self, now: Instant) -> Result<(), Failed> {

@@ -91,25 +91,35 @@ pub struct Quota {
     pub bytes_per_s: Option<u64>,
 }
 
+/// A carrier's owner, and what a session that begins on it would be.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// The name that later commands and events use.
+    pub session: SessionKey,
+    /// Who is at the other end; at the relay the owner of the session.
+    pub key: PublicKey,
+    /// Whom it is with, for logs: the forwarder's name at the relay, the relay's address at the
+    /// forwarder.
+    pub name: Arc<str>,
+    /// How long the session is to outlive the loss of a carrier; the relay decides.
+    pub grace: Duration,
+    /// How many sessions the key may have at once, at the relay. One that begins beyond takes the
+    /// place of the oldest.
+    pub sessions_max: usize,
+}
+
 /// What the control plane tells a pump.
 #[derive(Debug)]
 pub enum Command {
     /// Brings a carrier: for a session that begins, or for one that is to be resumed.
     ///
-    /// At the forwarder `session` says which. At the relay the other end's `HELLO` does: `session`
-    /// then is the name of the one that begins, should it not name the one that `key` has.
+    /// At the forwarder its session says which. At the relay the other end's `HELLO` does: the session
+    /// then is the one that begins, should `HELLO` not name one that the key has.
     Carry {
-        /// The name that later commands and events use.
-        session: SessionKey,
         /// Which end this is.
         side: Side,
-        /// Who is at the other end; at the relay the owner of the session.
-        key: PublicKey,
-        /// Whom it is with, for logs: the forwarder's name at the relay, the relay's address at
-        /// the forwarder.
-        name: Arc<str>,
-        /// How long the session is to outlive the loss of a carrier; the relay decides.
-        grace: Duration,
+        /// Whose it is.
+        arrival: Arrival,
         /// What carries it.
         carrier: Box<Carrier>,
     },

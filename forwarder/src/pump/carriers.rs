@@ -1,8 +1,6 @@
 //! Carriers: records in, batches of records out, and what becomes of one that is lost.
 
 use std::io;
-use std::sync::Arc;
-use std::time::Duration;
 
 use adit_proto::frame::Frame;
 use adit_proto::id::Time;
@@ -17,8 +15,7 @@ use super::slots::{Purpose, Slot};
 use super::timers::Timer;
 use crate::collector::{Collected, Intake, broken, shift};
 use crate::distributor::Line;
-use crate::handoff::{Carrier, Down, Event, SessionKey};
-use crate::key::PublicKey;
+use crate::handoff::{Arrival, Carrier, Down, Event, SessionKey};
 
 /// A line that is slow is mostly one that loses packets: this one does not take each for a sign of
 /// congestion. Where the kernel has it not, the carrier works without.
@@ -48,15 +45,6 @@ pub(super) enum Role {
     Carries(Slot),
     /// At the relay: it was turned away, and is closed when it has been told why.
     Parting(SessionKey),
-}
-
-/// A carrier's owner, and what a session that begins on it would be.
-#[derive(Clone, Debug)]
-pub(super) struct Arrival {
-    pub(super) session: SessionKey,
-    pub(super) key: PublicKey,
-    pub(super) name: Arc<str>,
-    pub(super) grace: Duration,
 }
 
 impl Pump {

@@ -10,11 +10,11 @@ use adit_proto::session::{Greeted, Session, SessionError, parse_greeting};
 use adit_ring::Memory;
 
 use super::Pump;
-use super::carriers::{Arrival, Role};
+use super::carriers::Role;
 use super::sessions::Tunnel;
 use super::slots::Slot;
 use crate::collector::broken;
-use crate::handoff::{Carrier, Down, Event, SessionKey};
+use crate::handoff::{Arrival, Carrier, Down, Event, SessionKey};
 use crate::key::PublicKey;
 
 /// What a forwarder is told whose session another has taken over.
@@ -99,14 +99,14 @@ impl Pump {
 
     /// Fails when the carrier is to be let go.
     fn handle_hello(&mut self, slot: Slot, arrival: Arrival, hello: &Hello) -> Result<(), Down> {
-        let present = self.tunnels_by_owner.get(&arrival.key).copied();
         let is_named = |tunnel: &Tunnel| tunnel.session.id() == hello.session && !tunnel.is_closing;
-        match present.filter(|at| self.tunnels.get(*at).is_some_and(is_named)) {
+        let mut present = self.tunnels_by_owner.get(&arrival.key).into_iter().flatten().copied();
+        match present.find(|at| self.tunnels.get(*at).is_some_and(is_named)) {
             Some(at) => self.resume(at, slot, arrival.session, hello),
             None if self.was_superseded(&arrival.key, hello.session) => {
                 self.turn_away(slot, arrival.session)
             }
-            None => self.begin(present, slot, arrival, hello),
+            None => self.begin(slot, arrival, hello),
         }
     }
 
@@ -125,28 +125,35 @@ impl Pump {
         }
     }
 
-    /// Begins a session, once its greeting makes sense; the one that the key had is over.
-    fn begin(
-        &mut self,
-        present: Option<Slot>,
-        slot: Slot,
-        arrival: Arrival,
-        hello: &Hello,
-    ) -> Result<(), Down> {
+    /// Begins a session, once its greeting makes sense; where the key has as many as it may, the
+    /// oldest is over.
+    fn begin(&mut self, slot: Slot, arrival: Arrival, hello: &Hello) -> Result<(), Down> {
         let mut session = Session::new(Side::Relay, random_id(), arrival.grace, self.now);
         let welcome = session.handle_hello(hello, self.now).map_err(broken)?;
         let (by, owner) = (arrival.session, arrival.key);
-        if let Some(tunnel) = present.and_then(|at| self.tunnels.get(at)) {
-            let until = self.now + arrival.grace;
-            self.superseded_by_owner.insert(owner, (tunnel.session.id(), until));
-        }
-        if let Some(present) = present {
-            self.close_tunnel(present, GoawayReason::Superseded, SUPERSEDED);
-        }
+        self.make_room(&arrival);
         let at = self.insert_tunnel(arrival, session);
-        self.tunnels_by_owner.insert(owner, at);
+        self.tunnels_by_owner.entry(owner).or_default().push_back(at);
         self.attach(at, slot, false, by);
         self.send_greeting(slot, &Frame::Welcome(welcome)).map_err(broken)
+    }
+
+    /// Ends a session of the key, if it has as many as it may: one that waits for a carrier, or the
+    /// oldest.
+    fn make_room(&mut self, arrival: &Arrival) {
+        let Some(present) = self.tunnels_by_owner.get_mut(&arrival.key) else { return };
+        if present.len() < arrival.sessions_max {
+            return;
+        }
+        let is_detached = |at: &Slot| self.tunnels.get(*at).is_some_and(|t| t.carrier.is_none());
+        let index = present.iter().position(is_detached).unwrap_or(0);
+        // One that is closing takes up no room, however long its last words take.
+        let Some(at) = present.remove(index) else { return };
+        if let Some(tunnel) = self.tunnels.get(at) {
+            let until = self.now + arrival.grace;
+            self.superseded_by_owner.insert(arrival.key, (tunnel.session.id(), until));
+        }
+        self.close_tunnel(at, GoawayReason::Superseded, SUPERSEDED);
     }
 
     /// Whether the session was taken over while its forwarder was out of reach, not long ago.

@@ -284,8 +284,11 @@ impl Pump {
         self.let_go(slot);
         let Some(tunnel) = self.tunnels.remove(slot) else { return };
         self.tunnels_by_key.remove(&tunnel.key);
-        if self.tunnels_by_owner.get(&tunnel.owner) == Some(&slot) {
-            self.tunnels_by_owner.remove(&tunnel.owner);
+        if let Some(owned) = self.tunnels_by_owner.get_mut(&tunnel.owner) {
+            owned.retain(|at| *at != slot);
+            if owned.is_empty() {
+                self.tunnels_by_owner.remove(&tunnel.owner);
+            }
         }
         for carrier in tunnel.carrier.into_iter().chain(tunnel.candidate) {
             self.close_carrier(carrier);

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit::handoff::{
-    Carrier, Command, Destination, Down, Event, EventReceiver, PumpHandle, Report, Service,
-    SessionKey, Target, events,
+    Arrival, Carrier, Command, Destination, Down, Event, EventReceiver, PumpHandle, Report,
+    Service, SessionKey, Target, events,
 };
 use adit::key::{PrivateKey, PublicKey};
 use adit::pump;
@@ -76,6 +76,8 @@ pub(crate) struct End {
     /// Whom the sessions of this end are with.
     key: PublicKey,
     pub(crate) grace: Duration,
+    /// At the relay: how many sessions a key may have.
+    pub(crate) sessions_max: usize,
     /// The session's wire name, once it is up.
     id: OnceLock<SessionId>,
 }
@@ -85,7 +87,8 @@ impl End {
         let (sender, receiver) = events().unwrap();
         let pump = pump::spawn(pump::probe().unwrap(), sender).unwrap();
         let key = PrivateKey::generate().unwrap().public();
-        Self { pump, events: receiver, side, key, grace: GRACE, id: OnceLock::new() }
+        let (grace, id) = (GRACE, OnceLock::new());
+        Self { pump, events: receiver, side, key, grace, sessions_max: 1, id }
     }
 
     pub(crate) fn carry(&self, session: SessionKey, carrier: Carrier) {
@@ -94,9 +97,10 @@ impl End {
 
     /// Brings a carrier of the owner of `key`.
     pub(crate) fn carry_of(&self, key: PublicKey, session: SessionKey, carrier: Carrier) {
-        let (side, name, carrier) = (self.side, "test".into(), Box::new(carrier));
-        let grace = self.grace;
-        self.pump.send(Command::Carry { session, side, key, name, grace, carrier }).unwrap();
+        let (side, carrier) = (self.side, Box::new(carrier));
+        let (name, grace, sessions_max) = ("test".into(), self.grace, self.sessions_max);
+        let arrival = Arrival { session, key, name, grace, sessions_max };
+        self.pump.send(Command::Carry { side, arrival, carrier }).unwrap();
     }
 
     /// Opens connections to `listener` as flows to `to`.

@@ -20,7 +20,8 @@ use crate::policy::Policy;
 use crate::registrar::{Caller, Holder};
 
 impl Daemon {
-    /// Takes a frame of the newest session of a key; older ones are on their way out.
+    /// Takes a frame of a session. Of a key that may have one alone only the newest counts: older
+    /// ones are on their way out.
     pub(super) fn handle_frame(
         &mut self,
         session: SessionKey,
@@ -28,7 +29,9 @@ impl Daemon {
         now: Instant,
     ) -> Result<(), Failed> {
         let Some(state) = self.sessions.get(&session) else { return Ok(()) };
-        if self.ending.is_some() || self.sessions_by_key.get(&state.key) != Some(&session) {
+        let is_newest = self.sessions_by_key.get(&state.key) == Some(&session);
+        let is_sole = self.policies.get(&state.key).is_none_or(|policy| policy.sessions_max() == 1);
+        if self.ending.is_some() || is_sole && !is_newest {
             return Ok(());
         }
         match frame {

@@ -65,6 +65,10 @@ impl Daemon {
         let Some(state) = self.sessions.remove(&session) else { return };
         if self.sessions_by_key.get(&state.key) == Some(&session) {
             self.sessions_by_key.remove(&state.key);
+            let is_same = |(_, other): &(&SessionKey, &Session)| other.key == state.key;
+            if let Some((&other, _)) = self.sessions.iter().rev().find(is_same) {
+                self.sessions_by_key.insert(state.key, other);
+            }
         }
         self.count_broken(why, state.remote, now);
         let (name, remote) = (&state.name, state.remote);

@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit::handoff::{
-    Carrier, Command, ControlFrame, Destination, Event, EventReceiver, GoawayReason, PumpHandle,
-    Service, SessionKey, events,
+    Arrival, Carrier, Command, ControlFrame, Destination, Event, EventReceiver, GoawayReason,
+    PumpHandle, Service, SessionKey, events,
 };
 use adit::key::{PrivateKey, PublicKey};
 use adit::pump;
@@ -153,8 +153,9 @@ impl Member {
         let client = ClientTls::new(&self.key, relay.key).unwrap();
         let carrier = Box::new(shake(Handshake::client(&client, "localhost").unwrap(), stream));
         let (session, side, key) = (SESSION, Side::Forwarder, relay.key);
-        let (name, grace) = ("relay".into(), GRACE);
-        self.pump.send(Command::Carry { session, side, key, name, grace, carrier }).unwrap();
+        let (name, grace, sessions_max) = ("relay".into(), GRACE, 1);
+        let arrival = Arrival { session, key, name, grace, sessions_max };
+        self.pump.send(Command::Carry { side, arrival, carrier }).unwrap();
         self.wait_for("Up", |event| matches!(event, Event::Up { .. }).then_some(()));
         own
     }
