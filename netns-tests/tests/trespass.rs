@@ -12,6 +12,41 @@ const TARGET_PORT: u16 = 7777;
 /// How long a thousand attempts may take.
 const ATTEMPTS_MAX: Duration = Duration::from_secs(60);
 
+/// Loopback, the relay's neighbours, metadata services, the inside, and the relay itself, in every
+/// spelling.
+const FORBIDDEN: [&str; 30] = [
+    "127.0.0.1",
+    "127.1.2.3",
+    "0.0.0.0",
+    "0.1.2.3",
+    "localhost",
+    "[::1]",
+    "[::]",
+    "[::ffff:127.0.0.1]",
+    "[::ffff:7f00:1]",
+    "[::127.0.0.1]",
+    "[::ffff:0:127.0.0.1]",
+    "169.254.169.254",
+    "169.254.0.1",
+    "[::ffff:169.254.169.254]",
+    "[fe80::1]",
+    "10.0.0.1",
+    "172.16.0.1",
+    "192.168.50.3",
+    "192.168.1.1",
+    "100.64.0.1",
+    "[fd00::1]",
+    "[64:ff9b::7f00:1]",
+    "[64:ff9b::c0a8:101]",
+    "[64:ff9b:1::a00:1]",
+    "[2002:7f00:1::]",
+    "224.0.0.1",
+    "255.255.255.255",
+    "203.0.113.20",
+    "rebind.test",
+    "8.8.8.8",
+];
+
 fn standard(name: &str) -> Result<Lab, LabError> {
     Topology::STANDARD.build_verified(name)
 }
@@ -62,38 +97,6 @@ fn a_thousand_hijacks_leave_the_owner_untouched() -> Outcome {
 /// nothing of the relay's own surroundings: not one packet leaves for any of them.
 #[test]
 fn the_relay_dials_nothing_that_is_not_named() -> Outcome {
-    const FORBIDDEN: [&str; 30] = [
-        "127.0.0.1",
-        "127.1.2.3",
-        "0.0.0.0",
-        "0.1.2.3",
-        "localhost",
-        "[::1]",
-        "[::]",
-        "[::ffff:127.0.0.1]",
-        "[::ffff:7f00:1]",
-        "[::127.0.0.1]",
-        "[::ffff:0:127.0.0.1]",
-        "169.254.169.254",
-        "169.254.0.1",
-        "[::ffff:169.254.169.254]",
-        "[fe80::1]",
-        "10.0.0.1",
-        "172.16.0.1",
-        "192.168.50.3",
-        "192.168.1.1",
-        "100.64.0.1",
-        "[fd00::1]",
-        "[64:ff9b::7f00:1]",
-        "[64:ff9b::c0a8:101]",
-        "[64:ff9b:1::a00:1]",
-        "[2002:7f00:1::]",
-        "224.0.0.1",
-        "255.255.255.255",
-        "203.0.113.20",
-        "rebind.test",
-        "8.8.8.8",
-    ];
     let lab = standard("ssrf")?;
     let (relay, peer3) = (lab.host("relay"), lab.host("peer3"));
     let dials = format!(
