@@ -1,6 +1,7 @@
 //! Internal peers register at run time, for as long as they say so, and are reached for as long as
 //! they are registered.
 
+use std::fs;
 use std::time::Duration;
 
 use netns_tests::{Daemon, Lab, LabError, SHORT, Topology, Tunnel, wait_until};
@@ -157,5 +158,70 @@ fn thousands_of_registrations_come_and_go() -> Outcome {
         assert!(answers(&lab, &tunnel.contact(port)), "{port}");
     }
     assert_eq!(lab.gateway().crossing_connections()?.len(), 1);
+    Ok(())
+}
+
+/// An internal peer whose server dies is withdrawn, and comes back with it; who calls meanwhile is
+/// turned away instead of being kept.
+#[test]
+fn a_dead_peer_is_withdrawn_until_it_lives_again() -> Outcome {
+    let lab = standard("health")?;
+    let echo = lab.host("peer3").serve("echo", 7, &[])?;
+    let tunnel = Tunnel::builder().start(&lab)?;
+    let contact = tunnel.contact(8003);
+    let more = ["--contact", "public:8003", "--health", "1s"];
+    register(&tunnel, "echo", "192.168.50.3:7", &more)?;
+    assert!(answers(&lab, &contact));
+    let is_listed = |state: &str| {
+        let peers = tunnel.ask(Daemon::Forwarder, &["peers"]);
+        peers.is_ok_and(|peers| peers.stdout.contains(state))
+    };
+    drop(echo);
+    wait_until(SHORT, "the dead peer to be withdrawn", || is_listed("down"))?;
+    wait_until(SHORT, "the port to be closed", || {
+        lab.host("ext").play("connect", &contact, &[]).is_err()
+    })?;
+    let _echo = lab.host("peer3").serve("echo", 7, &[])?;
+    wait_until(SHORT, "the peer to be back", || answers(&lab, &contact))?;
+    Ok(())
+}
+
+/// A real server that understands the PROXY protocol is told the external peer's address, in
+/// either version; without it, it sees the internal contact point's.
+#[test]
+fn an_internal_peer_is_told_who_calls() -> Outcome {
+    let lab = standard("proxy")?;
+    let (ext, peer3) = (lab.host("ext"), lab.host("peer3"));
+    let folder = lab.path().display();
+    let server = |port: u16, how: &str, who: &str| {
+        format!("server {{ listen 192.168.50.3:{port}{how}; return 200 ${who}; }}\n")
+    };
+    let configuration = format!(
+        "daemon off; master_process off; pid {folder}/pid; error_log stderr notice; user root;\n\
+         events {{ }}\nhttp {{ access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;\n\
+         fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;\n{}{} }}\n",
+        server(80, "", "remote_addr"),
+        server(81, " proxy_protocol", "proxy_protocol_addr"),
+    );
+    let file = format!("{folder}/nginx.conf");
+    fs::write(&file, configuration).expect("a file of the test");
+    let _nginx = peer3.spawn(["nginx", "-e", "stderr", "-c", &file])?;
+    let tunnel = Tunnel::builder().start(&lab)?;
+    let cases: [(&str, &str, u16, &[&str], &str); 3] = [
+        ("plain", "192.168.50.3:80", 8001, &[], "192.168.50.2"),
+        ("first", "192.168.50.3:81", 8002, &["--proxy-protocol", "v1"], "203.0.113.10"),
+        ("second", "192.168.50.3:81", 8003, &["--proxy-protocol", "v2"], "203.0.113.10"),
+    ];
+    for (name, at, port, more, seen) in cases {
+        let contact = format!("public:{port}");
+        register(&tunnel, name, at, &[&["--contact", contact.as_str()], more].concat())?;
+        let url = format!("http://{}/", tunnel.contact(port));
+        let mut said = String::new();
+        wait_until(SHORT, "nginx to answer", || {
+            said = ext.run(["curl", "-s", &url]).map(|output| output.stdout).unwrap_or_default();
+            !said.is_empty()
+        })?;
+        assert_eq!(said.trim(), seen, "{name}");
+    }
     Ok(())
 }

@@ -184,7 +184,7 @@ pub enum Command {
         /// What it is told first.
         replies: Option<Replies>,
     },
-    /// Answers an [`Event::Opened`].
+    /// Answers an [`Event::Opened`](super::Event::Opened).
     Answer {
         /// Which session.
         session: SessionKey,
@@ -207,12 +207,12 @@ pub enum Command {
         /// The contact point.
         contact: ContactId,
     },
-    /// No new flows in the session; it ends, with [`Event::Down`], when the last one has ended.
+    /// No new flows in the session; it ends, with [`Event::Down`](super::Event::Down), when the last one has ended.
     Drain {
         /// Which session.
         session: SessionKey,
     },
-    /// Ends the session now: its flows are reset, its carrier closed; [`Event::Down`] follows.
+    /// Ends the session now: its flows are reset, its carrier closed; [`Event::Down`](super::Event::Down) follows.
     Close {
         /// Which session.
         session: SessionKey,
@@ -221,7 +221,7 @@ pub enum Command {
         /// … and in words.
         why: String,
     },
-    /// Asks for an [`Event::Report`].
+    /// Asks for an [`Event::Report`](super::Event::Report).
     Report,
     /// Ends every session and then the pump's thread.
     Stop,

@@ -48,7 +48,7 @@ pub enum Event {
         /// The frame.
         frame: ControlFrame,
     },
-    /// The other end has opened a flow to a name or an address: wants a [`Command::Answer`].
+    /// The other end has opened a flow to a name or an address: wants a [`Command::Answer`](super::Command::Answer).
     Opened {
         /// Which session.
         session: SessionKey,
