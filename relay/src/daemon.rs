@@ -296,6 +296,7 @@ impl Daemon {
             return Ok(());
         };
         let (name, sessions_max) = (Arc::clone(&policy.name), policy.sessions_max());
+        let quota = policy.quota;
         self.last_session += 1;
         let session = SessionKey(self.last_session);
         let (pump, remote) = (self.pump_of(&key), carrier.remote);
@@ -303,7 +304,7 @@ impl Daemon {
         let (id, is_carried) = (None, true);
         let state = Session { key, name: Arc::clone(&name), pump, remote, local, id, is_carried };
         self.arrivals.insert(session, state);
-        let arrival = Arrival { session, key, name, grace, sessions_max };
+        let arrival = Arrival { session, key, name, grace, sessions_max, quota };
         self.tell(pump, Command::Carry { side, arrival, carrier: Box::new(carrier) })
     }
 

@@ -22,7 +22,7 @@ use crate::config::ForwarderConfig;
 use crate::exit::{Exit, Failed};
 use crate::gateway::{DialError, Gateway};
 use crate::handoff::{
-    Answer, Arrival, Carrier, Command, Down, Event, GoawayReason, PumpHandle, ResetReason,
+    Answer, Arrival, Carrier, Command, Down, Event, GoawayReason, PumpHandle, Quota, ResetReason,
     SessionKey,
 };
 use crate::key::PublicKey;
@@ -245,7 +245,8 @@ impl Daemon {
         let key = self.config.relay_keys.first();
         let (side, name, carrier) = (Side::Forwarder, self.name.clone(), Box::new(carrier));
         // The relay's WELCOME says how long the grace really is.
-        let arrival = Arrival { session, key, name, grace: GRACE, sessions_max: 1 };
+        let quota = Quota::default();
+        let arrival = Arrival { session, key, name, grace: GRACE, sessions_max: 1, quota };
         self.tell(Command::Carry { side, arrival, carrier })
     }
 

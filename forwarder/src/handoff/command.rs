@@ -103,9 +103,11 @@ pub struct Arrival {
     pub name: Arc<str>,
     /// How long the session is to outlive the loss of a carrier; the relay decides.
     pub grace: Duration,
-    /// How many sessions the key may have at once, at the relay. One that begins beyond takes the
-    /// place of the oldest.
+    /// How many sessions the key may have at once, at the relay. Where that is one, a session that
+    /// begins takes the older one's place.
     pub sessions_max: usize,
+    /// What all sessions of the key together may use.
+    pub quota: Quota,
 }
 
 /// What the control plane tells a pump.
@@ -193,7 +195,7 @@ pub enum Command {
         /// What becomes of it.
         answer: Answer,
     },
-    /// What the session's owner may use from now on.
+    /// What all sessions of the session's owner together may use from now on.
     Limit {
         /// Which session.
         session: SessionKey,

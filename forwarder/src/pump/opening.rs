@@ -16,13 +16,13 @@ use std::sync::Arc;
 
 use adit_proto::frame::{Destination, Open, ResetReason};
 use adit_proto::id::{FlowId, Time};
-use adit_proto::limits::CONNECT_MAX;
+use adit_proto::limits::{ANNOUNCED_MAX, CONNECT_MAX, JUDGED_MAX};
 use adit_ring::{Socket, Target};
 
 use super::Pump;
 use super::contacts::Contact;
 use super::flows::{FlowSocket, State};
-use super::meter::Meter;
+use super::meter::Seat;
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
 use crate::distributor::proxy_header;
@@ -38,6 +38,11 @@ impl Pump {
         socket: Socket,
         replies: Option<Replies>,
     ) {
+        if !open.to.is_valid() {
+            // The other end would end the session for it.
+            tracing::debug!(%peer, to = ?open.to, "turned away: no such place can be asked for");
+            return turn_away(&socket, replies.as_ref(), ResetReason::ConnectFailed);
+        }
         match self.tunnel_of(key) {
             Some((tunnel, _)) => self.open_flow(tunnel, open, peer, socket, replies),
             None => turn_away(&socket, replies.as_ref(), ResetReason::Ending),
@@ -56,16 +61,20 @@ impl Pump {
         let now = self.now;
         let Some(state) = self.tunnels.get_mut(tunnel) else { return };
         socket.set_nodelay().ok();
-        if !state.meter.admits_flow(state.flows.len(), now) {
+        if !state.meter.borrow_mut().admits_flow(now) {
             state.flows_over_quota += 1;
-            tracing::info!(%peer, source = %open.source, "turned away: the quota of flows is used up");
+            tracing::debug!(%peer, source = %open.source, "turned away: the quota of flows is used up");
             return turn_away(&socket, replies.as_ref(), ResetReason::Limit);
         }
         match state.session.open_flow(open, now) {
             Ok(id) => {
                 let state = replies.map_or(State::Connected, State::Announced);
                 let flow = FlowSocket::new(tunnel, id, Arc::clone(peer), Some(socket), state);
+                let is_announced = matches!(flow.state, State::Announced(_));
                 let slot = self.insert_flow(flow);
+                if is_announced {
+                    self.timers.set(now + ANNOUNCED_MAX, Timer::Announced(slot));
+                }
                 self.arm_flow(slot);
                 self.schedule_send(tunnel);
             }
@@ -92,13 +101,14 @@ impl Pump {
         if state.is_draining {
             return self.refuse(tunnel, id, ResetReason::Ending);
         }
-        if !state.meter.admits_flow(state.flows.len(), now) {
+        if state.judged >= JUDGED_MAX || !state.meter.borrow_mut().admits_flow(now) {
             state.flows_over_quota += 1;
             return self.refuse(tunnel, id, ResetReason::Limit);
         }
+        state.judged += 1;
         let (session, peer) = (state.key, Arc::clone(&state.name));
         let slot = self.insert_flow(FlowSocket::new(tunnel, id, peer, None, State::Judged));
-        self.timers.set(now + CONNECT_MAX, Timer::Connect(slot));
+        self.expect_opening(slot);
         self.emit_bounded(tunnel, Event::Opened { session, flow: id, open });
     }
 
@@ -106,8 +116,13 @@ impl Pump {
     pub(super) fn answer(&mut self, key: SessionKey, id: FlowId, answer: Answer) {
         let Some((tunnel, _)) = self.tunnel_of(key) else { return };
         let Some(slot) = self.slot_of(tunnel, id) else { return };
-        if !self.flows.get(slot).is_some_and(|flow| matches!(flow.state, State::Judged)) {
+        let Some(flow) = self.flows.get_mut(slot) else { return };
+        if !matches!(flow.state, State::Judged) {
             return;
+        }
+        flow.state = State::Connecting(Vec::new());
+        if let Some(state) = self.tunnels.get_mut(tunnel) {
+            state.judged -= 1;
         }
         match answer {
             Answer::Refuse(reason) => self.fail_opening(slot, reason),
@@ -133,12 +148,13 @@ impl Pump {
         let (peer, service) = (Arc::clone(peer), service.clone());
         if !service.sources.accepts(open.source.ip()) {
             state.flows_forbidden += 1;
-            tracing::info!(%peer, source = %open.source, "turned away: its address is not let in");
+            tracing::debug!(%peer, source = %open.source, "turned away: its address is not let in");
             return self.refuse(tunnel, id, ResetReason::Forbidden);
         }
         let header = service.proxy.map(|proxy| proxy_header(proxy, open.source));
-        let slot = self.insert_flow(FlowSocket::new(tunnel, id, peer, None, State::Judged));
-        self.timers.set(self.now + CONNECT_MAX, Timer::Connect(slot));
+        let connecting = State::Connecting(Vec::new());
+        let slot = self.insert_flow(FlowSocket::new(tunnel, id, peer, None, connecting));
+        self.expect_opening(slot);
         self.connect(slot, &service.target, header.unwrap_or_default());
     }
 
@@ -181,8 +197,32 @@ impl Pump {
         let slot = self.flows.insert(flow);
         if let Some(tunnel) = self.tunnels.get_mut(tunnel) {
             tunnel.flows.insert(id, slot);
+            let seat = Seat::from(&tunnel.meter);
+            if let Some(flow) = self.flows.get_mut(slot) {
+                flow.take_seat(seat);
+            }
         }
         slot
+    }
+
+    /// The flow has [`CONNECT_MAX`] from now on to come to its socket.
+    fn expect_opening(&mut self, slot: Slot) {
+        let is_awaited = |slot: Slot| self.flows.get(slot).is_some_and(FlowSocket::is_opening);
+        self.openings.expect(slot, self.now + CONNECT_MAX, is_awaited);
+    }
+
+    /// Gives up what has not come to its socket in time.
+    pub(super) fn give_up_openings(&mut self) {
+        while let Some(slot) = self.openings.pop_due(self.now) {
+            self.handle_connect_timeout(slot);
+        }
+    }
+
+    /// Whoever waits to hear of the far end has waited long enough.
+    pub(super) fn handle_announced_timeout(&mut self, slot: Slot) {
+        if self.tell_refused(slot, ResetReason::ConnectFailed) {
+            self.fail_flow(slot, ResetReason::Peer);
+        }
     }
 
     pub(super) fn handle_connected(&mut self, slot: Slot, result: io::Result<()>) {
@@ -210,9 +250,9 @@ impl Pump {
         self.start_flow(slot);
     }
 
-    pub(super) fn handle_connect_timeout(&mut self, slot: Slot) {
+    fn handle_connect_timeout(&mut self, slot: Slot) {
         let Some(flow) = self.flows.get(slot) else { return };
-        if matches!(flow.state, State::Judged | State::Connecting(_)) {
+        if flow.is_opening() {
             tracing::warn!(peer = %flow.peer, "peer not connected in time: flow reset");
             self.fail_opening(slot, ResetReason::ConnectFailed);
         }
@@ -261,7 +301,7 @@ impl Pump {
     /// What the session's owner may use from now on.
     pub(super) fn limit(&mut self, key: SessionKey, quota: Quota) {
         if let Some((slot, tunnel)) = self.tunnel_of(key) {
-            tunnel.meter = Meter::from(quota);
+            tunnel.meter.borrow_mut().handle_quota(quota);
             self.handle_paid(slot);
         }
     }
@@ -269,17 +309,30 @@ impl Pump {
     /// The flow goes on when the owner's bytes are paid for.
     pub(super) fn wait_for_payment(&mut self, tunnel: Slot, flow: Slot, due: Time) {
         let Some(state) = self.tunnels.get_mut(tunnel) else { return };
+        let Some(waiting) = self.flows.get_mut(flow) else { return };
+        if std::mem::replace(&mut waiting.is_unpaid, true) {
+            return;
+        }
         let is_first = state.unpaid.is_empty();
-        state.unpaid.insert(flow);
+        state.unpaid.push_back(flow);
         if is_first {
             self.timers.set(due, Timer::Quota(tunnel));
         }
     }
 
-    /// The flows that waited go on.
+    /// Of the flows that waited as many go on as can be paid for, those first that waited longest.
     pub(super) fn handle_paid(&mut self, tunnel: Slot) {
         let Some(state) = self.tunnels.get_mut(tunnel) else { return };
-        for slot in std::mem::take(&mut state.unpaid) {
+        let (count, again) = state.meter.borrow().affordable(self.now);
+        let mut waiting = std::mem::take(&mut state.unpaid);
+        let rest = waiting.split_off(count.min(waiting.len()));
+        state.unpaid = rest;
+        if !state.unpaid.is_empty() {
+            self.timers.set(again, Timer::Quota(tunnel));
+        }
+        for slot in waiting {
+            let Some(flow) = self.flows.get_mut(slot) else { continue };
+            flow.is_unpaid = false;
             self.schedule_flow(slot);
             self.arm_flow(slot);
         }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use adit::handoff::{
     Arrival, Carrier, Command, ControlFrame, Destination, Event, EventReceiver, GoawayReason,
-    PumpHandle, Service, SessionKey, events,
+    PumpHandle, Quota, Service, SessionKey, events,
 };
 use adit::key::{PrivateKey, PublicKey};
 use adit::pump;
@@ -154,7 +154,8 @@ impl Member {
         let carrier = Box::new(shake(Handshake::client(&client, "localhost").unwrap(), stream));
         let (session, side, key) = (SESSION, Side::Forwarder, relay.key);
         let (name, grace, sessions_max) = ("relay".into(), GRACE, 1);
-        let arrival = Arrival { session, key, name, grace, sessions_max };
+        let quota = Quota::default();
+        let arrival = Arrival { session, key, name, grace, sessions_max, quota };
         self.pump.send(Command::Carry { side, arrival, carrier }).unwrap();
         self.wait_for("Up", |event| matches!(event, Event::Up { .. }).then_some(()));
         own
