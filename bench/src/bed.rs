@@ -9,7 +9,7 @@ use crate::load::Load;
 use crate::path::{Laid, Path};
 use crate::throughput::Direction;
 use crate::way::{ECHO, SERVICES, SOURCE, Service, Way};
-use crate::{adit, machine, process_tree, rathole, socat};
+use crate::{adit, haproxy, machine, process_tree, rathole, socat};
 
 /// The internal peer.
 pub(crate) const PEER: &str = "peer3";
@@ -69,6 +69,7 @@ impl Bed {
                     Vec::new()
                 }
                 Way::Socat => socat::start(&lab)?,
+                Way::Haproxy | Way::HaproxySplice => haproxy::start(&lab, way)?,
                 Way::Adit => adit::start(&lab)?,
                 Way::Rathole | Way::RatholeNoise => rathole::start(&lab, way)?,
             };
@@ -100,8 +101,13 @@ impl Bed {
     /// Waits until no connection is left on the way: only then is its time accounted for.
     pub(crate) fn wait_until_idle(&self, way: Way) -> Result<(), BenchError> {
         match way {
-            // rathole does not say; nothing of it is accounted for that this would spoil.
-            Way::Kernel | Way::Rathole | Way::RatholeNoise => Ok(()),
+            Way::Kernel => Ok(()),
+            // They do not say; the sockets at their entry do.
+            Way::Haproxy | Way::HaproxySplice | Way::Rathole | Way::RatholeNoise => {
+                let relay = self.lab.host(way.entry_host());
+                let what = format!("the end of all connections of {way}");
+                Ok(wait_until(SHORT, &what, || no_connection(&relay, way).unwrap_or(false))?)
+            }
             Way::Socat => {
                 let children =
                     || self.processes(way).iter().map(process_tree::descendants).sum::<usize>();
@@ -149,6 +155,18 @@ pub(crate) fn lead_in(
         &to,
     ])?;
     Ok(())
+}
+
+/// Whether no external peer has a connection that is still in use.
+fn no_connection(relay: &Host<'_>, way: Way) -> Result<bool, BenchError> {
+    let ports = SERVICES.map(|service| format!("sport = :{}", way.entry_port(service)));
+    let filter = format!("( {} )", ports.join(" or "));
+    let mut command = vec!["ss", "-Htn"];
+    for state in ["established", "fin-wait-1", "fin-wait-2", "close-wait", "last-ack"] {
+        command.extend(["state", state]);
+    }
+    command.push(&filter);
+    Ok(relay.run_ok(command)?.stdout.trim().is_empty())
 }
 
 /// Waits until somebody on `host` listens on `port`.

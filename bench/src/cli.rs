@@ -9,7 +9,7 @@ use crate::error::BenchError;
 use crate::load::Load;
 use crate::quiet::Quiet;
 use crate::way::Way;
-use crate::{fairness, idle, latency, machine, rathole, stall, throughput};
+use crate::{fairness, idle, latency, machine, stall, throughput};
 
 /// Measures Adit in a lab of network namespaces on this machine, beside plain forwarding.
 #[derive(Debug, Parser)]
@@ -59,15 +59,19 @@ impl Shared {
         Quiet::new(if self.smoke { 0 } else { self.patience })
     }
 
-    /// The ways asked for, each once, or the `usual` ones; without rathole where it is missing.
+    /// The ways asked for, each once, or the `usual` ones; without what is not installed.
     pub(crate) fn ways(&self, usual: &[Way]) -> Vec<Way> {
         let mut ways = if self.ways.is_empty() { usual.to_vec() } else { self.ways.clone() };
         ways.sort_unstable();
         ways.dedup();
-        if ways.iter().any(|way| way.is_rathole()) && rathole::program().is_none() {
-            eprintln!("rathole is not installed (PATH, $RATHOLE_BIN): it is left out");
-            ways.retain(|way| !way.is_rathole());
-        }
+        let missing = |way: &Way| {
+            eprintln!(
+                "{way}: not installed (PATH, ${}_BIN): it is left out",
+                way.short().to_uppercase()
+            );
+            false
+        };
+        ways.retain(|way| way.is_installed() || missing(way));
         ways
     }
 }

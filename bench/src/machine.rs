@@ -1,7 +1,7 @@
 //! The conditions that figures hold under.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, thread};
 
@@ -10,7 +10,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::error::BenchError;
 use crate::way::Way;
-use crate::{adit, bed, rathole};
+use crate::{adit, bed, haproxy, rathole};
 
 /// What the published figures are taken under.
 const WANTED_CONGESTION: &str = "cubic";
@@ -32,6 +32,14 @@ pub(crate) fn choose_congestion(lab: &Lab) -> Result<(), BenchError> {
         lab.host(end).run(["sysctl", "-q", "-w", &format!("{CONGESTION}={WANTED_CONGESTION}")])?;
     }
     Ok(())
+}
+
+/// A program that may be missing: what `variable` names, or what the search path has.
+pub(crate) fn installed(program: &str, variable: &str) -> Option<PathBuf> {
+    let named = env::var_os(variable).map(PathBuf::from);
+    let path = preflight::search_path();
+    let mut found = path.split(':').map(|folder| Path::new(folder).join(program));
+    named.or_else(|| found.find(|program| program.is_file()))
 }
 
 /// Everything that has to stand beside a figure.
@@ -156,6 +164,9 @@ fn versions(ways: &[Way]) -> Result<String, BenchError> {
     }
     if ways.contains(&Way::Socat) {
         add(Path::new("socat"), "-V", 1);
+    }
+    if let Some(program) = haproxy::program().filter(|_| ways.iter().any(|way| way.is_haproxy())) {
+        add(&program, "-v", 0);
     }
     add(Path::new("iperf3"), "--version", 0);
     if ways.iter().any(|way| way.is_rathole()) {
