@@ -14,9 +14,6 @@ use crate::error::BenchError;
 use crate::machine;
 use crate::way::{SERVICES, Service, Way};
 
-/// Connections of one process, all services together: what `idle` holds, with room.
-const CONNECTIONS_MAX: usize = 30_000;
-
 /// The program: `$HAPROXY_BIN`, or what the search path has.
 pub(crate) fn program() -> Option<PathBuf> {
     machine::installed("haproxy", "HAPROXY_BIN")
@@ -38,16 +35,16 @@ pub(crate) fn start(lab: &Lab, way: Way) -> Result<Vec<Process>, BenchError> {
     Ok(vec![run(&relay, &program, way, &outside)?, inside])
 }
 
-/// One listener for each service, and where it leads to.
+/// One listener for each service, and where it leads to. Without `maxconn` it takes as many
+/// connections as its limit of open files allows, and refuses to start with more.
 fn file(way: Way, to: impl Fn(Service) -> String) -> String {
     let splice = match way {
         Way::HaproxySplice => "    option splice-request\n    option splice-response\n",
         _ => "",
     };
     let mut text = format!(
-        "global\n    maxconn {CONNECTIONS_MAX}\n\
-         defaults\n    mode tcp\n    maxconn {CONNECTIONS_MAX}\n    timeout connect 5s\n    \
-         timeout client 1h\n    timeout server 1h\n{splice}"
+        "defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 1h\n    \
+         timeout server 1h\n{splice}"
     );
     for service in SERVICES {
         let (name, port, to) = (service.name, way.entry_port(service), to(service));
