@@ -9,7 +9,7 @@ use crate::error::BenchError;
 use crate::load::Load;
 use crate::quiet::Quiet;
 use crate::way::Way;
-use crate::{fairness, idle, latency, machine, stall, throughput};
+use crate::{connections, fairness, idle, latency, machine, stall, throughput};
 
 /// Measures Adit in a lab of network namespaces on this machine, beside plain forwarding.
 #[derive(Debug, Parser)]
@@ -25,6 +25,8 @@ enum Command {
     Throughput(throughput::Options),
     /// Round trips: p50, p99, p99.9 and the longest.
     Latency(latency::Options),
+    /// New connections a second, with their latency.
+    Connections(connections::Options),
     /// User memory of an idle connection.
     Idle(idle::Options),
     /// How long flows stand still when the tunnel's connection is killed, or its way is blocked.
@@ -48,6 +50,9 @@ pub(crate) struct Shared {
     /// Seconds to wait before each run for others on the machine to be quiet.
     #[arg(long, default_value_t = 10, value_name = "SECONDS")]
     patience: u64,
+    /// Writes the report's figures and plots into this folder.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
     /// Appends the report to this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) markdown: Option<PathBuf>,
@@ -95,6 +100,7 @@ fn run(command: Command) -> Result<(), BenchError> {
     match command {
         Command::Throughput(options) => throughput::run(options),
         Command::Latency(options) => latency::run(options),
+        Command::Connections(options) => connections::run(options),
         Command::Idle(options) => idle::run(options),
         Command::Stall(options) => stall::run(options),
         Command::Fairness(options) => fairness::run(options),

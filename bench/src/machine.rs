@@ -71,8 +71,11 @@ pub(crate) fn tcp_memory() -> Result<f64, BenchError> {
 /// The command that repeats the figures, wherever the program lies and the report goes.
 fn command_line() -> String {
     let mut words: Vec<_> = env::args().skip(1).collect();
-    if let Some(at) = words.iter().position(|word| word == "--markdown") {
-        words.drain(at..words.len().min(at + 2));
+    words.retain(|word| !word.starts_with("--markdown=") && !word.starts_with("--out="));
+    for place in ["--markdown", "--out"] {
+        if let Some(at) = words.iter().position(|word| word == place) {
+            words.drain(at..words.len().min(at + 2));
+        }
     }
     format!("`cargo run --release -p adit-bench -- {}`", words.join(" "))
 }
@@ -95,7 +98,8 @@ fn machine() -> String {
     let info = read("/proc/cpuinfo");
     let flags = info.lines().find(|line| line.starts_with("flags"));
     if !flags.is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor")) {
-        return "not virtual".to_owned();
+        let governor = read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
+        return format!("not virtual, frequency governor {governor}");
     }
     let kind =
         said(Path::new("systemd-detect-virt"), &["--vm"]).unwrap_or_else(|| "unknown".to_owned());

@@ -114,6 +114,11 @@ impl Way {
     }
 }
 
+/// The ways in a round's order: whoever comes first must not always be the same.
+pub(crate) fn rotated(ways: &[Way], round: usize) -> impl Iterator<Item = Way> {
+    ways.iter().copied().cycle().skip(round % ways.len().max(1)).take(ways.len())
+}
+
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
