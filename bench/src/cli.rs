@@ -9,7 +9,7 @@ use crate::error::BenchError;
 use crate::load::Load;
 use crate::quiet::Quiet;
 use crate::way::Way;
-use crate::{connections, fairness, idle, latency, machine, stall, throughput};
+use crate::{compare, connections, fairness, idle, latency, machine, stall, throughput};
 
 /// Measures Adit in a lab of network namespaces on this machine, beside plain forwarding.
 #[derive(Debug, Parser)]
@@ -21,6 +21,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// All that compares, of all ways that are installed, in one report.
+    Compare(compare::Options),
     /// Bulk TCP: Gbit/s, and processor seconds per GiB.
     Throughput(throughput::Options),
     /// Round trips: p50, p99, p99.9 and the longest.
@@ -98,6 +100,7 @@ fn run(command: Command) -> Result<(), BenchError> {
     }
     machine::raise_file_limit()?;
     match command {
+        Command::Compare(options) => compare::run(options),
         Command::Throughput(options) => throughput::run(options),
         Command::Latency(options) => latency::run(options),
         Command::Connections(options) => connections::run(options),

@@ -92,6 +92,20 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
     above.map_or(Ok(()), Err)
 }
 
+/// What one more connection takes in the larger of a way's processes, in KiB, when there are so many
+/// already; none without a process.
+pub(crate) fn second_step_kib(
+    bed: &Bed,
+    way: Way,
+    connections: usize,
+) -> Result<Option<f64>, BenchError> {
+    if bed.processes(way).is_empty() {
+        return Ok(None);
+    }
+    let steps = measure(bed, way, connections)?.per_connection(connections);
+    Ok(steps.into_values().map(|[_, second]| second).reduce(f64::max))
+}
+
 fn measure(bed: &Bed, way: Way, connections: usize) -> Result<States, BenchError> {
     let (host, port) = bed.entry(way, ECHO);
     // Started first, so that the libraries it shares with others count alike in every state.

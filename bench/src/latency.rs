@@ -48,6 +48,26 @@ pub(crate) struct Options {
     shared: Shared,
 }
 
+/// What a run is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Trips {
+    /// Round trips to make.
+    pub(crate) count: u64,
+    /// Bytes of each.
+    pub(crate) size: usize,
+    /// Seconds after which it ends with fewer.
+    pub(crate) seconds_max: u64,
+    /// With a bulk flow on the same way.
+    pub(crate) beside_bulk: bool,
+}
+
+impl Options {
+    fn trips(&self) -> Trips {
+        let Self { count, size, seconds_max, beside_bulk, .. } = *self;
+        Trips { count, size, seconds_max, beside_bulk }
+    }
+}
+
 /// What the rounds of one way showed, in nanoseconds.
 #[derive(Debug)]
 struct Series {
@@ -74,7 +94,7 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
         for way in rotated(&ways, round) {
             quiet.wait();
             let spinner = Spinner::start(&bed.lab().host("wan"))?;
-            let sample = sample(&bed, way, &options)?;
+            let sample = sample(&bed, way, options.trips())?;
             drop(spinner);
             match series.get_mut(&way) {
                 Some(series) => series.add(sample)?,
@@ -92,7 +112,7 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
         conditions,
         table: table(&series, options.beside_bulk),
         notes: notes(&options),
-        results: results(series),
+        results: results(series, options.beside_bulk),
     };
     report.publish(&options.shared)
 }
@@ -107,9 +127,10 @@ pub(crate) struct Sample {
 }
 
 /// Makes one run.
-pub(crate) fn sample(bed: &Bed, way: Way, options: &Options) -> Result<Sample, BenchError> {
+pub(crate) fn sample(bed: &Bed, way: Way, trips: Trips) -> Result<Sample, BenchError> {
     bed.wait_until_idle(way)?;
-    let bulk = if options.beside_bulk {
+    let Trips { count, size, seconds_max, beside_bulk } = trips;
+    let bulk = if beside_bulk {
         let bulk = Bulk::start(bed, way, Plan::endless(Direction::Inwards))?;
         bulk.wait_until_moved(bed, UNDER_WAY_BYTES)?;
         Some(bulk)
@@ -121,7 +142,7 @@ pub(crate) fn sample(bed: &Bed, way: Way, options: &Options) -> Result<Sample, B
     let (wall, begun, sent) =
         (SystemTime::now(), Instant::now(), bed.moved_bytes(Direction::Inwards)?);
     let external = bed.lab().host(EXTERNAL);
-    let times = round_trips(&external, address, options.count, options.size, options.seconds_max)?;
+    let times = round_trips(&external, address, count, size, seconds_max)?;
     let bits = (bed.moved_bytes(Direction::Inwards)? - sent) * 8;
     let bulk_gbits = gbits_since(begun, bits);
     let took = begun.elapsed();
@@ -222,11 +243,13 @@ fn table(series: &BTreeMap<Way, Series>, beside_bulk: bool) -> Table {
     table
 }
 
-fn results(series: BTreeMap<Way, Series>) -> Results {
+fn results(series: BTreeMap<Way, Series>, beside_bulk: bool) -> Results {
     let mut results = Results::default();
     for (way, series) in series {
         results.figure(way, "p99", "µs", &series.p99);
-        results.figure(way, "bulk", "Gbit/s", &series.bulk_gbits);
+        if beside_bulk {
+            results.figure(way, "bulk", "Gbit/s", &series.bulk_gbits);
+        }
         series.runs.into_iter().for_each(|run| results.add_run(way, run));
     }
     results

@@ -13,7 +13,7 @@ use crate::way::Way;
 use crate::{adit, bed, haproxy, rathole};
 
 /// What the published figures are taken under.
-const WANTED_CONGESTION: &str = "cubic";
+pub(crate) const WANTED_CONGESTION: &str = "cubic";
 const CONGESTION: &str = "net.ipv4.tcp_congestion_control";
 /// The lab's hosts whose connections are measured.
 const ENDS: [&str; 4] = [bed::EXTERNAL, "relay", "icp", bed::PEER];

@@ -18,6 +18,7 @@
 mod adit;
 mod bed;
 mod cli;
+mod compare;
 mod connections;
 mod error;
 mod fairness;

@@ -27,31 +27,38 @@ use crate::results::Timing;
 /// The interval log's column of maxima is for people: milliseconds.
 const NS_PER_MS: f64 = 1e6;
 
-/// Writes all files of `report` into `folder`, and returns the names of the plots.
-pub(crate) fn write(report: &Report, folder: &Path) -> Result<Vec<String>, BenchError> {
+/// Writes all files of `report` into `folder`.
+pub(crate) fn write(report: &Report, folder: &Path) -> Result<(), BenchError> {
     fs::create_dir_all(folder)
         .map_err(BenchError::io(format!("making the folder {}", folder.display())))?;
     let Report { name, title, results, .. } = report;
     let path = folder.join(format!("{name}.json"));
     let text = format!("{:#}\n", json::of(report)?);
     fs::write(&path, text).map_err(BenchError::io(format!("writing {}", path.display())))?;
-    let mut plots = Vec::new();
     if !results.timings.is_empty() {
         interval_log(title, &results.timings, &folder.join(format!("{name}.hlog")))?;
         for timing in &results.timings {
             let file = format!("{name}-{}.hgrm", file_name(&timing.subject));
             hgrm::write(&timing.all()?, &folder.join(file))?;
         }
-        plots.push(format!("{name}-percentiles.svg"));
-        plot::percentiles(title, &results.timings, &folder.join(&plots[0]))?;
+        plot::percentiles(title, &results.timings, &folder.join(curves_file(name)))?;
     }
     for measure in results.measures() {
         let figures: Vec<_> = results.of(measure).collect();
-        let file = format!("{name}-{}.svg", file_name(measure));
-        plot::bars(&format!("{title}: {measure}"), &figures, &folder.join(&file))?;
-        plots.push(file);
+        let path = folder.join(bars_file(name, measure));
+        plot::bars(&format!("{title}: {measure}"), &figures, &path)?;
     }
-    Ok(plots)
+    Ok(())
+}
+
+/// The plot of a report's percentiles.
+pub(crate) fn curves_file(name: &str) -> String {
+    format!("{name}-percentiles.svg")
+}
+
+/// The plot of one of its figures.
+pub(crate) fn bars_file(name: &str, measure: &str) -> String {
+    format!("{name}-{}.svg", file_name(measure))
 }
 
 /// Lower case, and a dash for whatever is awkward in a file's name.
@@ -140,9 +147,8 @@ mod tests {
     #[test]
     fn json_has_every_round_and_plots_exist() {
         let folder = tempfile::tempdir().unwrap();
-        let plots = write(&report(), folder.path()).unwrap();
-        assert_eq!(plots, ["latency-percentiles.svg", "latency-cpu.svg"]);
-        for plot in plots {
+        write(&report(), folder.path()).unwrap();
+        for plot in [curves_file("latency"), bars_file("latency", "CPU")] {
             let text = fs::read_to_string(folder.path().join(plot)).unwrap();
             assert!(text.contains("rathole, plain") && text.trim_end().ends_with("</svg>"));
         }

@@ -5,6 +5,7 @@
 use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::Write as _;
+use std::path::Path;
 
 use crate::cli::Shared;
 use crate::error::BenchError;
@@ -101,12 +102,17 @@ impl Report {
         // Writing to a String cannot fail.
         let written = write!(text, "{self}");
         debug_assert!(written.is_ok());
-        println!("\n{text}");
-        let Some(path) = &shared.markdown else { return Ok(()) };
-        let doing = format!("appending to {}", path.display());
-        let file = File::options().create(true).append(true).open(path);
-        file.and_then(|mut file| writeln!(file, "{text}")).map_err(BenchError::io(doing))
+        tell(&text, shared.markdown.as_deref())
     }
+}
+
+/// Prints a report's text, and appends it to `markdown` if there is such a file to be.
+pub(crate) fn tell(text: &str, markdown: Option<&Path>) -> Result<(), BenchError> {
+    println!("\n{text}");
+    let Some(path) = markdown else { return Ok(()) };
+    let doing = format!("appending to {}", path.display());
+    let file = File::options().create(true).append(true).open(path);
+    file.and_then(|mut file| writeln!(file, "{text}")).map_err(BenchError::io(doing))
 }
 
 #[cfg(test)]

@@ -162,10 +162,6 @@ fn results(series: &BTreeMap<Way, Series>) -> Results {
 
 fn title(options: &Options) -> String {
     let Plan { seconds, warm_up, flows, direction } = options.plan();
-    let direction = match direction {
-        Direction::Inwards => "external to internal",
-        Direction::Outwards => "internal to external",
-    };
     let rounds = options.rounds;
     let plural = if flows == 1 { "" } else { "s" };
     let warm_up = if warm_up == 0 { String::new() } else { format!(" after {warm_up} s") };

@@ -61,7 +61,7 @@ pub(super) fn percentiles(title: &str, timings: &[Timing], path: &Path) -> Resul
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(SeriesLabelPosition::LowerRight)
         .label_font((FONT, 13))
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK.mix(0.3))
@@ -111,6 +111,7 @@ pub(super) fn bars(title: &str, figures: &[&Figure], path: &Path) -> Result<(), 
     chart
         .configure_mesh()
         .disable_y_mesh()
+        .x_max_light_lines(1)
         .x_desc(figures.first().map_or("", |figure| figure.unit))
         .y_label_formatter(&name)
         .y_label_style((FONT, 13))
@@ -124,7 +125,8 @@ pub(super) fn bars(title: &str, figures: &[&Figure], path: &Path) -> Result<(), 
         }
         let corners = [(0.0, middle - HALF_BAR), (median, middle + HALF_BAR)];
         let bar = Rectangle::new(corners, BLUE.mix(0.35).filled());
-        let range = figure.rounds.each().iter().map(|value| (*value, middle));
+        let known = figure.rounds.each().iter().filter(|value| value.is_finite());
+        let range = known.map(|value| (*value, middle));
         let range = PathElement::new(range.collect::<Vec<_>>(), BLACK.stroke_width(2));
         chart.draw_series([bar]).map_err(|error| wrong(&error))?;
         chart.draw_series([range]).map_err(|error| wrong(&error))?;
