@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use netns_tests::{Host, Lab, Process, SHORT, Topology, wait_until};
 
+use crate::congestion::Allowed;
 use crate::error::BenchError;
 use crate::load::Load;
 use crate::path::{Laid, Path};
@@ -22,6 +23,7 @@ pub(crate) struct Bed {
     ways: BTreeMap<Way, Vec<Process>>,
     _services: Vec<Process>,
     laid: Laid,
+    allowed: Option<(String, String)>,
     // Last, so that the lab outlives what runs in it.
     lab: Lab,
 }
@@ -34,8 +36,20 @@ impl Bed {
 
     /// The same, with the gateway's outside link as `path` says.
     pub(crate) fn over(path: Path, name: &str, ways: &[Way]) -> Result<Self, BenchError> {
+        Self::build(path, name, ways, false)
+    }
+
+    /// The same on the lab's own links, and with its congestion control allowed on this machine while
+    /// the lab chooses.
+    pub(crate) fn allowing(name: &str, ways: &[Way]) -> Result<Self, BenchError> {
+        Self::build(Path::Veth, name, ways, true)
+    }
+
+    fn build(path: Path, name: &str, ways: &[Way], allow: bool) -> Result<Self, BenchError> {
         let lab = Topology::STANDARD.build(name)?;
+        let allowed = allow.then(Allowed::until_dropped);
         machine::choose_congestion(&lab)?;
+        let allowed = allowed.and_then(|allowed| allowed.condition());
         let laid = path.lay(&lab)?;
         // What the gateway lets in by DNAT must get past its policy, which drops.
         lab.gateway().run_ok([
@@ -75,12 +89,17 @@ impl Bed {
             };
             started.insert(way, processes);
         }
-        Ok(Self { ways: started, _services: vec![echo, source], laid, lab })
+        Ok(Self { ways: started, _services: vec![echo, source], laid, allowed, lab })
     }
 
     /// What has to be said of the gateway's outside link, if it is not the lab's own.
     pub(crate) fn link_condition(&mut self) -> Result<Option<(String, String)>, BenchError> {
         self.laid.condition()
+    }
+
+    /// What had to be allowed on this machine for the lab's congestion control.
+    pub(crate) fn congestion_condition(&self) -> Option<(String, String)> {
+        self.allowed.clone()
     }
 
     /// The lab.

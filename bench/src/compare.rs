@@ -2,7 +2,6 @@
 //! so that a ratio holds whatever the machine does meanwhile.
 
 mod bars;
-mod congestion;
 mod section;
 
 use std::fmt::Write as _;
@@ -12,7 +11,6 @@ use std::time::Instant;
 
 use clap::Args;
 
-use self::congestion::Allowed;
 use self::section::{SECTIONS, Section, Sizes};
 use crate::bed::Bed;
 use crate::cli::Shared;
@@ -86,11 +84,9 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
 /// A lab of its own for each round: what one round leaves in the processes' heaps must not hide
 /// what the next would need.
 fn build(ways: &[Way]) -> Result<(Bed, Vec<(String, String)>), BenchError> {
-    // Namespaces keep what they have chosen: the machine's own setting is put back at once.
-    let allowed = Allowed::until_dropped();
-    let bed = Bed::new("compare", ways)?;
+    let bed = Bed::allowing("compare", ways)?;
     let mut conditions = machine::conditions(bed.lab(), ways)?;
-    conditions.extend(allowed.condition());
+    conditions.extend(bed.congestion_condition());
     connections::prepare(&bed)?;
     Ok((bed, conditions))
 }

@@ -19,6 +19,7 @@ mod adit;
 mod bed;
 mod cli;
 mod compare;
+mod congestion;
 mod connections;
 mod error;
 mod fairness;

@@ -1,6 +1,8 @@
 //! Lets the lab's namespaces choose the congestion control that figures are published under.
 //!
-//! A namespace other than the machine's own may choose only among what the machine allows.
+//! A namespace other than the machine's own may choose only among what the machine allows, and keeps
+//! what it has chosen: the machine's setting is changed for that moment, so that whatever ends this
+//! program later finds it as it was.
 
 use std::fs;
 use std::io;
@@ -11,14 +13,14 @@ const ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
 
 /// What was allowed before, to be put back.
 #[derive(Debug)]
-pub(super) struct Allowed {
+pub(crate) struct Allowed {
     before: Option<String>,
 }
 
 impl Allowed {
     /// Allows it until dropped, if it is not allowed anyway. Where that cannot be done, a line says
     /// what can, and the conditions will show what the ends have.
-    pub(super) fn until_dropped() -> Self {
+    pub(crate) fn until_dropped() -> Self {
         match allow() {
             Ok(before) => Self { before },
             Err(error) => {
@@ -33,11 +35,11 @@ impl Allowed {
     }
 
     /// For the conditions of a report.
-    pub(super) fn condition(&self) -> Option<(String, String)> {
+    pub(crate) fn condition(&self) -> Option<(String, String)> {
         let before = self.before.as_ref()?;
         let text = format!(
-            "`{before}` on this machine; {WANTED_CONGESTION} was added while the lab was made, then \
-             put back"
+            "`{before}` on this machine; {WANTED_CONGESTION} was added for the moment in which the \
+             lab chose it"
         );
         Some(("congestion control allowed".to_owned(), text))
     }
