@@ -2,8 +2,8 @@
 
 use super::Comparison;
 use super::section::{
-    BUSY_LATENCY, EIGHT_INWARDS, EIGHT_OUTWARDS, IDLE_LATENCY, MEMORY, ONE_INWARDS, ONE_OUTWARDS,
-    P50, P99, P999, PROCESSOR, RATE, Section,
+    BUSY_LATENCY, EIGHT_INWARDS, EIGHT_OUTWARDS, IDLE_LATENCY, MEMORY, Measure, ONE_INWARDS,
+    ONE_OUTWARDS, P50, P99, P999, PROCESSOR, RATE, Section,
 };
 use crate::connections;
 use crate::report::Table;
@@ -86,7 +86,7 @@ pub(super) fn table(comparison: &Comparison) -> Table {
     let mut table = Table::new(["measure", "", "wanted", "found", "result"]);
     for bar in BARS {
         let (found, result) = match bar.found(comparison) {
-            Some(found) => (found.summary(2), bar.result(found.median())),
+            Some(found) => (found.summary(bar.decimals()), bar.result(found.median())),
             None => ("–".to_owned(), "not measured".to_owned()),
         };
         table.row([
@@ -111,9 +111,19 @@ impl Bar {
     }
 
     fn unit(&self) -> &'static str {
-        let measures = self.section.measures().iter();
-        let mut units = measures.filter(|known| known.name == self.measure);
-        units.next().map_or("", |measure| measure.unit)
+        self.of_section().map_or("", |measure| measure.unit)
+    }
+
+    /// A ratio has two; a figure as many as in its own table.
+    fn decimals(&self) -> usize {
+        match self.bound {
+            Value(_) => self.of_section().map_or(2, |measure| measure.decimals),
+            AtLeast(..) | AtMost(..) | Lowest(_) => 2,
+        }
+    }
+
+    fn of_section(&self) -> Option<&'static Measure> {
+        self.section.measures().iter().find(|known| known.name == self.measure)
     }
 
     /// Adit's figure, or its ratio to what it is held against.
