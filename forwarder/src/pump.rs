@@ -228,8 +228,8 @@ impl Pump {
                 self.listen(session, Door { contact, to, peer, sources }, listener.into());
             }
             Command::Admit { session, contact, sources } => self.admit(session, contact, sources),
-            Command::Open { session, open, peer, stream, replies } => {
-                self.open_for(session, open, &peer, stream.into(), replies);
+            Command::Open { session, open, peer, stream, listening } => {
+                self.open_for(session, open, &peer, stream.into(), listening);
             }
             Command::Answer { session, flow, answer } => self.answer(session, flow, answer),
             Command::Limit { session, quota } => self.limit(session, quota),

@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit::handoff::{
-    Answer, Command, Destination, Event, Open, ProxyHeader, ProxyVersion, Quota, Replies,
-    ResetReason, Service, Target,
+    Answer, Command, Destination, Event, Listening, Open, ProxyHeader, ProxyVersion, Quota,
+    Replies, ResetReason, Service, Target,
 };
 use adit::net;
 use adit::sources::Sources;
@@ -55,7 +55,8 @@ fn answer(end: &End, flow: FlowId, answer: Answer) {
 fn open_for(tunnel: &Tunnel, stream: TcpStream, replies: Option<Replies>) {
     let open = Open { contact: ContactId(9), source: stream.peer_addr().unwrap(), to: name() };
     let (session, peer) = (SESSION, "peer".into());
-    let command = Command::Open { session, open, peer, stream: stream.into(), replies };
+    let listening = replies.map(Listening::Caller);
+    let command = Command::Open { session, open, peer, stream: stream.into(), listening };
     tunnel.forwarder.pump.send(command).unwrap();
 }
 
@@ -270,12 +271,44 @@ fn a_place_that_cannot_be_asked_for_harms_nobody() {
         let to = Destination::Address(address);
         let (near, mut caller) = net::pair().unwrap();
         let open = Open { contact: ContactId(9), source: near.peer_addr().unwrap(), to };
-        let (session, peer, replies) = (SESSION, "peer".into(), Some(replies()));
-        let command = Command::Open { session, open, peer, stream: near.into(), replies };
+        let (session, peer) = (SESSION, "peer".into());
+        let listening = Some(Listening::Caller(replies()));
+        let command = Command::Open { session, open, peer, stream: near.into(), listening };
         tunnel.forwarder.pump.send(command).unwrap();
         let mut heard = [0; 18];
         caller.read_exact(&mut heard).unwrap();
         assert_eq!(&heard, b"no: ConnectFailed;");
     }
     assert_eq!(exchange(&mut bystander, b"after"), b"after");
+}
+
+/// The control plane hears once whether the far end is there, and why not.
+#[test]
+fn the_control_plane_hears_whether_the_far_end_is_there() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let gone = listener.local_addr().unwrap();
+    drop(listener);
+    let tunnel = tunnel(gone);
+    let heard = |call: u64| {
+        let (near, far) = net::pair().unwrap();
+        let source = near.peer_addr().unwrap();
+        let open = Open { contact: CONTACT, source, to: Destination::Contact };
+        let (session, peer) = (SESSION, "peer".into());
+        let listening = Some(Listening::ControlPlane(call));
+        let command = Command::Open { session, open, peer, stream: near.into(), listening };
+        tunnel.relay.pump.send(command).unwrap();
+        let heard = tunnel.relay.wait_for("Heard", |event| match event {
+            Event::Heard { call: about, heard } => Some((about, heard)),
+            _ => None,
+        });
+        assert_eq!(heard.0, call);
+        (heard.1, far)
+    };
+    let (refused, far) = heard(1);
+    assert_eq!(refused, Err(ResetReason::ConnectRefused));
+    assert!(is_reset(far));
+    tunnel.serve(internal_peer(echo));
+    let (accepted, mut far) = heard(2);
+    assert_eq!(accepted, Ok(()));
+    assert_eq!(exchange(&mut far, b"hello"), b"hello");
 }

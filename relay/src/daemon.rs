@@ -10,7 +10,7 @@ mod sessions;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -123,6 +123,9 @@ struct Daemon {
     registrar: Registrar<TcpListener>,
     beat: Beat<Asked>,
     absence: Absence<Asked>,
+    /// Calls whose owner's peer is being connected, by number, with the caller's end.
+    calls: BTreeMap<u64, (Asked, TcpStream)>,
+    last_call: u64,
     lookups: Lookups,
     inbox: mpsc::Sender<Input>,
     door: Rc<RefCell<Door>>,
@@ -204,6 +207,8 @@ impl Daemon {
             registrar: Registrar::default(),
             beat: Beat::new(Instant::now()),
             absence: Absence::default(),
+            calls: BTreeMap::new(),
+            last_call: 0,
             lookups: Lookups::default(),
             inbox,
             door: Rc::default(),
@@ -323,6 +328,7 @@ impl Daemon {
             Event::Dropped { session, why } => self.handle_dropped(session, &why, now),
             Event::Suspect { .. } => {}
             Event::Frame { session, frame } => return self.handle_frame(session, frame, now),
+            Event::Heard { call, heard } => return self.handle_heard(call, heard),
             Event::Opened { session, flow, open } => {
                 return self.handle_opened(session, flow, open.to, now);
             }

@@ -268,7 +268,8 @@ impl Daemon {
 
     fn handle_event(&mut self, event: Event, now: Instant) -> Result<(), Failed> {
         let session = match &event {
-            Event::Report(_) => None,
+            // Nothing here asks to hear.
+            Event::Report(_) | Event::Heard { .. } => None,
             Event::Up { session, .. }
             | Event::Frame { session, .. }
             | Event::Opened { session, .. }
@@ -302,6 +303,7 @@ impl Daemon {
                 return self.give_up_if_called(&why, now);
             }
             Event::Report(report) => self.gathering.handle_report(report),
+            Event::Heard { .. } => {}
         }
         Ok(())
     }

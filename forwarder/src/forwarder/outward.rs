@@ -17,7 +17,7 @@ use super::socks::{self, Admitted, Asked};
 use super::{Role, stdio};
 use crate::config::ForwarderConfig;
 use crate::exit::{Exit, Failed};
-use crate::handoff::{Command, Destination, Open, Replies, ResetReason, SessionKey};
+use crate::handoff::{Command, Destination, Listening, Open, Replies, ResetReason, SessionKey};
 use crate::sources::Sources;
 
 /// What SOCKS flows, and the one of standard input, count to.
@@ -109,5 +109,6 @@ fn open(
         Destination::Contact => Arc::from(""),
     };
     let open = Open { contact: SOCKS, source, to };
-    Command::Open { session, open, peer, stream, replies: Some(replies) }
+    let listening = Some(Listening::Caller(replies));
+    Command::Open { session, open, peer, stream, listening }
 }

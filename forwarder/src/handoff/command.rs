@@ -68,6 +68,15 @@ pub struct Replies {
     pub refused: fn(ResetReason) -> Vec<u8>,
 }
 
+/// Who waits to hear whether a flow's far end is there.
+#[derive(Clone, Debug)]
+pub enum Listening {
+    /// The caller itself.
+    Caller(Replies),
+    /// The control plane, by an [`Event::Heard`](super::Event::Heard) with this number.
+    ControlPlane(u64),
+}
+
 /// What becomes of a flow that the other end opened to a [`Destination`] that the control plane
 /// judges.
 #[derive(Debug)]
@@ -183,8 +192,8 @@ pub enum Command {
         peer: Arc<str>,
         /// The connection.
         stream: OwnedFd,
-        /// What it is told first.
-        replies: Option<Replies>,
+        /// Who waits to hear of the far end; until then the connection is not read.
+        listening: Option<Listening>,
     },
     /// Answers an [`Event::Opened`](super::Event::Opened).
     Answer {

@@ -18,7 +18,7 @@ use super::slots::{Purpose, Slot};
 use super::timers::Timer;
 use crate::collector;
 use crate::distributor::Outlet;
-use crate::handoff::Replies;
+use crate::handoff::Listening;
 
 /// One flow's socket.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub(super) enum State {
     /// It is being connected; its peer is then told this first.
     Connecting(Vec<u8>),
     /// It is connected, and its peer waits to hear that the far end is, too.
-    Announced(Replies),
+    Announced(Listening),
     Connected,
 }
 
@@ -340,6 +340,7 @@ impl Pump {
     /// Lets go of the flow's socket; it is closed when its last operation has completed.
     pub(super) fn drop_flow(&mut self, slot: Slot, is_reset: bool) {
         let now = self.now;
+        self.tell_refused(slot, ResetReason::Ending);
         let Some(flow) = self.flows.remove(slot) else { return };
         self.flows_blocked.remove(&slot);
         if let Some(tunnel) = self.tunnels.get_mut(flow.tunnel)

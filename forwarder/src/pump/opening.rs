@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!                  a connection came in ───────────────────────┐
-//!                                        with replies          ▼
+//!                                  somebody listens            ▼
 //!   from the control plane: Open ──▶ Announced ──ACCEPT──▶ Connected
 //!                                                              ▲
 //!   OPEN to a contact point ─────▶ Connecting ─────────────────┤
@@ -26,7 +26,7 @@ use super::meter::Seat;
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
 use crate::distributor::proxy_header;
-use crate::handoff::{Answer, Event, Quota, Replies, SessionKey};
+use crate::handoff::{Answer, Event, Listening, Quota, SessionKey};
 
 impl Pump {
     /// Opens a flow for a connection that the control plane has.
@@ -36,16 +36,16 @@ impl Pump {
         open: Open,
         peer: &Arc<str>,
         socket: Socket,
-        replies: Option<Replies>,
+        listening: Option<Listening>,
     ) {
         if !open.to.is_valid() {
             // The other end would end the session for it.
             tracing::debug!(%peer, to = ?open.to, "turned away: no such place can be asked for");
-            return turn_away(&socket, replies.as_ref(), ResetReason::ConnectFailed);
+            return self.dismiss(&socket, listening.as_ref(), ResetReason::ConnectFailed);
         }
         match self.tunnel_of(key) {
-            Some((tunnel, _)) => self.open_flow(tunnel, open, peer, socket, replies),
-            None => turn_away(&socket, replies.as_ref(), ResetReason::Ending),
+            Some((tunnel, _)) => self.open_flow(tunnel, open, peer, socket, listening),
+            None => self.dismiss(&socket, listening.as_ref(), ResetReason::Ending),
         }
     }
 
@@ -56,7 +56,7 @@ impl Pump {
         open: Open,
         peer: &Arc<str>,
         socket: Socket,
-        replies: Option<Replies>,
+        listening: Option<Listening>,
     ) {
         let now = self.now;
         let Some(state) = self.tunnels.get_mut(tunnel) else { return };
@@ -64,11 +64,11 @@ impl Pump {
         if !state.meter.borrow_mut().admits_flow(now) {
             state.flows_over_quota += 1;
             tracing::debug!(%peer, source = %open.source, "turned away: the quota of flows is used up");
-            return turn_away(&socket, replies.as_ref(), ResetReason::Limit);
+            return self.dismiss(&socket, listening.as_ref(), ResetReason::Limit);
         }
         match state.session.open_flow(open, now) {
             Ok(id) => {
-                let state = replies.map_or(State::Connected, State::Announced);
+                let state = listening.map_or(State::Connected, State::Announced);
                 let flow = FlowSocket::new(tunnel, id, Arc::clone(peer), Some(socket), state);
                 let is_announced = matches!(flow.state, State::Announced(_));
                 let slot = self.insert_flow(flow);
@@ -81,7 +81,7 @@ impl Pump {
             Err(error) => {
                 state.flows_failed += 1;
                 tracing::debug!(%peer, %error, "turned away");
-                turn_away(&socket, replies.as_ref(), ResetReason::Limit);
+                self.dismiss(&socket, listening.as_ref(), ResetReason::Limit);
             }
         }
     }
@@ -220,7 +220,8 @@ impl Pump {
 
     /// Whoever waits to hear of the far end has waited long enough.
     pub(super) fn handle_announced_timeout(&mut self, slot: Slot) {
-        if self.tell_refused(slot, ResetReason::ConnectFailed) {
+        if self.flows.get(slot).is_some_and(|flow| matches!(flow.state, State::Announced(_))) {
+            self.tell_refused(slot, ResetReason::ConnectFailed);
             self.fail_flow(slot, ResetReason::Peer);
         }
     }
@@ -270,9 +271,18 @@ impl Pump {
     pub(super) fn handle_flow_accepted(&mut self, tunnel: Slot, id: FlowId) {
         let Some(slot) = self.slot_of(tunnel, id) else { return };
         let Some(flow) = self.flows.get_mut(slot) else { return };
-        let (State::Announced(replies), Some(socket)) = (&flow.state, &flow.socket) else { return };
-        if socket.send_now(&replies.accepted).is_err() {
-            return self.fail_flow(slot, ResetReason::Peer);
+        let (State::Announced(listening), Some(socket)) = (&flow.state, &flow.socket) else {
+            return;
+        };
+        match listening {
+            Listening::Caller(replies) if socket.send_now(&replies.accepted).is_err() => {
+                return self.fail_flow(slot, ResetReason::Peer);
+            }
+            Listening::Caller(_) => {}
+            Listening::ControlPlane(call) => {
+                let event = Event::Heard { call: *call, heard: Ok(()) };
+                self.unsent.push_back(event);
+            }
         }
         flow.state = State::Connected;
         self.start_flow(slot);
@@ -289,13 +299,24 @@ impl Pump {
         self.arm_flow(slot);
     }
 
-    /// Tells whoever waits to hear of the far end that there is none; whether anybody did.
-    pub(super) fn tell_refused(&self, slot: Slot, reason: ResetReason) -> bool {
-        let Some(flow) = self.flows.get(slot) else { return false };
-        let (State::Announced(replies), Some(socket)) = (&flow.state, &flow.socket) else {
+    /// Tells whoever waits to hear of the far end that there is none; whether a caller was told so.
+    pub(super) fn tell_refused(&mut self, slot: Slot, reason: ResetReason) -> bool {
+        let Some(flow) = self.flows.get_mut(slot) else { return false };
+        if !matches!(flow.state, State::Announced(_)) {
             return false;
-        };
-        socket.send_now(&(replies.refused)(reason)).is_ok()
+        }
+        // Once: whatever else becomes of the flow is nothing that anybody waits for.
+        let listening = std::mem::replace(&mut flow.state, State::Connected);
+        match (listening, &flow.socket) {
+            (State::Announced(Listening::Caller(replies)), Some(socket)) => {
+                socket.send_now(&(replies.refused)(reason)).is_ok()
+            }
+            (State::Announced(Listening::ControlPlane(call)), _) => {
+                self.emit(Event::Heard { call, heard: Err(reason) });
+                false
+            }
+            _ => false,
+        }
     }
 
     /// What the session's owner may use from now on.
@@ -337,12 +358,20 @@ impl Pump {
             self.arm_flow(slot);
         }
     }
-}
 
-fn turn_away(socket: &Socket, replies: Option<&Replies>, reason: ResetReason) {
-    match replies {
-        // Whether it still hears it is its own affair.
-        Some(replies) => drop(socket.send_now(&(replies.refused)(reason))),
-        None => drop(socket.set_reset_on_close()),
+    /// Closes a connection that gets no flow, and says why to whoever listens.
+    fn dismiss(&mut self, socket: &Socket, listening: Option<&Listening>, reason: ResetReason) {
+        match listening {
+            // Whether it still hears it is its own affair.
+            Some(Listening::Caller(replies)) => {
+                socket.send_now(&(replies.refused)(reason)).ok();
+            }
+            Some(Listening::ControlPlane(call)) => {
+                self.emit(Event::Heard { call: *call, heard: Err(reason) });
+            }
+            None => {
+                socket.set_reset_on_close().ok();
+            }
+        }
     }
 }
