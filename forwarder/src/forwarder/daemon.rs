@@ -1,5 +1,8 @@
 //! The forwarder's loop and its state.
 
+#[cfg(test)]
+mod tests;
+
 mod report;
 mod requests;
 
@@ -262,7 +265,9 @@ impl Daemon {
         let again_in = self.tunnel.handle_not_dialled(error.ended(), now);
         tracing::warn!(relay = %self.name, ?again_in, "no connection: {error}");
         self.last_error = Some(error.to_string());
-        self.give_up_if_called(error, now)
+        // What is under way waits for another connection, as everywhere.
+        let is_under_way = self.tunnel.id().is_some();
+        if is_under_way { Ok(()) } else { self.give_up_if_called(error, now) }
     }
 
     fn handle_event(&mut self, event: Event, now: Instant) -> Result<(), Failed> {
