@@ -166,13 +166,13 @@ impl Daemon {
 
     /// Opens the ways out to the peers that are registered, and to nobody else.
     fn admit(&mut self) -> Result<(), Failed> {
-        let is_for_peers = matches!(self.role, Role::Contact(_)) && !self.outward.is_closed();
-        let Some(sources) = is_for_peers.then(|| self.registrar.poll_sources()).flatten() else {
+        let is_wanted = self.outward.is_for_peers();
+        let sources = is_wanted.then(|| self.registrar.poll_sources()).flatten();
+        let (Some(sources), Some(session)) = (sources, self.tunnel.session()) else {
             return Ok(());
         };
-        let session = self.tunnel.session();
-        let mut commands = self.outward.handle_registered(Arc::new(sources), session).into_iter();
-        commands.try_for_each(|command| self.tell(command))
+        let commands = self.outward.handle_registered(Arc::new(sources), session)?;
+        commands.into_iter().try_for_each(|command| self.tell(command))
     }
 
     fn handle(&mut self, input: Input, now: Instant) -> Result<(), Failed> {
@@ -287,7 +287,7 @@ impl Daemon {
         match event {
             Event::Up { session, id, is_resumed, .. } => {
                 self.tunnel.handle_up(id, now);
-                return self.handle_up(session, is_resumed);
+                return self.handle_up(session, is_resumed, now);
             }
             Event::Frame { frame, .. } => self.registrar.handle_frame(frame, now),
             Event::Opened { session, flow, .. } => {
@@ -310,7 +310,12 @@ impl Daemon {
         Ok(())
     }
 
-    fn handle_up(&mut self, session: SessionKey, is_resumed: bool) -> Result<(), Failed> {
+    fn handle_up(
+        &mut self,
+        session: SessionKey,
+        is_resumed: bool,
+        now: Instant,
+    ) -> Result<(), Failed> {
         let (relay, remote) = (&self.name, self.tunnel.remote().map(tracing::field::display));
         let id = self.tunnel.id().map(tracing::field::display);
         self.last_error = None;
@@ -321,7 +326,7 @@ impl Daemon {
         tracing::info!(%relay, remote, session = id, "tunnel up");
         // What an older session had registered is gone.
         self.registrar.handle_down();
-        self.registrar.handle_up(session);
+        self.registrar.handle_up(session, now);
         let commands = self.outward.handle_up(session, &self.inbox)?;
         commands.into_iter().try_for_each(|command| self.tell(command))
     }

@@ -4,10 +4,8 @@
 //! Deliberately absent: `BIND` and `UDP ASSOCIATE`, and passwords: who may ask is told by its
 //! address, as at every listener inside.
 
-use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +14,7 @@ use fast_socks5::server::{Socks5ServerProtocol, SocksServerError};
 use fast_socks5::util::target_addr::TargetAddr;
 use fast_socks5::{ReplyError, Socks5Command};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::daemon::Input;
 use crate::config::{Place, To};
@@ -35,8 +33,8 @@ const REQUESTS_MAX: usize = 256;
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 const BACKLOG: i32 = 128;
 
-/// Who may ask; the daemon changes it as peers come and go.
-pub(super) type Admitted = Rc<RefCell<Arc<Sources>>>;
+/// Who may ask; the daemon changes it as peers come and go. While it is not known, who asks waits.
+pub(super) type Admitted = Option<Arc<Sources>>;
 
 /// A connection that asks to be led somewhere.
 #[derive(Debug)]
@@ -63,7 +61,7 @@ enum RequestError {
 /// Takes requests on `listen` for the rest of the daemon's life.
 pub(super) fn serve(
     listen: SocketAddr,
-    admitted: Admitted,
+    admitted: watch::Receiver<Admitted>,
     inbox: mpsc::Sender<Input>,
 ) -> Result<(), Failed> {
     let failed =
@@ -76,7 +74,11 @@ pub(super) fn serve(
     Ok(())
 }
 
-async fn accept_all(listener: TcpListener, admitted: Admitted, inbox: mpsc::Sender<Input>) {
+async fn accept_all(
+    listener: TcpListener,
+    mut admitted: watch::Receiver<Admitted>,
+    inbox: mpsc::Sender<Input>,
+) {
     let room = Arc::new(Semaphore::new(REQUESTS_MAX));
     loop {
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
@@ -88,7 +90,10 @@ async fn accept_all(listener: TcpListener, admitted: Admitted, inbox: mpsc::Send
                 continue;
             }
         };
-        if !admitted.borrow().accepts(source.ip()) {
+        let Ok(known) = admitted.wait_for(Option::is_some).await.map(|known| known.clone()) else {
+            return;
+        };
+        if !known.is_some_and(|sources| sources.accepts(source.ip())) {
             tracing::info!(%source, "turned away from SOCKS5: no peer with its address is registered");
             continue;
         }

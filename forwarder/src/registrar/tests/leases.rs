@@ -13,7 +13,7 @@ type Answer = oneshot::Receiver<Result<Registered, Refusal>>;
 fn up() -> (Registrar, Instant) {
     let now = Instant::now();
     let mut registrar = Registrar::new(vec![], now);
-    registrar.handle_up(SESSION);
+    registrar.handle_up(SESSION, now);
     (registrar, now)
 }
 
@@ -87,7 +87,7 @@ fn a_registration_waits_for_the_tunnel() {
     let mut registrar = Registrar::default();
     let mut answer = register(&mut registrar, web(), LEASE, now);
     assert!(actions(&mut registrar).is_empty());
-    registrar.handle_up(SESSION);
+    registrar.handle_up(SESSION, now);
     registrar.handle_frame(registered(1), now);
     assert!(answer.try_recv().unwrap().is_ok());
 }
@@ -150,7 +150,7 @@ fn a_lease_outlives_a_session() {
     registrar.handle_down();
     actions(&mut registrar);
     registrar.handle_renew("web", LEASE, now).unwrap();
-    registrar.handle_up(SessionKey(8));
+    registrar.handle_up(SessionKey(8), now);
     assert_eq!(actions(&mut registrar), ["serve 1 192.168.50.3:80", "register 1 web:8080"]);
     registrar.handle_down();
     registrar.handle_timeout(now + LEASE);
