@@ -77,8 +77,9 @@ impl Registrar {
         registrar
     }
 
-    /// Takes the peers of a new configuration. Those that stay the same are not touched; one that was
-    /// registered otherwise gives way to one that has its name or its contact point.
+    /// Takes the peers of a new configuration. Those that stay the same are not touched, but for those
+    /// that were refused; one that was registered otherwise gives way to one that has its name or its
+    /// contact point.
     pub fn handle_peers(&mut self, peers: Vec<Peer>, now: Instant) {
         let mut wanted: BTreeMap<_, _> =
             peers.into_iter().map(|peer| (peer.name.clone(), peer)).collect();
@@ -91,6 +92,7 @@ impl Registrar {
             let name = &entry.peer.name;
             if wanted.get(name) == Some(&entry.peer) {
                 wanted.remove(name);
+                self.ask_again(id);
                 continue;
             }
             tracing::info!(peer = %name, contact = %entry.peer.contact, "removed");
@@ -165,6 +167,14 @@ impl Registrar {
                 None => self.actions.push_back(Action::Resolve(id, place)),
             },
             None => {}
+        }
+    }
+
+    /// Asks once more for a peer that was refused: somebody wants it still, and at the relay the files
+    /// may have changed.
+    fn ask_again(&mut self, id: ContactId) {
+        if self.table.get(id).is_some_and(|entry| matches!(entry.stage, Stage::Refused { .. })) {
+            self.ask(id);
         }
     }
 

@@ -155,6 +155,18 @@ fn a_reload_applies_the_difference() {
     assert!(actions(&mut registrar).is_empty());
 }
 
+/// A reload asks again for what was refused, though nothing has changed here.
+#[test]
+fn a_reload_asks_again_for_what_was_refused() {
+    let now = Instant::now();
+    let mut registrar = Registrar::new(vec![web()], now);
+    registrar.handle_up(SESSION, now);
+    registrar.handle_frame(refused(1, false), now);
+    actions(&mut registrar);
+    registrar.handle_peers(vec![web()], now);
+    assert_eq!(actions(&mut registrar), ["serve 1 192.168.50.3:80", "register 1 web:8080"]);
+}
+
 /// A private contact point has no port, and a unix socket is no address to resolve.
 #[test]
 fn private_names_and_unix_sockets_are_registered() {

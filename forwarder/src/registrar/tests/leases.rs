@@ -234,3 +234,30 @@ fn ten_thousand_registrations_leave_nothing() {
     assert_eq!(registrar.poll_timeout(), None);
     assert!(registrar.actions.is_empty());
 }
+
+/// Whoever still wants a peer that the relay has forbidden since has it asked for again: its operator
+/// may have changed that.
+#[test]
+fn a_refused_peer_is_asked_for_again_when_somebody_wants_it() {
+    let (mut registrar, now) = up();
+    register(&mut registrar, web(), LEASE, now);
+    registrar.handle_frame(registered(1), now);
+    for is_renewed in [true, false] {
+        registrar.handle_frame(refused(1, false), now);
+        actions(&mut registrar);
+        let state = if is_renewed {
+            registrar.handle_renew("web", LEASE, now).unwrap().state
+        } else {
+            let mut answer = register(&mut registrar, web(), LEASE, now);
+            answer.try_recv().unwrap().unwrap().peer.state
+        };
+        assert_eq!(state, "asked");
+        let wanted = ["serve 1 192.168.50.3:80", "register 1 web:8080"];
+        assert_eq!(actions(&mut registrar), wanted);
+        registrar.handle_renew("web", LEASE, now).unwrap();
+        assert!(actions(&mut registrar).is_empty(), "once at a time");
+        registrar.handle_frame(registered(1), now);
+    }
+    registrar.handle_renew("web", LEASE, now).unwrap();
+    assert!(actions(&mut registrar).is_empty(), "it is registered");
+}
