@@ -163,6 +163,24 @@ fn a_reload_takes_names_and_calls_back() {
     assert!(echoes(&mut running, b"flows that run go on"));
 }
 
+/// Of two processes with the key of an external peer, the first keeps its name as long as it is
+/// there: the other is refused, may ask again, and is called when the first has left.
+#[test]
+fn a_name_is_not_taken_from_a_session_of_the_same_key() {
+    let net = network("calls = [\"laptop-web\"]", "names = [\"laptop-web\"]");
+    net.laptop.join(&net.relay);
+    net.laptop.register("laptop-web", 0, echo_service()).unwrap();
+    let twin = net.laptop.twin();
+    twin.join(&net.relay);
+    let refused = twin.register("laptop-web", 0, echo_service()).unwrap_err();
+    assert!(refused.may_retry);
+    assert_eq!(refused.text, "private:laptop-web is held by another session of this key");
+    assert!(echoes(&mut net.office.call("laptop-web"), b"the first"));
+    net.laptop.leave();
+    wait_for("the name", || twin.register("laptop-web", 0, echo_service()).ok());
+    assert!(echoes(&mut net.office.call("laptop-web"), b"the other"));
+}
+
 /// Neither side has what the other's role or lists would be needed for.
 #[test]
 fn what_is_not_in_the_lists_is_not_registered() {

@@ -135,9 +135,17 @@ pub(crate) struct Member {
 
 impl Member {
     pub(crate) fn new() -> Self {
+        Self::with_key(PrivateKey::generate().unwrap())
+    }
+
+    /// Another process with the same key.
+    pub(crate) fn twin(&self) -> Self {
+        Self::with_key(self.key.clone())
+    }
+
+    fn with_key(key: PrivateKey) -> Self {
         let (sender, events) = events().unwrap();
         let pump = pump::spawn(pump::probe().unwrap(), sender).unwrap();
-        let key = PrivateKey::generate().unwrap();
         Self { key, pump, events, contacts: AtomicU32::new(0) }
     }
 
