@@ -27,6 +27,8 @@ pub(crate) enum Guarded {
     NotListed,
     #[error("it is this relay itself")]
     Own,
+    #[error("it is an address of this relay: no entry of dials names that one address")]
+    OwnAddress,
     #[error("it is {0}: no entry of dials names it by an address or a network of that kind")]
     Special(&'static str),
 }
@@ -88,6 +90,14 @@ pub(crate) fn judge(
         return Err(Guarded::NotListed);
     }
     for face in faces() {
+        // What its host's filter keeps from the outside can be reached from the host itself.
+        let is_named = |dial: &&Dial| match &dial.to {
+            DialTo::Host(_) => false,
+            DialTo::Net(net) => *net == IpNet::from(face) || *net == IpNet::from(ip),
+        };
+        if own.addresses.contains(&face) && !listed.iter().any(is_named) {
+            return Err(Guarded::OwnAddress);
+        }
         let Some((special, what)) = special(face) else { continue };
         let is_named = |dial: &&Dial| match &dial.to {
             DialTo::Host(_) => false,

@@ -110,7 +110,6 @@ fn listed_public_targets_are_dialled() {
         ("[64:ff9b::192.0.2.10]:80", "[64:ff9b::192.0.2.10]:80"),
         ("[64:ff9b:1::192.0.2.10]:80", "[64:ff9b:1::192.0.2.10]:80"),
         ("[2002:c000:20a::1]:80", "[2002:c000:20a::1]:80"),
-        ("203.0.113.20:22", "203.0.113.20:22"),
     ] {
         let dialled: SocketAddr = dialled.parse().unwrap();
         assert_eq!(verdict(&EVERYTHING, "anything", target), Ok(dialled), "{target}");
@@ -174,6 +173,37 @@ fn special_targets_are_dialled_where_they_are_named() {
     for target in ["127.0.0.1:5433", "127.0.0.2:5432", "10.2.0.1:80", "10.1.2.3:81"] {
         assert!(matches!(verdict(&entries, "name", target), Err(Guarded::Special(_))), "{target}");
     }
+}
+
+/// What else listens on the relay's host is dialled where an entry has its very address, not a
+/// network around it or a name that leads there.
+#[test]
+fn the_relays_own_addresses_are_dialled_where_each_is_named() {
+    let wide = [
+        "0.0.0.0/0:1-65535",
+        "[::/0]:1-65535",
+        "203.0.113.0/24:22",
+        "10.0.0.0/24:22",
+        "[2001:db8::/64]:22",
+        "www.example.com:22",
+    ];
+    let exact = ["203.0.113.20:22", "10.0.0.20:22", "198.51.100.1:22", "[2001:db8::20]:22"];
+    let [wide, named] = [wide.to_vec(), [&wide[..], &exact].concat()];
+    for target in [
+        "203.0.113.20:22",
+        "10.0.0.20:22",
+        "198.51.100.1:22",
+        "[2001:db8::20]:22",
+        "[::ffff:203.0.113.20]:22",
+        "[64:ff9b::203.0.113.20]:22",
+        "[2002:cb00:7114::1]:22",
+    ] {
+        let refused = verdict(&wide, "www.example.com", target);
+        assert_eq!(refused, Err(Guarded::OwnAddress), "{target}");
+        assert!(verdict(&named, "www.example.com", target).is_ok(), "{target}");
+    }
+    let other_port = verdict(&named, "203.0.113.20", "203.0.113.20:23");
+    assert_eq!(other_port, Err(Guarded::OwnAddress), "by 0.0.0.0/0 alone");
 }
 
 /// The relay never dials itself, whatever the entries name and however it is called.
