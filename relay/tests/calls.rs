@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-use adit::handoff::{ProxyHeader, ProxyVersion, Service};
+use adit::handoff::{Destination, ProxyHeader, ProxyVersion, Service};
 
 #[path = "calls/relay.rs"]
 mod relay;
@@ -228,6 +228,23 @@ fn the_relay_dials_what_is_named_and_nothing_else() {
     assert_eq!(relay.refused("dial_forbidden"), forbidden.len() as u64);
     relay.reload(&office.table("forwarder", "office", "dials = []"));
     wait_until_refused(|| office.dial(named.to_string()));
+}
+
+/// A network among the dials does not make the relay tell which names its resolver knows: one that
+/// leads elsewhere and one that leads nowhere are refused alike, and each is counted as what it is.
+#[test]
+fn names_that_are_not_listed_tell_nothing() {
+    let net = network("dials = [\"192.0.2.0/24:80\", \"listed.invalid:80\"]", CALLS);
+    for (host, reason) in [
+        ("localhost", "NoContact"),
+        ("nowhere.invalid", "NoContact"),
+        ("listed.invalid", "ConnectFailed"),
+    ] {
+        let to = Destination::Address(format!("{host}:80"));
+        assert_eq!(net.office.refusal(to), reason, "{host}");
+    }
+    assert_eq!(net.relay.refused("dial_forbidden"), 1);
+    assert_eq!(net.relay.refused("dial_unresolved"), 2);
 }
 
 /// Sources and limits of public contact points are those of the file, also after a reload.

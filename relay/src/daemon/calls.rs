@@ -1,7 +1,8 @@
 //! Flows that a forwarder or an external peer opens to a private name, or to an address outside.
 //!
 //! A call that is refused tells nothing: a name that nobody has and one that is forbidden are
-//! answered alike, after the same look-ups, and at the same beat.
+//! answered alike, after the same look-ups, and at the same beat. Nor does a dial: a host that is not
+//! listed by its name is refused alike whether the relay's resolver knows it or not.
 
 use std::io;
 use std::net::SocketAddr;
@@ -170,6 +171,9 @@ impl Daemon {
             (Ok(found), Ok(own)) => (found, own),
             (Err(error), _) | (_, Err(error)) => {
                 refuse(Cause::DialUnresolved, &error);
+                if !policy.is_listed_by_name(&place.host, place.port) {
+                    return self.refuse_at_beat(asked, now);
+                }
                 return self.answer(asked, Answer::Refuse(ResetReason::ConnectFailed));
             }
         };

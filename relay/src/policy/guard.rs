@@ -114,9 +114,15 @@ pub(crate) fn judge(
 
 /// Whether it is worth resolving `host`: whatever else it leads to would be refused.
 pub(crate) fn may_lead_to_listed(dials: &[Dial], host: &str, port: u16) -> bool {
+    let mut listed = dials.iter().filter(|dial| dial.ports.contains(port));
+    listed.any(|dial| matches!(dial.to, DialTo::Net(_))) || is_listed_by_name(dials, host, port)
+}
+
+/// Whether an entry has `host` itself, whatever it leads to.
+pub(crate) fn is_listed_by_name(dials: &[Dial], host: &str, port: u16) -> bool {
     dials.iter().filter(|dial| dial.ports.contains(port)).any(|dial| match &dial.to {
         DialTo::Host(listed) => is_same_host(listed, host),
-        DialTo::Net(_) => true,
+        DialTo::Net(_) => false,
     })
 }
 

@@ -244,4 +244,7 @@ fn names_are_resolved_only_for_listed_ports() {
     assert!(!may_lead_to_listed(&entries, "anything.example.net", 443));
     assert!(!may_lead_to_listed(&entries, "www.example.com", 80));
     assert!(!may_lead_to_listed(&[], "www.example.com", 443));
+    assert!(is_listed_by_name(&entries, "www.example.com", 443));
+    assert!(!is_listed_by_name(&entries, "anything.example.net", 22));
+    assert!(!is_listed_by_name(&entries, "192.0.2.1", 22));
 }
