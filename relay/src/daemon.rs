@@ -39,6 +39,7 @@ use crate::beat::Beat;
 use crate::door::Door;
 use crate::invitations::Invitations;
 use crate::lookups::Lookups;
+use crate::own::OwnAddresses;
 use crate::policy::Policy;
 use crate::reception::{Admission, Reception};
 use crate::refused::{Cause, Refusals};
@@ -124,6 +125,7 @@ struct Daemon {
     beat: Beat<Asked>,
     absence: Absence<Asked>,
     lookups: Lookups,
+    own: OwnAddresses,
     inbox: mpsc::Sender<Input>,
     door: Rc<RefCell<Door>>,
     refusals: Rc<RefCell<Refusals>>,
@@ -205,6 +207,7 @@ impl Daemon {
             beat: Beat::new(Instant::now()),
             absence: Absence::default(),
             lookups: Lookups::default(),
+            own: OwnAddresses::default(),
             inbox,
             door: Rc::default(),
             refusals: Rc::default(),
@@ -349,6 +352,7 @@ impl Daemon {
             );
         }
         self.config.address = config.address;
+        self.own.forget();
         let file = self.file.display();
         tracing::info!(%file, forwarders = config.admitted.len(), "reloaded");
         self.config.admitted = config.admitted;

@@ -129,7 +129,7 @@ impl Policy {
         &self,
         host: &str,
         found: SocketAddr,
-        own: &OwnPlaces,
+        own: OwnPlaces<'_>,
     ) -> Result<SocketAddr, Guarded> {
         guard::judge(&self.dials, host, found, own)
     }

@@ -12,12 +12,12 @@ use adit::config::{Dial, DialTo};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Where this relay itself listens.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct OwnPlaces {
+#[derive(Clone, Copy)]
+pub(crate) struct OwnPlaces<'a> {
     /// The addresses of this host, and those at which it is known outside.
-    pub(crate) addresses: BTreeSet<IpAddr>,
-    /// The ports of forwarders and of contact points.
-    pub(crate) ports: BTreeSet<u16>,
+    pub(crate) addresses: &'a BTreeSet<IpAddr>,
+    /// Whether a port is one of forwarders or of a contact point.
+    pub(crate) listens_at: &'a dyn Fn(u16) -> bool,
 }
 
 /// Why an address is not dialled.
@@ -71,13 +71,13 @@ pub(crate) fn judge(
     dials: &[Dial],
     host: &str,
     found: SocketAddr,
-    own: &OwnPlaces,
+    own: OwnPlaces<'_>,
 ) -> Result<SocketAddr, Guarded> {
     let address = SocketAddr::new(found.ip().to_canonical(), found.port());
     let ip = address.ip();
     let leads_to = embedded(ip);
     let faces = || leads_to.iter().copied().map(IpAddr::V4).chain([ip]);
-    if own.ports.contains(&address.port()) && faces().any(|face| is_own(face, own)) {
+    if faces().any(|face| is_own(face, own)) && (own.listens_at)(address.port()) {
         return Err(Guarded::Own);
     }
     let listed: Vec<_> = dials.iter().filter(|dial| dial.ports.contains(address.port())).collect();
@@ -132,7 +132,7 @@ fn is_same_host(listed: &str, host: &str) -> bool {
     plain(listed) == plain(host)
 }
 
-fn is_own(ip: IpAddr, own: &OwnPlaces) -> bool {
+fn is_own(ip: IpAddr, own: OwnPlaces<'_>) -> bool {
     ip.is_loopback() || ip.is_unspecified() || own.addresses.contains(&ip)
 }
 
