@@ -336,7 +336,7 @@ impl Daemon {
 
     /// Only who is let in changes while the relay runs; a file that is wrong changes nothing.
     fn reload(&mut self) -> Result<(), Failed> {
-        let config = match RelayConfig::load(&self.file) {
+        let mut config = match RelayConfig::load(&self.file) {
             Ok(config) => config,
             Err(error) => {
                 tracing::error!("nothing is changed: {error}");
@@ -351,6 +351,9 @@ impl Daemon {
                  contact_address, socket, state or session needs a restart"
             );
         }
+        if config.state != self.config.state {
+            self.keep_enrolled(&mut config);
+        }
         self.config.address = config.address;
         self.own.forget();
         let file = self.file.display();
@@ -360,6 +363,19 @@ impl Daemon {
         self.revoke()?;
         self.renew(&before)?;
         self.close_removed()
+    }
+
+    /// Puts those who are enrolled now in the place of those of another state folder, which is not
+    /// this process's; whom the file itself names is as it says there.
+    fn keep_enrolled(&self, config: &mut RelayConfig) {
+        config.admitted.retain(|admitted| !admitted.is_enrolled);
+        let in_file = config.admitted.clone();
+        let is_same =
+            |one: &Admitted, other: &Admitted| one.name == other.name || one.key == other.key;
+        let is_kept = |enrolled: &&Admitted| {
+            enrolled.is_enrolled && !in_file.iter().any(|admitted| is_same(admitted, enrolled))
+        };
+        config.admitted.extend(self.config.admitted.iter().filter(is_kept).cloned());
     }
 
     /// Lets in whom the configuration names, and nobody else, from now on; returns the policies

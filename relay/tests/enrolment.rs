@@ -147,6 +147,25 @@ fn edits_of_the_enrolled_keys_are_kept() {
     assert!(relay.is_connected("laptop"));
 }
 
+/// Another state folder in the file is for the next start: until then who is enrolled keeps its
+/// session, whatever the other folder has.
+#[test]
+fn another_state_folder_ends_no_session_at_a_reload() {
+    let relay = Relay::start("");
+    let office = tempfile::tempdir().unwrap();
+    let joined = join_now(&relay.invite(&["office", "--ports", "2222"]), office.path()).unwrap();
+    run(&joined);
+    eventually(|| relay.is_connected("office"));
+    let key = PrivateKey::generate().unwrap().public();
+    relay.reload(|text| {
+        let text = text.replace("state = \"state\"", "state = \"elsewhere\"");
+        format!("{text}\n[[forwarder]]\nname = \"garage\"\nkey = \"{key}\"\n")
+    });
+    eventually(|| relay.everybody()["admitted"].as_array().unwrap().len() == 2);
+    assert!(relay.is_connected("office"));
+    assert_eq!(relay.refused("unknown_key"), 0);
+}
+
 /// By the relay's clock, too, an invitation ends; a changed line of its own does not help.
 #[test]
 fn the_relays_clock_counts() {
