@@ -39,6 +39,7 @@ use crate::beat::Beat;
 use crate::door::Door;
 use crate::invitations::Invitations;
 use crate::lookups::Lookups;
+use crate::own::OwnAddresses;
 use crate::policy::Policy;
 use crate::reception::{Admission, Reception};
 use crate::refused::{Cause, Refusals};
@@ -127,6 +128,7 @@ struct Daemon {
     calls: BTreeMap<u64, (Asked, TcpStream)>,
     last_call: u64,
     lookups: Lookups,
+    own: OwnAddresses,
     inbox: mpsc::Sender<Input>,
     door: Rc<RefCell<Door>>,
     refusals: Rc<RefCell<Refusals>>,
@@ -210,6 +212,7 @@ impl Daemon {
             calls: BTreeMap::new(),
             last_call: 0,
             lookups: Lookups::default(),
+            own: OwnAddresses::default(),
             inbox,
             door: Rc::default(),
             refusals: Rc::default(),
@@ -340,7 +343,7 @@ impl Daemon {
 
     /// Only who is let in changes while the relay runs; a file that is wrong changes nothing.
     fn reload(&mut self) -> Result<(), Failed> {
-        let config = match RelayConfig::load(&self.file) {
+        let mut config = match RelayConfig::load(&self.file) {
             Ok(config) => config,
             Err(error) => {
                 tracing::error!("nothing is changed: {error}");
@@ -355,7 +358,11 @@ impl Daemon {
                  contact_address, socket, state or session needs a restart"
             );
         }
+        if config.state != self.config.state {
+            self.keep_enrolled(&mut config);
+        }
         self.config.address = config.address;
+        self.own.forget();
         let file = self.file.display();
         tracing::info!(%file, forwarders = config.admitted.len(), "reloaded");
         self.config.admitted = config.admitted;
@@ -363,6 +370,19 @@ impl Daemon {
         self.revoke()?;
         self.renew(&before)?;
         self.close_removed()
+    }
+
+    /// Puts those who are enrolled now in the place of those of another state folder, which is not
+    /// this process's; whom the file itself names is as it says there.
+    fn keep_enrolled(&self, config: &mut RelayConfig) {
+        config.admitted.retain(|admitted| !admitted.is_enrolled);
+        let in_file = config.admitted.clone();
+        let is_same =
+            |one: &Admitted, other: &Admitted| one.name == other.name || one.key == other.key;
+        let is_kept = |enrolled: &&Admitted| {
+            enrolled.is_enrolled && !in_file.iter().any(|admitted| is_same(admitted, enrolled))
+        };
+        config.admitted.extend(self.config.admitted.iter().filter(is_kept).cloned());
     }
 
     /// Lets in whom the configuration names, and nobody else, from now on; returns the policies

@@ -15,6 +15,7 @@ mod door;
 mod grant;
 mod invitations;
 mod lookups;
+mod own;
 mod policy;
 mod reception;
 mod refused;

@@ -119,12 +119,17 @@ impl Policy {
         guard::may_lead_to_listed(&self.dials, host, port)
     }
 
+    /// Whether `host` itself is among what is dialled: only then is it told that it cannot be found.
+    pub(crate) fn is_listed_by_name(&self, host: &str, port: u16) -> bool {
+        guard::is_listed_by_name(&self.dials, host, port)
+    }
+
     /// The address to dial for `host`, when `found` is one that it resolves to.
     pub(crate) fn may_dial(
         &self,
         host: &str,
         found: SocketAddr,
-        own: &OwnPlaces,
+        own: OwnPlaces<'_>,
     ) -> Result<SocketAddr, Guarded> {
         guard::judge(&self.dials, host, found, own)
     }

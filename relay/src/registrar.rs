@@ -12,7 +12,8 @@
 //!      └───────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Private names are leased like ports, are global to the relay, and have no listener.
+//! A key that may have several sessions keeps what one of them has for that one, as long as it is
+//! there. Private names are leased like ports, are global to the relay, and have no listener.
 //!
 //! A state machine: time and the listener `L` are arguments, and it opens and closes nothing.
 
@@ -87,6 +88,8 @@ pub(crate) enum Refusal {
     PortTaken(u16),
     #[error("the private name {0} is held by another key")]
     NameTaken(String),
+    #[error("{0} is held by another session of this key")]
+    InUse(Contact),
     #[error("port {port} cannot be had: {source}")]
     Unavailable { port: u16, source: io::Error },
     #[error("{0} is registered already in this session")]
@@ -108,8 +111,8 @@ impl Refusal {
         match self {
             Self::Forbidden(Forbidden::Name { .. }) => Cause::NameNotAllowed,
             Self::Forbidden(_) => Cause::PortNotAllowed,
-            Self::PortTaken(_) => Cause::PortTaken,
-            Self::NameTaken(_) => Cause::NameTaken,
+            Self::PortTaken(_) | Self::InUse(Contact::Public(_)) => Cause::PortTaken,
+            Self::NameTaken(_) | Self::InUse(Contact::Private(_)) => Cause::NameTaken,
             Self::Unavailable { .. } => Cause::PortUnavailable,
             Self::Twice(_) | Self::Limit => Cause::ContactLimit,
         }
@@ -119,9 +122,11 @@ impl Refusal {
     pub(crate) fn frame(&self) -> Refused {
         let may_retry = match self {
             Self::Forbidden(_) | Self::Twice(_) => false,
-            Self::PortTaken(_) | Self::NameTaken(_) | Self::Unavailable { .. } | Self::Limit => {
-                true
-            }
+            Self::PortTaken(_)
+            | Self::NameTaken(_)
+            | Self::InUse(_)
+            | Self::Unavailable { .. }
+            | Self::Limit => true,
         };
         Refused { may_retry, text: self.to_string() }
     }
@@ -133,6 +138,14 @@ pub(crate) struct Caller<'a> {
     pub(crate) key: PublicKey,
     pub(crate) holder: Holder,
     pub(crate) policy: &'a Policy,
+}
+
+/// A contact point that somebody has now.
+#[derive(Debug)]
+pub(crate) struct Granted<'a, L> {
+    pub(crate) lease: &'a Lease<L>,
+    /// Who had it until now, in another session of the same key.
+    pub(crate) taken_from: Option<Holder>,
 }
 
 /// All contact points of a relay.
@@ -157,18 +170,21 @@ impl<L> Default for Registrar<L> {
 
 impl<L> Registrar<L> {
     /// Takes a `REGISTER`. The listener of a port is opened only when policy and leases allow it,
-    /// and used again when the key still has it.
+    /// and used again when the key still has it. `keeps` says of another session of the key whether
+    /// it keeps what it holds.
     pub(crate) fn handle_register(
         &mut self,
         caller: Caller<'_>,
         asked: &Registration,
+        keeps: impl Fn(SessionKey) -> bool,
         open: impl FnOnce(u16) -> io::Result<L>,
-    ) -> Result<&Lease<L>, Refusal> {
+    ) -> Result<Granted<'_, L>, Refusal> {
         let contact = caller.policy.may_register(asked)?;
         let holder = caller.holder;
         if self.contacts_by_holder.get(&holder).is_some_and(|held| *held != contact) {
             return Err(Refusal::Twice(format!("contact point {}", holder.contact.0)));
         }
+        let mut taken_from = None;
         match self.leases.get_mut(&contact) {
             Some(lease) if lease.key != caller.key => return Err(Refusal::taken(contact)),
             Some(lease) => {
@@ -176,7 +192,13 @@ impl<L> Registrar<L> {
                     State::Held(other) if other.session == holder.session && other != holder => {
                         return Err(Refusal::Twice(contact.to_string()));
                     }
-                    State::Held(other) => drop(self.contacts_by_holder.remove(&other)),
+                    State::Held(other) if other != holder && keeps(other.session) => {
+                        return Err(Refusal::InUse(contact));
+                    }
+                    State::Held(other) => {
+                        self.contacts_by_holder.remove(&other);
+                        taken_from = Some(other).filter(|other| *other != holder);
+                    }
                     State::Kept { until } => {
                         self.contacts_by_end.remove(&(until, contact.clone()));
                     }
@@ -187,7 +209,8 @@ impl<L> Registrar<L> {
             None => self.open(caller, &contact, asked, open)?,
         }
         self.contacts_by_holder.insert(holder, contact.clone());
-        self.leases.get(&contact).ok_or_else(|| Refusal::taken(contact))
+        let lease = self.leases.get(&contact).ok_or_else(|| Refusal::taken(contact))?;
+        Ok(Granted { lease, taken_from })
     }
 
     fn open(

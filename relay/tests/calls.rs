@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-use adit::handoff::{ProxyHeader, ProxyVersion, Service};
+use adit::handoff::{Destination, ProxyHeader, ProxyVersion, Service};
 
 #[path = "calls/relay.rs"]
 mod relay;
@@ -163,6 +163,24 @@ fn a_reload_takes_names_and_calls_back() {
     assert!(echoes(&mut running, b"flows that run go on"));
 }
 
+/// Of two processes with the key of an external peer, the first keeps its name as long as it is
+/// there: the other is refused, may ask again, and is called when the first has left.
+#[test]
+fn a_name_is_not_taken_from_a_session_of_the_same_key() {
+    let net = network("calls = [\"laptop-web\"]", "names = [\"laptop-web\"]");
+    net.laptop.join(&net.relay);
+    net.laptop.register("laptop-web", 0, echo_service()).unwrap();
+    let twin = net.laptop.twin();
+    twin.join(&net.relay);
+    let refused = twin.register("laptop-web", 0, echo_service()).unwrap_err();
+    assert!(refused.may_retry);
+    assert_eq!(refused.text, "private:laptop-web is held by another session of this key");
+    assert!(echoes(&mut net.office.call("laptop-web"), b"the first"));
+    net.laptop.leave();
+    wait_for("the name", || twin.register("laptop-web", 0, echo_service()).ok());
+    assert!(echoes(&mut net.office.call("laptop-web"), b"the other"));
+}
+
 /// Neither side has what the other's role or lists would be needed for.
 #[test]
 fn what_is_not_in_the_lists_is_not_registered() {
@@ -210,6 +228,23 @@ fn the_relay_dials_what_is_named_and_nothing_else() {
     assert_eq!(relay.refused("dial_forbidden"), forbidden.len() as u64);
     relay.reload(&office.table("forwarder", "office", "dials = []"));
     wait_until_refused(|| office.dial(named.to_string()));
+}
+
+/// A network among the dials does not make the relay tell which names its resolver knows: one that
+/// leads elsewhere and one that leads nowhere are refused alike, and each is counted as what it is.
+#[test]
+fn names_that_are_not_listed_tell_nothing() {
+    let net = network("dials = [\"192.0.2.0/24:80\", \"listed.invalid:80\"]", CALLS);
+    for (host, reason) in [
+        ("localhost", "NoContact"),
+        ("nowhere.invalid", "NoContact"),
+        ("listed.invalid", "ConnectFailed"),
+    ] {
+        let to = Destination::Address(format!("{host}:80"));
+        assert_eq!(net.office.refusal(to), reason, "{host}");
+    }
+    assert_eq!(net.relay.refused("dial_forbidden"), 1);
+    assert_eq!(net.relay.refused("dial_unresolved"), 2);
 }
 
 /// Sources and limits of public contact points are those of the file, also after a reload.

@@ -42,6 +42,17 @@ fn is_empty(dir: &Path) -> bool {
     fs::read_dir(dir).unwrap().next().is_none()
 }
 
+/// What the relay answers to one who has the line, and `key`.
+fn ask(line: &str, key: &PrivateKey) -> String {
+    let Invitation { relay, relay_key, request, .. } = line.parse().unwrap();
+    let gateway = Gateway::joining(relay, key, relay_key).unwrap();
+    net::run(async {
+        let mut exchange = Exchange::new(Side::Forwarder, gateway.dial().await.unwrap());
+        exchange.send(&serde_json::to_vec(&request).unwrap()).await.unwrap();
+        String::from_utf8(exchange.receive().await.unwrap()).unwrap()
+    })
+}
+
 /// A line is used up by the first; whoever comes later, or with a guess, is told so, is counted,
 /// and keeps an empty folder.
 #[test]
@@ -102,7 +113,7 @@ fn of_two_joins_at_once_one_wins() {
 }
 
 /// A relay that dies after it has let a key in, and before it has noted that the line is used, does
-/// not let a second key in with it.
+/// not let a second key in with it; the first may ask again, and the line is used then.
 #[test]
 fn a_relay_that_dies_half_way_lets_one_key_in() {
     let mut relay = Relay::start("");
@@ -117,6 +128,11 @@ fn a_relay_that_dies_half_way_lets_one_key_in() {
     refused(join_now(&line, second.path()), "somebody else has the name office");
     assert!(is_empty(second.path()));
     assert_eq!(relay.everybody()["admitted"].as_array().unwrap().len(), 1);
+
+    let key = PrivateKey::load(&first.path().join("adit.key")).unwrap();
+    let answer = ask(&line, &key);
+    assert!(answer.starts_with("{\"joined\":{\"name\":\"office\""), "{answer}");
+    refused(join_now(&line, second.path()), "was used at ");
 }
 
 /// An external peer is let in as one; limits that were added by hand meanwhile are kept, and what
@@ -145,6 +161,25 @@ fn edits_of_the_enrolled_keys_are_kept() {
     fs::write(&file, text).unwrap();
     join_now(&line, garage.path()).unwrap();
     assert!(relay.is_connected("laptop"));
+}
+
+/// Another state folder in the file is for the next start: until then who is enrolled keeps its
+/// session, whatever the other folder has.
+#[test]
+fn another_state_folder_ends_no_session_at_a_reload() {
+    let relay = Relay::start("");
+    let office = tempfile::tempdir().unwrap();
+    let joined = join_now(&relay.invite(&["office", "--ports", "2222"]), office.path()).unwrap();
+    run(&joined);
+    eventually(|| relay.is_connected("office"));
+    let key = PrivateKey::generate().unwrap().public();
+    relay.reload(|text| {
+        let text = text.replace("state = \"state\"", "state = \"elsewhere\"");
+        format!("{text}\n[[forwarder]]\nname = \"garage\"\nkey = \"{key}\"\n")
+    });
+    eventually(|| relay.everybody()["admitted"].as_array().unwrap().len() == 2);
+    assert!(relay.is_connected("office"));
+    assert_eq!(relay.refused("unknown_key"), 0);
 }
 
 /// By the relay's clock, too, an invitation ends; a changed line of its own does not help.

@@ -1,14 +1,16 @@
 //! Flows that a forwarder or an external peer opens to a private name, or to an address outside.
 //!
 //! A call that is refused tells nothing: a name that nobody has and one that is forbidden are
-//! answered alike, after the same look-ups, and at the same beat.
+//! answered alike, after the same look-ups, and at the same beat. Nor does a dial: a host that is not
+//! listed by its name is refused alike whether the relay's resolver knows it or not.
 
+use std::collections::BTreeSet;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use adit::config::Place;
+use adit::config::{Place, RelayConfig};
 use adit::exit::Failed;
 use adit::handoff::{
     Answer, Command, Destination, Listening, Open, ResetReason, SessionKey, Target,
@@ -17,6 +19,7 @@ use adit::net;
 use adit_proto::id::FlowId;
 
 use super::{Daemon, Input, Session};
+use crate::contact::Contact;
 use crate::lookups::Lookup;
 use crate::policy::OwnPlaces;
 use crate::refused::Cause;
@@ -191,14 +194,23 @@ impl Daemon {
             let why = format!("{} asks for {place}: {why}", state.name);
             self.refusals.borrow_mut().count(cause, state.remote, why, now);
         };
-        let (found, own) = match (found, self.own_places()) {
-            (Ok(found), Ok(own)) => (found, own),
+        let addresses = self.own.at(now, || own_addresses(&self.config));
+        let (found, addresses) = match (found, addresses) {
+            (Ok(found), Ok(addresses)) => (found, addresses),
             (Err(error), _) | (_, Err(error)) => {
                 refuse(Cause::DialUnresolved, &error);
+                if !policy.is_listed_by_name(&place.host, place.port) {
+                    return self.refuse_at_beat(asked, now);
+                }
                 return self.answer(asked, Answer::Refuse(ResetReason::ConnectFailed));
             }
         };
-        let judge = |found: &SocketAddr| policy.may_dial(&place.host, *found, &own);
+        let listens_at = |port| {
+            self.config.listen.iter().any(|address| address.port() == port)
+                || self.registrar.lease(&Contact::Public(port)).is_some()
+        };
+        let own = OwnPlaces { addresses, listens_at: &listens_at };
+        let judge = |found: &SocketAddr| policy.may_dial(&place.host, *found, own);
         let verdicts: Vec<_> = found.iter().map(judge).collect();
         if let Some(address) = verdicts.iter().find_map(|verdict| verdict.ok()) {
             tracing::debug!(forwarder = %state.name, %place, %address, "dialled");
@@ -208,17 +220,6 @@ impl Daemon {
             refuse(Cause::DialForbidden, guarded);
         }
         self.refuse_at_beat(asked, now)
-    }
-
-    /// Where this relay listens, as it can be reached from here.
-    fn own_places(&self) -> io::Result<OwnPlaces> {
-        let mut addresses = net::own_addresses()?;
-        let known = self.config.address.iter().flat_map(|places| places.iter());
-        let known = known.filter_map(Place::literal).chain(self.config.listen.iter().copied());
-        addresses.extend(known.map(|address| address.ip().to_canonical()));
-        let ports = self.registrar.leases().filter_map(|lease| lease.contact.port());
-        let ports = ports.chain(self.config.listen.iter().map(SocketAddr::port)).collect();
-        Ok(OwnPlaces { addresses, ports })
     }
 
     fn refuse_at_beat(&mut self, asked: Asked, now: Instant) -> Result<(), Failed> {
@@ -237,6 +238,15 @@ impl Daemon {
         let Some(state) = self.sessions.get(&session) else { return Ok(()) };
         self.tell(state.pump, Command::Answer { session, flow, answer })
     }
+}
+
+/// Where this relay is reached, from here and from outside.
+fn own_addresses(config: &RelayConfig) -> io::Result<BTreeSet<IpAddr>> {
+    let mut addresses = net::own_addresses()?;
+    let known = config.address.iter().flat_map(|places| places.iter());
+    let known = known.filter_map(Place::literal).chain(config.listen.iter().copied());
+    addresses.extend(known.map(|address| address.ip().to_canonical()));
+    Ok(addresses)
 }
 
 /// Resolves a host once, in its turn.

@@ -120,6 +120,11 @@ impl Daemon {
             Verdict::Admit(grant) => grant,
         };
         if let Some(other) = self.config.admitted.iter().find(|other| other.key == key) {
+            if other.is_enrolled && other.name == grant.name {
+                // The relay died after it had let the key in, and before it had noted that.
+                self.mark_used(request, key, &grant, now);
+                return Ok(grant);
+            }
             return Err(NotJoined::KeyTaken(other.name.clone()));
         }
         if self.admitted_as(&grant.name).is_some() {
@@ -139,10 +144,14 @@ impl Daemon {
         state::replace_enrolled(&self.config.state, &enrolled)?;
         self.config.admitted.push(admitted);
         self.admit();
+        self.mark_used(request, key, &grant, now);
+        Ok(grant)
+    }
+
+    fn mark_used(&mut self, request: &Request, key: PublicKey, grant: &Grant, now: UnixTime) {
         if let Err(error) = self.invitations.mark_used(request.id, key, now) {
             tracing::error!("an invitation of {} was used: {error}", grant.name);
         }
-        Ok(grant)
     }
 
     fn admitted_as(&self, name: &str) -> Option<&Admitted> {

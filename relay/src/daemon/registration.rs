@@ -67,9 +67,13 @@ impl Daemon {
         let Some(policy) = self.policies.get(&state.key) else { return Ok(()) };
         let caller = Caller { key: state.key, holder, policy };
         let at = self.config.contact_address;
-        let granted = self.registrar.handle_register(caller, asked, |port| open(at, port));
-        let contact = match granted {
-            Ok(lease) => lease.contact.clone(),
+        // The newest session of a key that may have one alone takes all from the one before.
+        let has_several = policy.sessions_max() > 1;
+        let is_carried = |other| self.sessions.get(&other).is_some_and(|other| other.is_carried);
+        let keeps = |other| has_several && is_carried(other);
+        let granted = self.registrar.handle_register(caller, asked, keeps, |port| open(at, port));
+        let (contact, taken_from) = match granted {
+            Ok(granted) => (granted.lease.contact.clone(), granted.taken_from),
             Err(refusal) => {
                 let why = format!("{} of {}: {refusal}", asked.name, state.name);
                 let mut refusals = self.refusals.borrow_mut();
@@ -78,6 +82,12 @@ impl Daemon {
                     .answer_register(holder, |id| ControlFrame::Refused(id, refusal.frame()));
             }
         };
+        if let Some(other) = taken_from.filter(|_| has_several) {
+            // It lost its carrier, and hears of this if it finds another.
+            let text = format!("another session of this key has {contact} by now");
+            let refused = Refused { may_retry: true, text };
+            self.answer_register(other, |id| ControlFrame::Refused(id, refused))?;
+        }
         if let Err(error) = self.listen_at(&contact)? {
             let text = format!("the relay has no descriptor left: {error}");
             let refused = Refused { may_retry: true, text };

@@ -12,12 +12,12 @@ use adit::config::{Dial, DialTo};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Where this relay itself listens.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct OwnPlaces {
+#[derive(Clone, Copy)]
+pub(crate) struct OwnPlaces<'a> {
     /// The addresses of this host, and those at which it is known outside.
-    pub(crate) addresses: BTreeSet<IpAddr>,
-    /// The ports of forwarders and of contact points.
-    pub(crate) ports: BTreeSet<u16>,
+    pub(crate) addresses: &'a BTreeSet<IpAddr>,
+    /// Whether a port is one of forwarders or of a contact point.
+    pub(crate) listens_at: &'a dyn Fn(u16) -> bool,
 }
 
 /// Why an address is not dialled.
@@ -27,6 +27,8 @@ pub(crate) enum Guarded {
     NotListed,
     #[error("it is this relay itself")]
     Own,
+    #[error("it is an address of this relay: no entry of dials names that one address")]
+    OwnAddress,
     #[error("it is {0}: no entry of dials names it by an address or a network of that kind")]
     Special(&'static str),
 }
@@ -69,13 +71,13 @@ pub(crate) fn judge(
     dials: &[Dial],
     host: &str,
     found: SocketAddr,
-    own: &OwnPlaces,
+    own: OwnPlaces<'_>,
 ) -> Result<SocketAddr, Guarded> {
     let address = SocketAddr::new(found.ip().to_canonical(), found.port());
     let ip = address.ip();
     let leads_to = embedded(ip);
     let faces = || leads_to.iter().copied().map(IpAddr::V4).chain([ip]);
-    if own.ports.contains(&address.port()) && faces().any(|face| is_own(face, own)) {
+    if faces().any(|face| is_own(face, own)) && (own.listens_at)(address.port()) {
         return Err(Guarded::Own);
     }
     let listed: Vec<_> = dials.iter().filter(|dial| dial.ports.contains(address.port())).collect();
@@ -88,6 +90,14 @@ pub(crate) fn judge(
         return Err(Guarded::NotListed);
     }
     for face in faces() {
+        // What its host's filter keeps from the outside can be reached from the host itself.
+        let is_named = |dial: &&Dial| match &dial.to {
+            DialTo::Host(_) => false,
+            DialTo::Net(net) => *net == IpNet::from(face) || *net == IpNet::from(ip),
+        };
+        if own.addresses.contains(&face) && !listed.iter().any(is_named) {
+            return Err(Guarded::OwnAddress);
+        }
         let Some((special, what)) = special(face) else { continue };
         let is_named = |dial: &&Dial| match &dial.to {
             DialTo::Host(_) => false,
@@ -104,9 +114,15 @@ pub(crate) fn judge(
 
 /// Whether it is worth resolving `host`: whatever else it leads to would be refused.
 pub(crate) fn may_lead_to_listed(dials: &[Dial], host: &str, port: u16) -> bool {
+    let mut listed = dials.iter().filter(|dial| dial.ports.contains(port));
+    listed.any(|dial| matches!(dial.to, DialTo::Net(_))) || is_listed_by_name(dials, host, port)
+}
+
+/// Whether an entry has `host` itself, whatever it leads to.
+pub(crate) fn is_listed_by_name(dials: &[Dial], host: &str, port: u16) -> bool {
     dials.iter().filter(|dial| dial.ports.contains(port)).any(|dial| match &dial.to {
         DialTo::Host(listed) => is_same_host(listed, host),
-        DialTo::Net(_) => true,
+        DialTo::Net(_) => false,
     })
 }
 
@@ -116,7 +132,7 @@ fn is_same_host(listed: &str, host: &str) -> bool {
     plain(listed) == plain(host)
 }
 
-fn is_own(ip: IpAddr, own: &OwnPlaces) -> bool {
+fn is_own(ip: IpAddr, own: OwnPlaces<'_>) -> bool {
     ip.is_loopback() || ip.is_unspecified() || own.addresses.contains(&ip)
 }
 

@@ -30,7 +30,8 @@ fn register(
         *opened += 1;
         Ok(*opened)
     };
-    registrar.handle_register(caller, &asked(port), open).map(|lease| lease.listener.unwrap())
+    let granted = registrar.handle_register(caller, &asked(port), |_| false, open);
+    granted.map(|granted| granted.lease.listener.unwrap())
 }
 
 /// Asks for a private name; nothing is opened for it.
@@ -44,7 +45,7 @@ fn register_name(
     let caller = Caller { key: key.into(), holder, policy: &policy };
     let asked = Registration { protocol: Protocol::Tcp, port: 0, name: name.into() };
     let open = |port| panic!("port {port} is opened for a name");
-    registrar.handle_register(caller, &asked, open).map(|_| ())
+    registrar.handle_register(caller, &asked, |_| false, open).map(|_| ())
 }
 
 /// A port of another key is not to be had, whether a session holds it or only the lease keeps it.
@@ -86,7 +87,7 @@ fn a_failed_open_leaves_nothing_behind() {
     let policy = policy("office", &["8080"]);
     let caller = Caller { key: OFFICE.into(), holder: holder(1, 1), policy: &policy };
     let open = |_| Err(io::ErrorKind::AddrInUse.into());
-    let refusal = registrar.handle_register(caller, &asked(8080), open).unwrap_err();
+    let refusal = registrar.handle_register(caller, &asked(8080), |_| false, open).unwrap_err();
     assert!(refusal.frame().may_retry);
     assert_eq!(registrar.leases().count(), 0);
     assert!(registrar.contacts_by_holder.is_empty() && registrar.counts_by_key.is_empty());
@@ -117,6 +118,27 @@ fn the_newer_session_takes_the_port_over() {
     let lease = registrar.handle_unregister(holder(2, 1)).unwrap();
     assert_eq!((lease.listener, lease.contact), (Some(1), Contact::Public(8080)));
     assert_eq!(registrar.leases().count(), 0);
+}
+
+/// What a session keeps, another of the same key does not get; it may ask again, and once the first
+/// keeps it no longer, the first is the one to be told.
+#[test]
+fn a_session_that_keeps_its_name_is_not_robbed() {
+    let mut registrar: Registrar<usize> = Registrar::default();
+    let policy = policy("office", &[]);
+    let asked = Registration { protocol: Protocol::Tcp, port: 0, name: "db".into() };
+    let mut ask = |session, first_keeps| {
+        let caller = Caller { key: OFFICE.into(), holder: holder(session, 1), policy: &policy };
+        let keeps = |other| first_keeps && other == SessionKey(1);
+        let granted = registrar.handle_register(caller, &asked, keeps, |_| Ok(0));
+        granted.map(|granted| granted.taken_from)
+    };
+    assert_eq!(ask(1, true).unwrap(), None);
+    assert_eq!(ask(1, true).unwrap(), None, "its own");
+    let refusal = ask(2, true).unwrap_err();
+    assert!(refusal.frame().may_retry && refusal.cause() == Cause::NameTaken);
+    assert_eq!(ask(2, false).unwrap(), Some(holder(1, 1)));
+    assert_eq!(registrar.by_name("db").unwrap().holder(), Some(holder(2, 1)));
 }
 
 /// One contact point is one port, and one port one contact point; asking twice changes nothing.

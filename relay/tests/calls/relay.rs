@@ -1,7 +1,7 @@
 //! A relay as a process, and members of its network as pumps of this one.
 
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit::handoff::{
-    Arrival, Carrier, Command, ControlFrame, Destination, Event, EventReceiver, GoawayReason,
-    PumpHandle, Quota, Service, SessionKey, events,
+    Arrival, Carrier, Command, ControlFrame, Destination, Event, EventReceiver, GoawayReason, Open,
+    PumpHandle, Quota, Replies, Service, SessionKey, events,
 };
 use adit::key::{PrivateKey, PublicKey};
 use adit::pump;
@@ -135,9 +135,17 @@ pub(crate) struct Member {
 
 impl Member {
     pub(crate) fn new() -> Self {
+        Self::with_key(PrivateKey::generate().unwrap())
+    }
+
+    /// Another process with the same key.
+    pub(crate) fn twin(&self) -> Self {
+        Self::with_key(self.key.clone())
+    }
+
+    fn with_key(key: PrivateKey) -> Self {
         let (sender, events) = events().unwrap();
         let pump = pump::spawn(pump::probe().unwrap(), sender).unwrap();
-        let key = PrivateKey::generate().unwrap();
         Self { key, pump, events, contacts: AtomicU32::new(0) }
     }
 
@@ -230,6 +238,22 @@ impl Member {
         let listen = Command::Listen { session, contact, peer, listener, to, sources };
         self.pump.send(listen).unwrap();
         stream
+    }
+
+    /// Why a flow that leads to `to` is refused.
+    pub(crate) fn refusal(&self, to: Destination) -> String {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let (far, source) = listener.accept().unwrap();
+        let (session, contact, peer) = (SESSION, self.next_contact(), "inside".into());
+        let refused = |reason| format!("{reason:?}\n").into_bytes();
+        let replies = Some(Replies { accepted: b"accepted\n".to_vec(), refused });
+        let (open, far) = (Open { contact, source, to }, far.into());
+        self.pump.send(Command::Open { session, open, peer, stream: far, replies }).unwrap();
+        let mut line = String::new();
+        BufReader::new(&mut stream).read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
     }
 
     pub(crate) fn call(&self, name: &str) -> TcpStream {

@@ -64,9 +64,14 @@ impl Relay {
 
     /// Has it read its file again, with `line` at the top.
     pub(crate) fn reload_with(&self, line: &str) {
+        self.reload(|text| format!("{line}\n{text}"));
+    }
+
+    /// Has it read its file again, changed.
+    pub(crate) fn reload(&self, change: impl Fn(&str) -> String) {
         let file = self.dir.path().join("relay.toml");
         let text = std::fs::read_to_string(&file).unwrap();
-        std::fs::write(&file, format!("{line}\n{text}")).unwrap();
+        std::fs::write(&file, change(&text)).unwrap();
         let id = self.child.as_ref().unwrap().id().to_string();
         assert!(Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
     }

@@ -4,17 +4,12 @@ fn dials(entries: &[&str]) -> Vec<Dial> {
     entries.iter().map(|entry| entry.parse().unwrap()).collect()
 }
 
-/// A relay at 203.0.113.20, behind a NAT's 198.51.100.1, that listens at 443 and 8080.
-fn own() -> OwnPlaces {
-    let addresses = ["203.0.113.20", "2001:db8::20", "10.0.0.20", "198.51.100.1"];
-    OwnPlaces {
-        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
-        ports: BTreeSet::from([443, 8080]),
-    }
-}
-
+/// Of a relay at 203.0.113.20, behind a NAT's 198.51.100.1, that listens at 443 and 8080.
 fn verdict(entries: &[&str], host: &str, found: &str) -> Result<SocketAddr, Guarded> {
-    judge(&dials(entries), host, found.parse().unwrap(), &own())
+    let addresses = ["203.0.113.20", "2001:db8::20", "10.0.0.20", "198.51.100.1"];
+    let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+    let own = OwnPlaces { addresses: &addresses, listens_at: &|port| [443, 8080].contains(&port) };
+    judge(&dials(entries), host, found.parse().unwrap(), own)
 }
 
 /// What is wide enough to cover everything does not name what is special.
@@ -110,7 +105,6 @@ fn listed_public_targets_are_dialled() {
         ("[64:ff9b::192.0.2.10]:80", "[64:ff9b::192.0.2.10]:80"),
         ("[64:ff9b:1::192.0.2.10]:80", "[64:ff9b:1::192.0.2.10]:80"),
         ("[2002:c000:20a::1]:80", "[2002:c000:20a::1]:80"),
-        ("203.0.113.20:22", "203.0.113.20:22"),
     ] {
         let dialled: SocketAddr = dialled.parse().unwrap();
         assert_eq!(verdict(&EVERYTHING, "anything", target), Ok(dialled), "{target}");
@@ -176,6 +170,37 @@ fn special_targets_are_dialled_where_they_are_named() {
     }
 }
 
+/// What else listens on the relay's host is dialled where an entry has its very address, not a
+/// network around it or a name that leads there.
+#[test]
+fn the_relays_own_addresses_are_dialled_where_each_is_named() {
+    let wide = [
+        "0.0.0.0/0:1-65535",
+        "[::/0]:1-65535",
+        "203.0.113.0/24:22",
+        "10.0.0.0/24:22",
+        "[2001:db8::/64]:22",
+        "www.example.com:22",
+    ];
+    let exact = ["203.0.113.20:22", "10.0.0.20:22", "198.51.100.1:22", "[2001:db8::20]:22"];
+    let [wide, named] = [wide.to_vec(), [&wide[..], &exact].concat()];
+    for target in [
+        "203.0.113.20:22",
+        "10.0.0.20:22",
+        "198.51.100.1:22",
+        "[2001:db8::20]:22",
+        "[::ffff:203.0.113.20]:22",
+        "[64:ff9b::203.0.113.20]:22",
+        "[2002:cb00:7114::1]:22",
+    ] {
+        let refused = verdict(&wide, "www.example.com", target);
+        assert_eq!(refused, Err(Guarded::OwnAddress), "{target}");
+        assert!(verdict(&named, "www.example.com", target).is_ok(), "{target}");
+    }
+    let other_port = verdict(&named, "203.0.113.20", "203.0.113.20:23");
+    assert_eq!(other_port, Err(Guarded::OwnAddress), "by 0.0.0.0/0 alone");
+}
+
 /// The relay never dials itself, whatever the entries name and however it is called.
 #[test]
 fn the_relays_own_ports_are_refused_always() {
@@ -214,4 +239,7 @@ fn names_are_resolved_only_for_listed_ports() {
     assert!(!may_lead_to_listed(&entries, "anything.example.net", 443));
     assert!(!may_lead_to_listed(&entries, "www.example.com", 80));
     assert!(!may_lead_to_listed(&[], "www.example.com", 443));
+    assert!(is_listed_by_name(&entries, "www.example.com", 443));
+    assert!(!is_listed_by_name(&entries, "anything.example.net", 22));
+    assert!(!is_listed_by_name(&entries, "192.0.2.1", 22));
 }
