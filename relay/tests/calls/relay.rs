@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit::handoff::{
-    Arrival, Carrier, Command, ControlFrame, Destination, Event, EventReceiver, GoawayReason, Open,
-    PumpHandle, Quota, Replies, Service, SessionKey, events,
+    Arrival, Carrier, Command, ControlFrame, Destination, Event, EventReceiver, GoawayReason,
+    Listening, Open, PumpHandle, Quota, Replies, Service, SessionKey, events,
 };
 use adit::key::{PrivateKey, PublicKey};
 use adit::pump;
@@ -248,9 +248,10 @@ impl Member {
         let (far, source) = listener.accept().unwrap();
         let (session, contact, peer) = (SESSION, self.next_contact(), "inside".into());
         let refused = |reason| format!("{reason:?}\n").into_bytes();
-        let replies = Some(Replies { accepted: b"accepted\n".to_vec(), refused });
+        let listening =
+            Some(Listening::Caller(Replies { accepted: b"accepted\n".to_vec(), refused }));
         let (open, far) = (Open { contact, source, to }, far.into());
-        self.pump.send(Command::Open { session, open, peer, stream: far, replies }).unwrap();
+        self.pump.send(Command::Open { session, open, peer, stream: far, listening }).unwrap();
         let mut line = String::new();
         BufReader::new(&mut stream).read_line(&mut line).unwrap();
         line.trim_end().to_owned()
