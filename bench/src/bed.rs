@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use netns_tests::{Host, Lab, Process, SHORT, Topology, wait_until};
 
+use crate::congestion::Allowed;
 use crate::error::BenchError;
 use crate::load::Load;
 use crate::path::{Laid, Path};
 use crate::throughput::Direction;
 use crate::way::{ECHO, SERVICES, SOURCE, Service, Way};
-use crate::{adit, machine, process_tree, rathole, socat};
+use crate::{adit, haproxy, machine, process_tree, rathole, socat};
 
 /// The internal peer.
 pub(crate) const PEER: &str = "peer3";
@@ -22,6 +23,7 @@ pub(crate) struct Bed {
     ways: BTreeMap<Way, Vec<Process>>,
     _services: Vec<Process>,
     laid: Laid,
+    allowed: Option<(String, String)>,
     // Last, so that the lab outlives what runs in it.
     lab: Lab,
 }
@@ -34,8 +36,20 @@ impl Bed {
 
     /// The same, with the gateway's outside link as `path` says.
     pub(crate) fn over(path: Path, name: &str, ways: &[Way]) -> Result<Self, BenchError> {
+        Self::build(path, name, ways, false)
+    }
+
+    /// The same on the lab's own links, and with its congestion control allowed on this machine while
+    /// the lab chooses.
+    pub(crate) fn allowing(name: &str, ways: &[Way]) -> Result<Self, BenchError> {
+        Self::build(Path::Veth, name, ways, true)
+    }
+
+    fn build(path: Path, name: &str, ways: &[Way], allow: bool) -> Result<Self, BenchError> {
         let lab = Topology::STANDARD.build(name)?;
+        let allowed = allow.then(Allowed::until_dropped);
         machine::choose_congestion(&lab)?;
+        let allowed = allowed.and_then(|allowed| allowed.condition());
         let laid = path.lay(&lab)?;
         // What the gateway lets in by DNAT must get past its policy, which drops.
         lab.gateway().run_ok([
@@ -69,17 +83,23 @@ impl Bed {
                     Vec::new()
                 }
                 Way::Socat => socat::start(&lab)?,
+                Way::Haproxy | Way::HaproxySplice => haproxy::start(&lab, way)?,
                 Way::Adit => adit::start(&lab)?,
                 Way::Rathole | Way::RatholeNoise => rathole::start(&lab, way)?,
             };
             started.insert(way, processes);
         }
-        Ok(Self { ways: started, _services: vec![echo, source], laid, lab })
+        Ok(Self { ways: started, _services: vec![echo, source], laid, allowed, lab })
     }
 
     /// What has to be said of the gateway's outside link, if it is not the lab's own.
     pub(crate) fn link_condition(&mut self) -> Result<Option<(String, String)>, BenchError> {
         self.laid.condition()
+    }
+
+    /// What had to be allowed on this machine for the lab's congestion control.
+    pub(crate) fn congestion_condition(&self) -> Option<(String, String)> {
+        self.allowed.clone()
     }
 
     /// The lab.
@@ -100,8 +120,13 @@ impl Bed {
     /// Waits until no connection is left on the way: only then is its time accounted for.
     pub(crate) fn wait_until_idle(&self, way: Way) -> Result<(), BenchError> {
         match way {
-            // rathole does not say; nothing of it is accounted for that this would spoil.
-            Way::Kernel | Way::Rathole | Way::RatholeNoise => Ok(()),
+            Way::Kernel => Ok(()),
+            // They do not say; the sockets at their entry do.
+            Way::Haproxy | Way::HaproxySplice | Way::Rathole | Way::RatholeNoise => {
+                let relay = self.lab.host(way.entry_host());
+                let what = format!("the end of all connections of {way}");
+                Ok(wait_until(SHORT, &what, || no_connection(&relay, way).unwrap_or(false))?)
+            }
             Way::Socat => {
                 let children =
                     || self.processes(way).iter().map(process_tree::descendants).sum::<usize>();
@@ -149,6 +174,18 @@ pub(crate) fn lead_in(
         &to,
     ])?;
     Ok(())
+}
+
+/// Whether no external peer has a connection that is still in use.
+fn no_connection(relay: &Host<'_>, way: Way) -> Result<bool, BenchError> {
+    let ports = SERVICES.map(|service| format!("sport = :{}", way.entry_port(service)));
+    let filter = format!("( {} )", ports.join(" or "));
+    let mut command = vec!["ss", "-Htn"];
+    for state in ["established", "fin-wait-1", "fin-wait-2", "close-wait", "last-ack"] {
+        command.extend(["state", state]);
+    }
+    command.push(&filter);
+    Ok(relay.run_ok(command)?.stdout.trim().is_empty())
 }
 
 /// Waits until somebody on `host` listens on `port`.

@@ -9,7 +9,7 @@ use crate::error::BenchError;
 use crate::load::Load;
 use crate::quiet::Quiet;
 use crate::way::Way;
-use crate::{fairness, idle, latency, machine, rathole, stall, throughput};
+use crate::{compare, connections, fairness, idle, latency, machine, stall, throughput};
 
 /// Measures Adit in a lab of network namespaces on this machine, beside plain forwarding.
 #[derive(Debug, Parser)]
@@ -21,10 +21,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// All that compares, of all ways that are installed, in one report.
+    Compare(compare::Options),
     /// Bulk TCP: Gbit/s, and processor seconds per GiB.
     Throughput(throughput::Options),
     /// Round trips: p50, p99, p99.9 and the longest.
     Latency(latency::Options),
+    /// New connections a second, with their latency.
+    Connections(connections::Options),
     /// User memory of an idle connection.
     Idle(idle::Options),
     /// How long flows stand still when the tunnel's connection is killed, or its way is blocked.
@@ -48,6 +52,9 @@ pub(crate) struct Shared {
     /// Seconds to wait before each run for others on the machine to be quiet.
     #[arg(long, default_value_t = 10, value_name = "SECONDS")]
     patience: u64,
+    /// Writes the report's figures and plots into this folder.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
     /// Appends the report to this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) markdown: Option<PathBuf>,
@@ -59,15 +66,19 @@ impl Shared {
         Quiet::new(if self.smoke { 0 } else { self.patience })
     }
 
-    /// The ways asked for, each once, or the `usual` ones; without rathole where it is missing.
+    /// The ways asked for, each once, or the `usual` ones; without what is not installed.
     pub(crate) fn ways(&self, usual: &[Way]) -> Vec<Way> {
         let mut ways = if self.ways.is_empty() { usual.to_vec() } else { self.ways.clone() };
         ways.sort_unstable();
         ways.dedup();
-        if ways.iter().any(|way| way.is_rathole()) && rathole::program().is_none() {
-            eprintln!("rathole is not installed (PATH, $RATHOLE_BIN): it is left out");
-            ways.retain(|way| !way.is_rathole());
-        }
+        let missing = |way: &Way| {
+            eprintln!(
+                "{way}: not installed (PATH, ${}_BIN): it is left out",
+                way.short().to_uppercase()
+            );
+            false
+        };
+        ways.retain(|way| way.is_installed() || missing(way));
         ways
     }
 }
@@ -89,8 +100,10 @@ fn run(command: Command) -> Result<(), BenchError> {
     }
     machine::raise_file_limit()?;
     match command {
+        Command::Compare(options) => compare::run(options),
         Command::Throughput(options) => throughput::run(options),
         Command::Latency(options) => latency::run(options),
+        Command::Connections(options) => connections::run(options),
         Command::Idle(options) => idle::run(options),
         Command::Stall(options) => stall::run(options),
         Command::Fairness(options) => fairness::run(options),

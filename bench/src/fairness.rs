@@ -13,6 +13,7 @@ use crate::latency::microseconds;
 use crate::load::{Stalled, round_trips};
 use crate::machine;
 use crate::report::{Report, Table};
+use crate::results::Results;
 use crate::statistics::Rounds;
 use crate::throughput::{Bulk, Direction, Plan};
 use crate::way::{ECHO, SOURCE, Way};
@@ -88,6 +89,7 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
     }
     conditions.push(quiet.condition());
     let report = Report {
+        name: "fairness".to_owned(),
         title: format!(
             "A bulk flow and round trips beside {} flows that nobody reads, {} rounds of {} s",
             options.flows, options.rounds, options.seconds
@@ -95,8 +97,9 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
         conditions,
         table: table(&series),
         notes: notes(&options),
+        results: results(&series),
     };
-    report.publish(options.shared.markdown.as_deref())
+    report.publish(&options.shared)
 }
 
 fn measure(bed: &Bed, way: Way, options: &Options, series: &mut Series) -> Result<(), BenchError> {
@@ -170,6 +173,22 @@ fn wait_until_settled(bed: &Bed) -> Result<(), BenchError> {
             return Err(BenchError::unexpected("flows that should have stalled", text));
         }
     }
+}
+
+fn results(series: &BTreeMap<Way, Series>) -> Results {
+    let mut results = Results::default();
+    for (way, Series { alone, beside, .. }) in series {
+        for (said, state) in [("alone", alone), ("beside the stalled", beside)] {
+            let subject = format!("{way}, {said}");
+            results.figure(&subject, "bulk", "Gbit/s", &state.gbits);
+            results.figure(&subject, "p50", "µs", &state.p50_us);
+            results.figure(&subject, "p99", "µs", &state.p99_us);
+            results.figure(&subject, "memory at the relay", "MiB", &state.relay_mib);
+            results.figure(&subject, "memory inside", "MiB", &state.inside_mib);
+            results.figure(&subject, "TCP memory", "of its bound", &state.tcp_memory);
+        }
+    }
+    results
 }
 
 fn table(series: &BTreeMap<Way, Series>) -> Table {

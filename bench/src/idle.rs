@@ -15,6 +15,7 @@ use crate::load::Holder;
 use crate::machine;
 use crate::process_tree::memory_bytes;
 use crate::report::{Report, Table};
+use crate::results::Results;
 use crate::way::{ECHO, Way};
 
 /// What is measured.
@@ -59,13 +60,16 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
         "held",
         "twice held",
     ]);
-    let mut above = None;
+    let (mut above, mut results) = (None, Results::default());
     for way in ways {
         let states = measure(&bed, way, options.connections)?;
         for (process, [first, second]) in states.per_connection(options.connections) {
+            let subject = format!("{way}: {process}");
+            results.add(&subject, "first step", "KiB each", first);
+            results.add(&subject, "second step", "KiB each", second);
             let at = |memory: &Memory| format!("{:.0}", of(memory, &process));
             table.row([
-                format!("{way}: {process}"),
+                subject,
                 format!("{first:.2}"),
                 format!("{second:.2}"),
                 at(&states.started),
@@ -82,9 +86,24 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
         }
     }
     let title = format!("Memory of idle connections, {} a step", options.connections);
-    let report = Report { title, conditions, table, notes: notes(&options) };
-    report.publish(options.shared.markdown.as_deref())?;
+    let name = "idle".to_owned();
+    let report = Report { name, title, conditions, table, notes: notes(&options), results };
+    report.publish(&options.shared)?;
     above.map_or(Ok(()), Err)
+}
+
+/// What one more connection takes in the larger of a way's processes, in KiB, when there are so many
+/// already; none without a process.
+pub(crate) fn second_step_kib(
+    bed: &Bed,
+    way: Way,
+    connections: usize,
+) -> Result<Option<f64>, BenchError> {
+    if bed.processes(way).is_empty() {
+        return Ok(None);
+    }
+    let steps = measure(bed, way, connections)?.per_connection(connections);
+    Ok(steps.into_values().map(|[_, second]| second).reduce(f64::max))
 }
 
 fn measure(bed: &Bed, way: Way, connections: usize) -> Result<States, BenchError> {

@@ -4,7 +4,7 @@
 mod narrow;
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use clap::Args;
 use hdrhistogram::Histogram;
@@ -16,9 +16,10 @@ use crate::load::{Spinner, round_trips};
 use crate::machine;
 use crate::path::Far;
 use crate::report::{Report, Table};
+use crate::results::{Results, Run};
 use crate::statistics::Rounds;
 use crate::throughput::{Bulk, Direction, Plan, UNDER_WAY_BYTES};
-use crate::way::{ECHO, Way};
+use crate::way::{ECHO, Way, rotated};
 
 /// What is measured.
 #[derive(Debug, Clone, Args)]
@@ -47,12 +48,33 @@ pub(crate) struct Options {
     shared: Shared,
 }
 
+/// What a run is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Trips {
+    /// Round trips to make.
+    pub(crate) count: u64,
+    /// Bytes of each.
+    pub(crate) size: usize,
+    /// Seconds after which it ends with fewer.
+    pub(crate) seconds_max: u64,
+    /// With a bulk flow on the same way.
+    pub(crate) beside_bulk: bool,
+}
+
+impl Options {
+    fn trips(&self) -> Trips {
+        let Self { count, size, seconds_max, beside_bulk, .. } = *self;
+        Trips { count, size, seconds_max, beside_bulk }
+    }
+}
+
 /// What the rounds of one way showed, in nanoseconds.
 #[derive(Debug)]
 struct Series {
     all: Histogram<u64>,
     p99: Rounds,
     bulk_gbits: Rounds,
+    runs: Vec<Run>,
 }
 
 /// Measures and reports.
@@ -69,32 +91,46 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
     let mut quiet = options.shared.quiet();
     let mut series: BTreeMap<Way, Series> = BTreeMap::new();
     for round in 0..options.rounds {
-        for &way in ways.iter().cycle().skip(round % ways.len()).take(ways.len()) {
+        for way in rotated(&ways, round) {
             quiet.wait();
             let spinner = Spinner::start(&bed.lab().host("wan"))?;
-            measure(&bed, way, &options, &mut series)?;
+            let sample = sample(&bed, way, options.trips())?;
             drop(spinner);
+            match series.get_mut(&way) {
+                Some(series) => series.add(sample)?,
+                None => {
+                    series.insert(way, Series::new(sample));
+                }
+            }
         }
     }
     conditions.extend(bed.link_condition()?);
     conditions.push(quiet.condition());
     let report = Report {
+        name: if options.beside_bulk { "latency-beside-bulk" } else { "latency-idle" }.to_owned(),
         title: title(&options),
         conditions,
         table: table(&series, options.beside_bulk),
         notes: notes(&options),
+        results: results(series, options.beside_bulk),
     };
-    report.publish(options.shared.markdown.as_deref())
+    report.publish(&options.shared)
 }
 
-fn measure(
-    bed: &Bed,
-    way: Way,
-    options: &Options,
-    series: &mut BTreeMap<Way, Series>,
-) -> Result<(), BenchError> {
+/// One run.
+#[derive(Debug)]
+pub(crate) struct Sample {
+    /// The round trips.
+    pub(crate) run: Run,
+    /// What the external peer sent meanwhile, the bulk flow above all.
+    pub(crate) bulk_gbits: f64,
+}
+
+/// Makes one run.
+pub(crate) fn sample(bed: &Bed, way: Way, trips: Trips) -> Result<Sample, BenchError> {
     bed.wait_until_idle(way)?;
-    let bulk = if options.beside_bulk {
+    let Trips { count, size, seconds_max, beside_bulk } = trips;
+    let bulk = if beside_bulk {
         let bulk = Bulk::start(bed, way, Plan::endless(Direction::Inwards))?;
         bulk.wait_until_moved(bed, UNDER_WAY_BYTES)?;
         Some(bulk)
@@ -103,35 +139,42 @@ fn measure(
     };
     let (host, port) = bed.entry(way, ECHO);
     let address = format!("{host}:{port}");
-    let (begun, sent) = (Instant::now(), bed.moved_bytes(Direction::Inwards)?);
+    let (wall, begun, sent) =
+        (SystemTime::now(), Instant::now(), bed.moved_bytes(Direction::Inwards)?);
     let external = bed.lab().host(EXTERNAL);
-    let times = round_trips(&external, address, options.count, options.size, options.seconds_max)?;
+    let times = round_trips(&external, address, count, size, seconds_max)?;
     let bits = (bed.moved_bytes(Direction::Inwards)? - sent) * 8;
-    let gbits = gbits_since(begun, bits);
+    let bulk_gbits = gbits_since(begun, bits);
+    let took = begun.elapsed();
     drop(bulk);
-    let p99 = times.value_at_quantile(0.99);
     let at = |quantile| microseconds(times.value_at_quantile(quantile));
     let (median, tail) = (at(0.5), at(0.999));
     eprintln!("{way}: p50 {median:.0}, p99.9 {tail:.0} µs, {} round trips", times.len());
-    match series.get_mut(&way) {
-        Some(series) => series.add(&times, p99, gbits),
-        None => {
-            let mut first = Series { all: times, p99: Rounds::new(), bulk_gbits: Rounds::new() };
-            first.p99.add(microseconds(p99));
-            first.bulk_gbits.add(gbits);
-            series.insert(way, first);
-            Ok(())
-        }
-    }
+    Ok(Sample { run: Run { begun: wall, took, times }, bulk_gbits })
 }
 
 impl Series {
-    fn add(&mut self, times: &Histogram<u64>, p99: u64, gbits: f64) -> Result<(), BenchError> {
-        self.p99.add(microseconds(p99));
-        self.bulk_gbits.add(gbits);
-        self.all
-            .add(times)
-            .map_err(|error| BenchError::unexpected("a histogram", error.to_string()))
+    fn new(Sample { run, bulk_gbits }: Sample) -> Self {
+        let mut first = Self {
+            all: run.times.clone(),
+            p99: Rounds::new(),
+            bulk_gbits: Rounds::new(),
+            runs: Vec::new(),
+        };
+        first.note(run, bulk_gbits);
+        first
+    }
+
+    fn add(&mut self, Sample { run, bulk_gbits }: Sample) -> Result<(), BenchError> {
+        let added = self.all.add(&run.times);
+        self.note(run, bulk_gbits);
+        added.map_err(|error| BenchError::unexpected("a histogram", error.to_string()))
+    }
+
+    fn note(&mut self, run: Run, bulk_gbits: f64) {
+        self.p99.add(microseconds(run.times.value_at_quantile(0.99)));
+        self.bulk_gbits.add(bulk_gbits);
+        self.runs.push(run);
     }
 
     fn at(&self, quantile: f64) -> String {
@@ -198,6 +241,18 @@ fn table(series: &BTreeMap<Way, Series>, beside_bulk: bool) -> Table {
         table.row(row);
     }
     table
+}
+
+fn results(series: BTreeMap<Way, Series>, beside_bulk: bool) -> Results {
+    let mut results = Results::default();
+    for (way, series) in series {
+        results.figure(way, "p99", "µs", &series.p99);
+        if beside_bulk {
+            results.figure(way, "bulk", "Gbit/s", &series.bulk_gbits);
+        }
+        series.runs.into_iter().for_each(|run| results.add_run(way, run));
+    }
+    results
 }
 
 fn notes(options: &Options) -> Vec<String> {

@@ -2,10 +2,12 @@
 //!
 //! iperf3 makes the bulk load; these make what it cannot.
 
+mod connect;
 mod echo;
 mod hold;
 mod orders;
 mod ping;
+mod recorded;
 mod source;
 mod spin;
 mod stalled;
@@ -19,6 +21,7 @@ use netns_tests::{Host, Process};
 
 use crate::error::BenchError;
 
+pub(crate) use connect::connect;
 pub(crate) use hold::Holder;
 pub(crate) use ping::round_trips;
 pub(crate) use spin::Spinner;
@@ -42,6 +45,15 @@ pub(crate) enum Load {
         /// Bytes of each.
         size: usize,
         /// Seconds after which it ends anyway.
+        seconds: u64,
+    },
+    /// New connections; prints how many failed, the time taken, and a histogram.
+    Connect {
+        /// The echo service.
+        address: String,
+        /// Connections at once.
+        workers: usize,
+        /// Seconds for which new ones begin.
         seconds: u64,
     },
     /// Holds idle connections, as told on standard input.
@@ -86,6 +98,7 @@ impl Load {
             Self::Ping { address, count, size, seconds } => {
                 ping::run(&address, count, size, seconds)
             }
+            Self::Connect { address, workers, seconds } => connect::run(&address, workers, seconds),
             Self::Hold { address } => hold::run(&address),
             Self::Source { port } => source::serve(port),
             Self::Stalled { address } => stalled::run(&address),
@@ -117,6 +130,12 @@ impl Load {
                 address.clone(),
                 count.to_string(),
                 size.to_string(),
+                seconds.to_string(),
+            ],
+            Self::Connect { address, workers, seconds } => vec![
+                "connect".to_owned(),
+                address.clone(),
+                workers.to_string(),
                 seconds.to_string(),
             ],
             Self::Hold { address } => vec!["hold".to_owned(), address.clone()],

@@ -1,7 +1,7 @@
 //! The conditions that figures hold under.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, thread};
 
@@ -10,10 +10,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::error::BenchError;
 use crate::way::Way;
-use crate::{adit, bed, rathole};
+use crate::{adit, bed, haproxy, rathole};
 
 /// What the published figures are taken under.
-const WANTED_CONGESTION: &str = "cubic";
+pub(crate) const WANTED_CONGESTION: &str = "cubic";
 const CONGESTION: &str = "net.ipv4.tcp_congestion_control";
 /// The lab's hosts whose connections are measured.
 const ENDS: [&str; 4] = [bed::EXTERNAL, "relay", "icp", bed::PEER];
@@ -32,6 +32,14 @@ pub(crate) fn choose_congestion(lab: &Lab) -> Result<(), BenchError> {
         lab.host(end).run(["sysctl", "-q", "-w", &format!("{CONGESTION}={WANTED_CONGESTION}")])?;
     }
     Ok(())
+}
+
+/// A program that may be missing: what `variable` names, or what the search path has.
+pub(crate) fn installed(program: &str, variable: &str) -> Option<PathBuf> {
+    let named = env::var_os(variable).map(PathBuf::from);
+    let path = preflight::search_path();
+    let mut found = path.split(':').map(|folder| Path::new(folder).join(program));
+    named.or_else(|| found.find(|program| program.is_file()))
 }
 
 /// Everything that has to stand beside a figure.
@@ -63,8 +71,11 @@ pub(crate) fn tcp_memory() -> Result<f64, BenchError> {
 /// The command that repeats the figures, wherever the program lies and the report goes.
 fn command_line() -> String {
     let mut words: Vec<_> = env::args().skip(1).collect();
-    if let Some(at) = words.iter().position(|word| word == "--markdown") {
-        words.drain(at..words.len().min(at + 2));
+    words.retain(|word| !word.starts_with("--markdown=") && !word.starts_with("--out="));
+    for place in ["--markdown", "--out"] {
+        if let Some(at) = words.iter().position(|word| word == place) {
+            words.drain(at..words.len().min(at + 2));
+        }
     }
     format!("`cargo run --release -p adit-bench -- {}`", words.join(" "))
 }
@@ -87,7 +98,8 @@ fn machine() -> String {
     let info = read("/proc/cpuinfo");
     let flags = info.lines().find(|line| line.starts_with("flags"));
     if !flags.is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor")) {
-        return "not virtual".to_owned();
+        let governor = read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
+        return format!("not virtual, frequency governor {governor}");
     }
     let kind =
         said(Path::new("systemd-detect-virt"), &["--vm"]).unwrap_or_else(|| "unknown".to_owned());
@@ -156,6 +168,9 @@ fn versions(ways: &[Way]) -> Result<String, BenchError> {
     }
     if ways.contains(&Way::Socat) {
         add(Path::new("socat"), "-V", 1);
+    }
+    if let Some(program) = haproxy::program().filter(|_| ways.iter().any(|way| way.is_haproxy())) {
+        add(&program, "-v", 0);
     }
     add(Path::new("iperf3"), "--version", 0);
     if ways.iter().any(|way| way.is_rathole()) {

@@ -1,24 +1,21 @@
 //! The comparison with a tunnel: rathole, plain or under its Noise transport, configured as its
 //! README says. It is measured where it is installed; nothing here installs it.
 
-use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use netns_tests::{Host, Lab, Process, preflight};
+use netns_tests::{Host, Lab, Process};
 
 use crate::bed::{PEER, listening};
 use crate::error::BenchError;
+use crate::machine;
 use crate::way::{SERVICES, Way};
 
 /// The program: `$RATHOLE_BIN`, or what the search path has.
 pub(crate) fn program() -> Option<PathBuf> {
-    let named = env::var_os("RATHOLE_BIN").map(PathBuf::from);
-    let path = preflight::search_path();
-    let mut found = path.split(':').map(|folder| Path::new(folder).join("rathole"));
-    named.or_else(|| found.find(|program| program.is_file()))
+    machine::installed("rathole", "RATHOLE_BIN")
 }
 
 /// Its version, as it says itself.

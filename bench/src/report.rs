@@ -7,7 +7,10 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 
+use crate::cli::Shared;
 use crate::error::BenchError;
+use crate::output;
+use crate::results::Results;
 
 /// Rows under headings; the first column is text, the others are figures.
 #[derive(Debug)]
@@ -63,6 +66,8 @@ impl fmt::Display for Table {
 /// A table with its conditions and notes.
 #[derive(Debug)]
 pub(crate) struct Report {
+    /// What its files' names begin with.
+    pub(crate) name: String,
     /// What was measured, in one line.
     pub(crate) title: String,
     /// What the figures hold under.
@@ -71,6 +76,8 @@ pub(crate) struct Report {
     pub(crate) table: Table,
     /// What has to be known to read them.
     pub(crate) notes: Vec<String>,
+    /// What the table is made of.
+    pub(crate) results: Results,
 }
 
 impl fmt::Display for Report {
@@ -86,18 +93,26 @@ impl fmt::Display for Report {
 }
 
 impl Report {
-    /// Prints the report, and appends it to `markdown` if there is such a file to be.
-    pub(crate) fn publish(&self, markdown: Option<&Path>) -> Result<(), BenchError> {
+    /// Prints the report, and writes the files that were asked for.
+    pub(crate) fn publish(&self, shared: &Shared) -> Result<(), BenchError> {
+        if let Some(folder) = &shared.out {
+            output::write(self, folder)?;
+        }
         let mut text = String::new();
         // Writing to a String cannot fail.
         let written = write!(text, "{self}");
         debug_assert!(written.is_ok());
-        println!("\n{text}");
-        let Some(path) = markdown else { return Ok(()) };
-        let doing = format!("appending to {}", path.display());
-        let file = File::options().create(true).append(true).open(path);
-        file.and_then(|mut file| writeln!(file, "{text}")).map_err(BenchError::io(doing))
+        tell(&text, shared.markdown.as_deref())
     }
+}
+
+/// Prints a report's text, and appends it to `markdown` if there is such a file to be.
+pub(crate) fn tell(text: &str, markdown: Option<&Path>) -> Result<(), BenchError> {
+    println!("\n{text}");
+    let Some(path) = markdown else { return Ok(()) };
+    let doing = format!("appending to {}", path.display());
+    let file = File::options().create(true).append(true).open(path);
+    file.and_then(|mut file| writeln!(file, "{text}")).map_err(BenchError::io(doing))
 }
 
 #[cfg(test)]

@@ -17,10 +17,12 @@ use self::faults::{Fault, Kind};
 use crate::bed::{Bed, EXTERNAL};
 use crate::cli::Shared;
 use crate::error::BenchError;
+use crate::latency::microseconds;
 use crate::load::{Gap, Watch, now_ns};
 use crate::machine;
 use crate::path::Far;
 use crate::report::{Report, Table};
+use crate::results::Results;
 use crate::way::{SOURCE, Way};
 
 /// What was under way when the fault struck arrives within it, and is no sign of life.
@@ -97,12 +99,14 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
     conditions.extend(bed.link_condition()?);
     conditions.push(quiet.condition());
     let report = Report {
+        name: "stall".to_owned(),
         title: format!("Stalls of one bulk flow and {} paced flows, ms", options.paced),
         conditions,
         table: table(&series),
         notes: notes(&options),
+        results: results(&series),
     };
-    report.publish(options.shared.markdown.as_deref())?;
+    report.publish(&options.shared)?;
     let stuck =
         series.iter().find(|((way, _), series)| *way == Way::Adit && series.unrecovered > 0);
     stuck.map_or(Ok(()), |((_, kind), _)| Err(BenchError::NotRecovered { kind: kind.to_string() }))
@@ -187,6 +191,22 @@ impl Series {
         }
         Ok(())
     }
+}
+
+fn results(series: &BTreeMap<(Way, Kind), Series>) -> Results {
+    let mut results = Results::default();
+    for ((way, kind), series) in series {
+        let subject = format!("{way}, {kind}");
+        let count = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+        results.add(&subject, "faults", "times", count(series.faults));
+        results.add(&subject, "not recovered", "times", count(series.unrecovered));
+        results.add(&subject, "flows lost", "flows", count(series.lost));
+        for (measure, quantile) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("longest", 1.0)] {
+            let us = series.all.value_at_quantile(quantile);
+            results.add(&subject, measure, "ms", microseconds(us));
+        }
+    }
+    results
 }
 
 fn table(series: &BTreeMap<(Way, Kind), Series>) -> Table {

@@ -49,7 +49,8 @@ impl Rounds {
     }
 
     fn sorted(&self) -> Vec<f64> {
-        let mut sorted = self.0.clone();
+        // A run that came to nothing has its place among the rounds, but no value.
+        let mut sorted: Vec<_> = self.0.iter().copied().filter(|value| !value.is_nan()).collect();
         sorted.sort_by(f64::total_cmp);
         sorted
     }

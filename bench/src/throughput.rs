@@ -13,8 +13,9 @@ use crate::machine;
 use crate::path::Far;
 use crate::process_tree::processor_time;
 use crate::report::{Report, Table};
+use crate::results::Results;
 use crate::statistics::Rounds;
-use crate::way::Way;
+use crate::way::{Way, rotated};
 
 pub(crate) use bulk::{Bulk, Direction, Plan, UNDER_WAY_BYTES};
 
@@ -68,13 +69,13 @@ impl Options {
 }
 
 /// What the rounds of one way showed.
-#[derive(Debug)]
-struct Series {
-    gbits: Rounds,
+#[derive(Debug, Default)]
+pub(crate) struct Series {
+    pub(crate) gbits: Rounds,
     /// Processor seconds per GiB of each side's processes.
     outside: Rounds,
     inside: Rounds,
-    both: Rounds,
+    pub(crate) both: Rounds,
 }
 
 /// Measures and reports.
@@ -90,9 +91,8 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
     let mut quiet = options.shared.quiet();
     let mut series: BTreeMap<Way, Series> = BTreeMap::new();
     for round in 0..options.rounds {
-        // Another one begins each round: whoever comes first must not always be the same.
-        for &way in ways.iter().cycle().skip(round % ways.len()).take(ways.len()) {
-            let series = series.entry(way).or_insert_with(Series::new);
+        for way in rotated(&ways, round) {
+            let series = series.entry(way).or_default();
             quiet.wait();
             measure(&bed, way, options.plan(), series)?;
         }
@@ -100,15 +100,23 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
     conditions.extend(bed.link_condition()?);
     conditions.push(quiet.condition());
     let report = Report {
+        name: name(&options),
         title: title(&options),
         conditions,
         table: table(&series, options.yardstick()),
         notes: notes(&options),
+        results: results(&series),
     };
-    report.publish(options.shared.markdown.as_deref())
+    report.publish(&options.shared)
 }
 
-fn measure(bed: &Bed, way: Way, plan: Plan, series: &mut Series) -> Result<(), BenchError> {
+/// Makes one run.
+pub(crate) fn measure(
+    bed: &Bed,
+    way: Way,
+    plan: Plan,
+    series: &mut Series,
+) -> Result<(), BenchError> {
     bed.wait_until_idle(way)?;
     let times = |bed: &Bed| -> Result<Vec<f64>, BenchError> {
         let processes = bed.processes(way).iter();
@@ -135,23 +143,25 @@ fn measure(bed: &Bed, way: Way, plan: Plan, series: &mut Series) -> Result<(), B
     Ok(())
 }
 
-impl Series {
-    fn new() -> Self {
-        Self {
-            gbits: Rounds::new(),
-            outside: Rounds::new(),
-            inside: Rounds::new(),
-            both: Rounds::new(),
-        }
+fn name(options: &Options) -> String {
+    let Plan { flows, direction, .. } = options.plan();
+    let direction = if direction == Direction::Inwards { "inwards" } else { "outwards" };
+    format!("throughput-{flows}-{direction}")
+}
+
+fn results(series: &BTreeMap<Way, Series>) -> Results {
+    let mut results = Results::default();
+    for (way, series) in series {
+        results.figure(way, "throughput", "Gbit/s", &series.gbits);
+        results.figure(way, "CPU", "s/GiB", &series.both);
+        results.figure(way, "CPU at the relay", "s/GiB", &series.outside);
+        results.figure(way, "CPU inside", "s/GiB", &series.inside);
     }
+    results
 }
 
 fn title(options: &Options) -> String {
     let Plan { seconds, warm_up, flows, direction } = options.plan();
-    let direction = match direction {
-        Direction::Inwards => "external to internal",
-        Direction::Outwards => "internal to external",
-    };
     let rounds = options.rounds;
     let plural = if flows == 1 { "" } else { "s" };
     let warm_up = if warm_up == 0 { String::new() } else { format!(" after {warm_up} s") };

@@ -4,6 +4,8 @@ use std::fmt;
 
 use clap::ValueEnum;
 
+use crate::{haproxy, rathole};
+
 /// A service of the internal peer, by its port there; each way leads to it from a port of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Service {
@@ -24,6 +26,8 @@ pub(crate) const SERVICES: [Service; 3] = [BULK, ECHO, SOURCE];
 
 /// How far a way's ports lie above the services' own. All stay below the ephemeral ports.
 const SOCAT_OFFSET: u16 = 10_000;
+const HAPROXY_OFFSET: u16 = 12_000;
+const HAPROXY_SPLICE_OFFSET: u16 = 14_000;
 const ADIT_OFFSET: u16 = 20_000;
 const RATHOLE_OFFSET: u16 = 24_000;
 const RATHOLE_NOISE_OFFSET: u16 = 26_000;
@@ -35,6 +39,10 @@ pub(crate) enum Way {
     Kernel,
     /// Two hops of socat, no tunnel, nothing sealed.
     Socat,
+    /// Two hops of haproxy that copy, no tunnel, nothing sealed; measured where it is installed.
+    Haproxy,
+    /// The same with splicing forced.
+    HaproxySplice,
     /// The relay and the forwarder.
     Adit,
     /// A plain tunnel; measured where it is installed.
@@ -48,7 +56,7 @@ impl Way {
     pub(crate) fn entry_host(self) -> &'static str {
         match self {
             Self::Kernel => "gw",
-            Self::Socat | Self::Adit | Self::Rathole | Self::RatholeNoise => "relay",
+            _ => "relay",
         }
     }
 
@@ -57,6 +65,8 @@ impl Way {
         match self {
             Self::Kernel => service.port,
             Self::Socat => service.port + SOCAT_OFFSET,
+            Self::Haproxy => service.port + HAPROXY_OFFSET,
+            Self::HaproxySplice => service.port + HAPROXY_SPLICE_OFFSET,
             Self::Adit => service.port + ADIT_OFFSET,
             Self::Rathole => service.port + RATHOLE_OFFSET,
             Self::RatholeNoise => service.port + RATHOLE_NOISE_OFFSET,
@@ -66,7 +76,7 @@ impl Way {
     /// The relay's port that the tunnel uses, if there is one.
     pub(crate) fn tunnel_port(self) -> Option<u16> {
         match self {
-            Self::Kernel | Self::Socat => None,
+            Self::Kernel | Self::Socat | Self::Haproxy | Self::HaproxySplice => None,
             Self::Adit => Some(443),
             Self::Rathole => Some(2_333),
             Self::RatholeNoise => Some(2_334),
@@ -78,6 +88,7 @@ impl Way {
         match self {
             Self::Kernel => "kernel",
             Self::Socat => "socat",
+            Self::Haproxy | Self::HaproxySplice => "haproxy",
             Self::Adit => "Adit",
             Self::Rathole | Self::RatholeNoise => "rathole",
         }
@@ -87,6 +98,25 @@ impl Way {
     pub(crate) fn is_rathole(self) -> bool {
         matches!(self, Self::Rathole | Self::RatholeNoise)
     }
+
+    /// Whether it is haproxy, of either kind.
+    pub(crate) fn is_haproxy(self) -> bool {
+        matches!(self, Self::Haproxy | Self::HaproxySplice)
+    }
+
+    /// Whether what it needs is there. The lab itself sees to what the others need.
+    pub(crate) fn is_installed(self) -> bool {
+        match self {
+            Self::Kernel | Self::Socat | Self::Adit => true,
+            Self::Haproxy | Self::HaproxySplice => haproxy::program().is_some(),
+            Self::Rathole | Self::RatholeNoise => rathole::program().is_some(),
+        }
+    }
+}
+
+/// The ways in a round's order: whoever comes first must not always be the same.
+pub(crate) fn rotated(ways: &[Way], round: usize) -> impl Iterator<Item = Way> {
+    ways.iter().copied().cycle().skip(round % ways.len().max(1)).take(ways.len())
 }
 
 impl fmt::Display for Way {
@@ -94,6 +124,8 @@ impl fmt::Display for Way {
         f.pad(match self {
             Self::Kernel => "kernel DNAT",
             Self::Socat => "socat, two hops",
+            Self::Haproxy => "haproxy, copy",
+            Self::HaproxySplice => "haproxy, splice",
             Self::Adit => "Adit",
             Self::Rathole => "rathole, plain",
             Self::RatholeNoise => "rathole, noise",

@@ -1,7 +1,7 @@
 //! Hands messages out: to flows' sockets, as slices of the buffers that the records landed in,
 //! and to the carrier, as the records that the session sealed.
 
-use adit_proto::limits::{FLOW_SEND_PIECES, GATHERED_MAX, PAYLOAD_MAX};
+use adit_proto::limits::{GATHERED_MAX, PAYLOAD_MAX};
 use adit_ring::{Slice, SliceList};
 use std::collections::VecDeque;
 
@@ -72,8 +72,8 @@ impl Outlet {
         self.bytes
     }
 
-    /// What to send now, put into `slices`; false when there is nothing or it must wait.
-    pub(crate) fn poll_send(&mut self, slices: &mut SliceList) -> bool {
+    /// What to send now, at most so many pieces, put into `slices`; false when there is nothing or it must wait.
+    pub(crate) fn poll_send(&mut self, slices: &mut SliceList, pieces_max: usize) -> bool {
         if self.is_sending || self.is_blocked {
             return false;
         }
@@ -81,7 +81,7 @@ impl Outlet {
         if self.waiting.is_empty() {
             return false;
         }
-        let pieces = self.waiting.len().min(FLOW_SEND_PIECES);
+        let pieces = self.waiting.len().min(pieces_max);
         slices.extend(self.waiting.drain(..pieces));
         self.is_sending = true;
         true
@@ -129,6 +129,8 @@ impl Outlet {
 
 #[cfg(test)]
 mod tests {
+    use adit_proto::limits::FLOW_SEND_PIECES;
+
     use super::*;
 
     fn slice(bytes: &[u8]) -> Slice {
@@ -137,7 +139,7 @@ mod tests {
 
     fn sent(outlet: &mut Outlet, taken: usize) -> Vec<u8> {
         let mut slices = SliceList::new();
-        assert!(outlet.poll_send(&mut slices));
+        assert!(outlet.poll_send(&mut slices, FLOW_SEND_PIECES));
         let bytes = slices.iter().flat_map(|s| s.to_vec()).take(taken).collect();
         outlet.handle_sent(taken, &mut slices);
         bytes
@@ -164,11 +166,11 @@ mod tests {
         let mut outlet = Outlet::default();
         outlet.push(slice(b"a"));
         let mut slices = SliceList::new();
-        assert!(outlet.poll_send(&mut slices));
+        assert!(outlet.poll_send(&mut slices, FLOW_SEND_PIECES));
         outlet.push(slice(b"b"));
-        assert!(!outlet.poll_send(&mut SliceList::new()));
+        assert!(!outlet.poll_send(&mut SliceList::new(), FLOW_SEND_PIECES));
         outlet.handle_sent(0, &mut slices);
-        assert!(!outlet.poll_send(&mut SliceList::new()));
+        assert!(!outlet.poll_send(&mut SliceList::new(), FLOW_SEND_PIECES));
     }
 
     /// Pieces of a byte that wait cost little more than their bytes, and come out in order.

@@ -18,8 +18,8 @@ use crossbeam::channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 pub use command::{
-    Answer, Arrival, Carrier, Command, ProxyHeader, ProxyVersion, Quota, Replies, Service,
-    SessionKey,
+    Answer, Arrival, Carrier, Command, Listening, ProxyHeader, ProxyVersion, Quota, Replies,
+    Service, SessionKey,
 };
 pub use event::{Down, Event, Report, SessionReport};
 

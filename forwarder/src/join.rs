@@ -33,6 +33,8 @@ pub use site::{CONFIG_NAME, KEY_NAME, SiteError};
 /// How often the question is put when the connection is lost before the answer: the relay gives
 /// the same key the same answer again.
 const ATTEMPTS_MAX: u32 = 3;
+/// The pause before the next attempt: a relay that is restarted is away for a moment.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How long the relay may take to answer.
 const ANSWER_MAX: Duration = HANDSHAKE_MAX;
 
@@ -134,18 +136,25 @@ pub fn join(line: &str, dir: &Path, now: UnixTime) -> Result<Joined, JoinError> 
 
 async fn ask(invitation: &Invitation, key: &PrivateKey) -> Result<Grant, JoinError> {
     let gateway = Gateway::joining(invitation.relay.clone(), key, invitation.relay_key)?;
+    let mut carrier = gateway.dial().await.map_err(JoinError::Dial)?;
     let mut attempt = 1;
+    // From here on the relay may have taken the key in, whatever happens.
     loop {
-        let carrier = gateway.dial().await.map_err(JoinError::Dial)?;
         let why = match timeout(ANSWER_MAX, exchange(carrier, invitation)).await {
             Ok(Ok(answer)) => return granted(Answer::from_bytes(&answer)?),
             Ok(Err(error)) => error.to_string(),
             Err(_elapsed) => format!("nothing in {} s", ANSWER_MAX.as_secs()),
         };
-        if attempt == ATTEMPTS_MAX {
-            return Err(JoinError::Lost(why));
-        }
-        attempt += 1;
+        carrier = loop {
+            if attempt == ATTEMPTS_MAX {
+                return Err(JoinError::Lost(why));
+            }
+            attempt += 1;
+            tokio::time::sleep(PAUSE).await;
+            if let Ok(carrier) = gateway.dial().await {
+                break carrier;
+            }
+        };
     }
 }
 

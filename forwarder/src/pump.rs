@@ -18,6 +18,7 @@ mod flows;
 mod greetings;
 mod meter;
 mod opening;
+mod owners;
 mod sessions;
 mod slots;
 mod timers;
@@ -26,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::thread;
 use std::time::Duration;
 
-use adit_proto::id::{SessionId, Time};
+use adit_proto::id::Time;
 use adit_proto::limits::{
     CARRIER_BUFFER, CARRIER_BUFFERS, CARRIER_BUFFERS_PUBLISHED, FLOW_SLOTS, FLOW_SLOTS_PUBLISHED,
     PAYLOAD_MAX, RECORD_TRAILER, SLOT_HEADROOM, TURN_COMPLETIONS_MAX,
@@ -44,9 +45,10 @@ use crate::key::PublicKey;
 use carriers::CarrierSocket;
 use contacts::{Door, Listener};
 use flows::FlowSocket;
+use owners::Owner;
 use sessions::Tunnel;
 use slots::{Purpose, Slot, Slots};
-use timers::{Timer, Timers};
+use timers::{Openings, Timer, Timers};
 
 pub use adit_ring::probe;
 
@@ -64,14 +66,15 @@ struct Pump {
     end: PumpEnd,
     /// Events that did not fit into the channel, oldest first.
     unsent: VecDeque<Event>,
+    /// Counts how often the control plane had everything.
+    caught_up: u64,
     now: Time,
     timers: Timers,
+    openings: Openings,
     tunnels: Slots<Tunnel>,
     tunnels_by_key: BTreeMap<SessionKey, Slot>,
-    /// At the relay: the sessions of each key, the oldest first.
-    tunnels_by_owner: BTreeMap<PublicKey, VecDeque<Slot>>,
-    /// Sessions that were taken over, and until when their forwarders are told so.
-    superseded_by_owner: BTreeMap<PublicKey, (SessionId, Time)>,
+    /// At the relay. As many as there are keys that it lets in.
+    owners: BTreeMap<PublicKey, Owner>,
     carriers: Slots<CarrierSocket>,
     flows: Slots<FlowSocket>,
     listeners: Slots<Listener>,
@@ -136,12 +139,13 @@ impl Pump {
             groups: Groups { carriers, flows },
             end,
             unsent: VecDeque::new(),
+            caught_up: 0,
             now: Time::default(),
             timers: Timers::default(),
+            openings: Openings::default(),
             tunnels: Slots::default(),
             tunnels_by_key: BTreeMap::new(),
-            tunnels_by_owner: BTreeMap::new(),
-            superseded_by_owner: BTreeMap::new(),
+            owners: BTreeMap::new(),
             carriers: Slots::default(),
             flows: Slots::default(),
             listeners: Slots::default(),
@@ -196,7 +200,8 @@ impl Pump {
         if is_work_left || self.can_arm_flows() && !self.flows_dry.is_empty() {
             return Duration::ZERO;
         }
-        let due = self.timers.next_due().map(|due| due.since(self.clock()));
+        let dues = [self.timers.next_due(), self.openings.next_due()];
+        let due = dues.into_iter().flatten().min().map(|due| due.since(self.clock()));
         // Completions are never left unreaped here, so it is safe to sleep.
         due.unwrap_or(WAIT_MAX).min(WAIT_MAX)
     }
@@ -223,8 +228,8 @@ impl Pump {
                 self.listen(session, Door { contact, to, peer, sources }, listener.into());
             }
             Command::Admit { session, contact, sources } => self.admit(session, contact, sources),
-            Command::Open { session, open, peer, stream, replies } => {
-                self.open_for(session, open, &peer, stream.into(), replies);
+            Command::Open { session, open, peer, stream, listening } => {
+                self.open_for(session, open, &peer, stream.into(), listening);
             }
             Command::Answer { session, flow, answer } => self.answer(session, flow, answer),
             Command::Limit { session, quota } => self.limit(session, quota),
@@ -268,13 +273,14 @@ impl Pump {
     }
 
     fn run_timers(&mut self) {
+        self.give_up_openings();
         while let Some(timer) = self.timers.pop_due(self.now) {
             match timer {
                 Timer::Session(slot) => self.handle_session_timeout(slot),
                 Timer::Greeting(slot) => self.handle_greeting_timeout(slot),
                 Timer::Line(slot) => self.handle_line_timeout(slot),
                 Timer::Flush(slot) => self.drop_flow(slot, true),
-                Timer::Connect(slot) => self.handle_connect_timeout(slot),
+                Timer::Announced(slot) => self.handle_announced_timeout(slot),
                 Timer::Accept(slot) => self.arm_accept(slot),
                 Timer::Quota(slot) => self.handle_paid(slot),
                 Timer::Close(slot) => self.end(slot, Down::Closed),
@@ -329,6 +335,7 @@ impl Pump {
                 return;
             }
         }
+        self.caught_up += 1;
     }
 
     fn stop(&mut self) {

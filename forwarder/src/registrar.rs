@@ -27,6 +27,7 @@ mod entry;
 mod health;
 mod inside;
 mod leases;
+mod settling;
 mod table;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -41,9 +42,9 @@ use adit_proto::id::ContactId;
 use crate::api::{Refusal, StatusCode};
 use crate::config::{Address, Peer, Place};
 use crate::handoff::{Command, ControlFrame, ProxyHeader, Service, SessionKey, Target};
-use crate::sources::Sources;
 use crate::status::PeerStatus;
 use entry::{Entry, Stage, Tenure};
+use settling::Settling;
 use table::Table;
 
 pub use leases::{LEASE, LEASE_MAX, LEASE_MIN, Lease, Registered};
@@ -64,6 +65,7 @@ pub enum Action {
 pub struct Registrar {
     table: Table,
     session: Option<SessionKey>,
+    settling: Option<Settling>,
     actions: VecDeque<Action>,
 }
 
@@ -75,8 +77,9 @@ impl Registrar {
         registrar
     }
 
-    /// Takes the peers of a new configuration. Those that stay the same are not touched; one that was
-    /// registered otherwise gives way to one that has its name or its contact point.
+    /// Takes the peers of a new configuration. Those that stay the same are not touched, but for those
+    /// that were refused; one that was registered otherwise gives way to one that has its name or its
+    /// contact point.
     pub fn handle_peers(&mut self, peers: Vec<Peer>, now: Instant) {
         let mut wanted: BTreeMap<_, _> =
             peers.into_iter().map(|peer| (peer.name.clone(), peer)).collect();
@@ -89,6 +92,7 @@ impl Registrar {
             let name = &entry.peer.name;
             if wanted.get(name) == Some(&entry.peer) {
                 wanted.remove(name);
+                self.ask_again(id);
                 continue;
             }
             tracing::info!(peer = %name, contact = %entry.peer.contact, "removed");
@@ -122,14 +126,19 @@ impl Registrar {
     }
 
     /// Takes that a session has begun, in which nothing is registered.
-    pub fn handle_up(&mut self, session: SessionKey) {
+    pub fn handle_up(&mut self, session: SessionKey, now: Instant) {
         self.session = Some(session);
-        self.table.ids().into_iter().for_each(|id| self.ask(id));
+        self.table.renew_sources();
+        let ids = self.table.ids();
+        ids.iter().for_each(|id| self.ask(*id));
+        self.settling = Some(Settling::new(ids, now));
+        self.settle();
     }
 
     /// Takes that the session has ended.
     pub fn handle_down(&mut self) {
         self.session = None;
+        self.settling = None;
         for id in self.table.ids() {
             self.table.update(id, |entry| {
                 entry.forget_refusals();
@@ -161,6 +170,14 @@ impl Registrar {
         }
     }
 
+    /// Asks once more for a peer that was refused: somebody wants it still, and at the relay the files
+    /// may have changed.
+    fn ask_again(&mut self, id: ContactId) {
+        if self.table.get(id).is_some_and(|entry| matches!(entry.stage, Stage::Refused { .. })) {
+            self.ask(id);
+        }
+    }
+
     /// Takes what came of [`Action::Resolve`].
     pub fn handle_resolved(
         &mut self,
@@ -177,6 +194,7 @@ impl Registrar {
                 self.handle_refused(id, text, StatusCode::UNPROCESSABLE_ENTITY, Some(now));
             }
         }
+        self.settle();
     }
 
     fn register(&mut self, contact: ContactId, target: Target) {
@@ -229,6 +247,7 @@ impl Registrar {
             // Only forwarders register; a relay that does is ignored, not believed.
             ControlFrame::Register(..) | ControlFrame::Unregister(_) => {}
         }
+        self.settle();
     }
 
     fn handle_registered(&mut self, id: ContactId, contact: String, now: Instant) {
@@ -266,19 +285,16 @@ impl Registrar {
         self.table.update(id, |entry| entry.refuse(reason, retry_from));
     }
 
-    /// Who may reach out from now on, if that has changed: the peers that are registered.
-    pub fn poll_sources(&mut self) -> Option<Sources> {
-        self.table.poll_sources()
-    }
-
     /// When something is to be done next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.table.poll_timeout()
+        let settling = self.settling.as_ref().map(|settling| settling.until);
+        [self.table.poll_timeout(), settling].into_iter().flatten().min()
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        self.settling.take_if(|settling| settling.until <= now);
         for id in self.table.due(now) {
             let Some(entry) = self.table.get(id) else { continue };
             let is_retry = is_due(entry.retry_at());

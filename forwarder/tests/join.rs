@@ -152,6 +152,19 @@ fn whatever_fails_leaves_nothing_on_disk() {
     assert!(keys.iter().all(|seen| *seen == keys[0]) && keys.len() == 3, "one key asks again");
 }
 
+/// A relay that is gone when it is asked again may have let the key in before: nobody says that the
+/// invitation is unused.
+#[test]
+fn a_relay_that_goes_after_the_request_may_have_let_us_in() {
+    let key = PrivateKey::generate().unwrap();
+    let (address, relay) = relay(&key, vec![Deed::HangUp]);
+    let dir = tempfile::tempdir().unwrap();
+    let error = join(&invitation(address, key.public()).line(), dir.path(), NOW).unwrap_err();
+    relay.join().unwrap();
+    assert!(matches!(error, JoinError::Lost(_)), "{error}");
+    assert!(is_empty(dir.path()));
+}
+
 /// A relay with another key than the line's is never told the secret.
 #[test]
 fn another_relay_is_told_nothing() {

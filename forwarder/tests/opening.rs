@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit::handoff::{
-    Answer, Command, Destination, Event, Open, ProxyHeader, ProxyVersion, Quota, Replies,
-    ResetReason, Service, Target,
+    Answer, Command, Destination, Event, Listening, Open, ProxyHeader, ProxyVersion, Quota,
+    Replies, ResetReason, Service, Target,
 };
 use adit::net;
 use adit::sources::Sources;
@@ -55,7 +55,8 @@ fn answer(end: &End, flow: FlowId, answer: Answer) {
 fn open_for(tunnel: &Tunnel, stream: TcpStream, replies: Option<Replies>) {
     let open = Open { contact: ContactId(9), source: stream.peer_addr().unwrap(), to: name() };
     let (session, peer) = (SESSION, "peer".into());
-    let command = Command::Open { session, open, peer, stream: stream.into(), replies };
+    let listening = replies.map(Listening::Caller);
+    let command = Command::Open { session, open, peer, stream: stream.into(), listening };
     tunnel.forwarder.pump.send(command).unwrap();
 }
 
@@ -108,7 +109,8 @@ fn a_refused_flow_is_reset_once() {
     assert!(is_reset(inside));
     let (near, mut far) = net::pair().unwrap();
     answer(&tunnel.relay, flow, Answer::Join(near.into()));
-    assert_eq!(far.read(&mut [0]).unwrap(), 0, "the socket of a late answer is closed");
+    // A clean end would look as if somebody had come and gone.
+    assert_eq!(far.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
 /// A forwarder is never led by its relay to a name or an address of the relay's choice.
@@ -241,4 +243,72 @@ fn a_caller_hears_why_there_is_no_far_end() {
     let mut heard = String::new();
     caller.read_to_string(&mut heard).unwrap();
     assert_eq!(heard, "no: NoContact;");
+}
+
+/// Two sessions of one key share its quota, and another carrier does not start it anew.
+#[test]
+fn the_sessions_of_a_key_share_its_quota() {
+    let mut tunnel = tunnel(internal_peer(echo));
+    let quota = Quota { flows_max: Some(1), ..Quota::default() };
+    tunnel.relay.pump.send(Command::Limit { session: SESSION, quota }).unwrap();
+    let mut held = connect(&tunnel);
+    assert_eq!(exchange(&mut held, b"here"), b"here");
+    tunnel.cut();
+    tunnel.forwarder.wait_until_lost();
+    tunnel.carry();
+    assert!(tunnel.forwarder.wait_until_up());
+    assert_eq!(exchange(&mut held, b"still"), b"still");
+    assert!(is_reset(connect(&tunnel)), "the resumption has made no room");
+}
+
+/// What the other end would end the session for is refused at this one, and nobody else notices.
+#[test]
+fn a_place_that_cannot_be_asked_for_harms_nobody() {
+    let tunnel = tunnel(internal_peer(echo));
+    let mut bystander = connect(&tunnel);
+    assert_eq!(exchange(&mut bystander, b"before"), b"before");
+    for address in ["a\u{1}b:80".to_owned(), format!("{}:65535", "x".repeat(300))] {
+        let to = Destination::Address(address);
+        let (near, mut caller) = net::pair().unwrap();
+        let open = Open { contact: ContactId(9), source: near.peer_addr().unwrap(), to };
+        let (session, peer) = (SESSION, "peer".into());
+        let listening = Some(Listening::Caller(replies()));
+        let command = Command::Open { session, open, peer, stream: near.into(), listening };
+        tunnel.forwarder.pump.send(command).unwrap();
+        let mut heard = [0; 18];
+        caller.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"no: ConnectFailed;");
+    }
+    assert_eq!(exchange(&mut bystander, b"after"), b"after");
+}
+
+/// The control plane hears once whether the far end is there, and why not.
+#[test]
+fn the_control_plane_hears_whether_the_far_end_is_there() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let gone = listener.local_addr().unwrap();
+    drop(listener);
+    let tunnel = tunnel(gone);
+    let heard = |call: u64| {
+        let (near, far) = net::pair().unwrap();
+        let source = near.peer_addr().unwrap();
+        let open = Open { contact: CONTACT, source, to: Destination::Contact };
+        let (session, peer) = (SESSION, "peer".into());
+        let listening = Some(Listening::ControlPlane(call));
+        let command = Command::Open { session, open, peer, stream: near.into(), listening };
+        tunnel.relay.pump.send(command).unwrap();
+        let heard = tunnel.relay.wait_for("Heard", |event| match event {
+            Event::Heard { call: about, heard } => Some((about, heard)),
+            _ => None,
+        });
+        assert_eq!(heard.0, call);
+        (heard.1, far)
+    };
+    let (refused, far) = heard(1);
+    assert_eq!(refused, Err(ResetReason::ConnectRefused));
+    assert!(is_reset(far));
+    tunnel.serve(internal_peer(echo));
+    let (accepted, mut far) = heard(2);
+    assert_eq!(accepted, Ok(()));
+    assert_eq!(exchange(&mut far, b"hello"), b"hello");
 }

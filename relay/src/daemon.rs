@@ -10,7 +10,7 @@ mod sessions;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -124,6 +124,9 @@ struct Daemon {
     registrar: Registrar<TcpListener>,
     beat: Beat<Asked>,
     absence: Absence<Asked>,
+    /// Calls whose owner's peer is being connected, by number, with the caller's end.
+    calls: BTreeMap<u64, (Asked, TcpStream)>,
+    last_call: u64,
     lookups: Lookups,
     own: OwnAddresses,
     inbox: mpsc::Sender<Input>,
@@ -206,6 +209,8 @@ impl Daemon {
             registrar: Registrar::default(),
             beat: Beat::new(Instant::now()),
             absence: Absence::default(),
+            calls: BTreeMap::new(),
+            last_call: 0,
             lookups: Lookups::default(),
             own: OwnAddresses::default(),
             inbox,
@@ -299,6 +304,7 @@ impl Daemon {
             return Ok(());
         };
         let (name, sessions_max) = (Arc::clone(&policy.name), policy.sessions_max());
+        let quota = policy.quota;
         self.last_session += 1;
         let session = SessionKey(self.last_session);
         let (pump, remote) = (self.pump_of(&key), carrier.remote);
@@ -306,7 +312,7 @@ impl Daemon {
         let (id, is_carried) = (None, true);
         let state = Session { key, name: Arc::clone(&name), pump, remote, local, id, is_carried };
         self.arrivals.insert(session, state);
-        let arrival = Arrival { session, key, name, grace, sessions_max };
+        let arrival = Arrival { session, key, name, grace, sessions_max, quota };
         self.tell(pump, Command::Carry { side, arrival, carrier: Box::new(carrier) })
     }
 
@@ -325,6 +331,7 @@ impl Daemon {
             Event::Dropped { session, why } => self.handle_dropped(session, &why, now),
             Event::Suspect { .. } => {}
             Event::Frame { session, frame } => return self.handle_frame(session, frame, now),
+            Event::Heard { call, heard } => return self.handle_heard(call, heard),
             Event::Opened { session, flow, open } => {
                 return self.handle_opened(session, flow, open.to, now);
             }

@@ -1,7 +1,7 @@
 //! Round trips on a link that is slower than the machine: what a bulk flow's queue does to them.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use hdrhistogram::Histogram;
 
@@ -11,9 +11,10 @@ use crate::error::BenchError;
 use crate::load::{Spinner, round_trips};
 use crate::machine;
 use crate::report::{Report, Table};
+use crate::results::{Results, Run};
 use crate::statistics::Rounds;
 use crate::throughput::{Bulk, Direction, Plan};
-use crate::way::{ECHO, Way};
+use crate::way::{ECHO, Way, rotated};
 
 /// How long a bulk flow runs before round trips beside it count, in seconds of the link's rate.
 const UNDER_WAY_SECONDS: f64 = 2.0;
@@ -30,6 +31,7 @@ struct State {
     /// Of each round, in milliseconds.
     p99: Rounds,
     bulk_mbit: Rounds,
+    runs: Vec<Run>,
 }
 
 /// Measures and reports.
@@ -42,7 +44,7 @@ pub(super) fn run(options: &Options, rate_mbit: f64) -> Result<(), BenchError> {
     let mut quiet = options.shared.quiet();
     let mut states: BTreeMap<Way, [State; 3]> = BTreeMap::new();
     for round in 0..options.rounds {
-        for &way in ways.iter().cycle().skip(round % ways.len()).take(ways.len()) {
+        for way in rotated(&ways, round) {
             quiet.wait();
             for (state, beside) in states.entry(way).or_default().iter_mut().zip(STATES) {
                 measure(&bed, way, beside, rate_mbit, options, state)?;
@@ -52,6 +54,7 @@ pub(super) fn run(options: &Options, rate_mbit: f64) -> Result<(), BenchError> {
     conditions.extend(bed.link_condition()?);
     conditions.push(quiet.condition());
     let report = Report {
+        name: "latency-narrow".to_owned(),
         title: format!(
             "Round trips of {} bytes on a link of {rate_mbit} Mbit/s, ms, {} rounds",
             options.size, options.rounds
@@ -59,8 +62,9 @@ pub(super) fn run(options: &Options, rate_mbit: f64) -> Result<(), BenchError> {
         conditions,
         table: table(&states),
         notes: notes(options),
+        results: results(states),
     };
-    report.publish(options.shared.markdown.as_deref())
+    report.publish(&options.shared)
 }
 
 fn measure(
@@ -83,7 +87,8 @@ fn measure(
     let bulk = bulk.transpose()?;
     let (host, port) = bed.entry(way, ECHO);
     let direction = beside.unwrap_or(Direction::Inwards);
-    let (begun, before) = (Instant::now(), bed.moved_bytes(direction)?);
+    let (wall, begun) = (SystemTime::now(), Instant::now());
+    let before = bed.moved_bytes(direction)?;
     let external = bed.lab().host(EXTERNAL);
     let address = format!("{host}:{port}");
     let times = round_trips(&external, address, options.count, options.size, options.seconds_max)?;
@@ -99,6 +104,8 @@ fn measure(
     );
     state.p99.add(at(0.99));
     state.bulk_mbit.add(mbit);
+    let run = Run { begun: wall, took: begun.elapsed(), times: times.clone() };
+    state.runs.push(run);
     let all = state.times.take();
     state.times = Some(match all {
         None => times,
@@ -121,6 +128,19 @@ fn said(beside: Beside) -> &'static str {
 
 fn milliseconds(times: &Histogram<u64>, quantile: f64) -> f64 {
     microseconds(times.value_at_quantile(quantile)) / 1e3
+}
+
+fn results(states: BTreeMap<Way, [State; 3]>) -> Results {
+    let mut results = Results::default();
+    for (way, states) in states {
+        for (state, beside) in states.into_iter().zip(STATES) {
+            let subject = format!("{way}, {}", said(beside));
+            results.figure(&subject, "p99", "ms", &state.p99);
+            results.figure(&subject, "bulk", "Mbit/s", &state.bulk_mbit);
+            state.runs.into_iter().for_each(|run| results.add_run(&subject, run));
+        }
+    }
+    results
 }
 
 fn table(states: &BTreeMap<Way, [State; 3]>) -> Table {

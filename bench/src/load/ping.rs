@@ -7,15 +7,13 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use netns_tests::{Host, LONG};
 
-use super::Load;
+use super::{Load, recorded};
 use crate::error::BenchError;
 
 /// Round trips that are not counted: connections open, windows and caches warm.
 const WARM_UP: u64 = 200;
 /// On a slow way fewer do, and all would take too long.
 const WARM_UP_WITHIN: Duration = Duration::from_secs(1);
-/// Digits that the histogram keeps.
-const PRECISION: u8 = 3;
 
 /// Makes round trips from `host` and returns their times in nanoseconds.
 pub(crate) fn round_trips(
@@ -27,15 +25,7 @@ pub(crate) fn round_trips(
 ) -> Result<Histogram<u64>, BenchError> {
     let mut ping = Load::Ping { address, count, size, seconds }.spawn(host)?;
     let log = ping.finish(LONG)?;
-    let wrong = || BenchError::unexpected("the round trips", log.clone());
-    let mut histogram = empty();
-    for line in log.lines() {
-        let (value, times) = line.split_once(' ').ok_or_else(wrong)?;
-        let value = value.parse().map_err(|_error| wrong())?;
-        let times = times.parse().map_err(|_error| wrong())?;
-        histogram.record_n(value, times).map_err(|_error| wrong())?;
-    }
-    if histogram.is_empty() { Err(wrong()) } else { Ok(histogram) }
+    recorded::read("the round trips", &log)
 }
 
 /// Makes the round trips and prints each recorded value with how often it came.
@@ -44,7 +34,7 @@ pub(super) fn run(address: &str, count: u64, size: usize, seconds: u64) -> io::R
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let (sent, mut got) = (vec![b'a'; size], vec![0; size]);
-    let mut histogram = empty();
+    let mut histogram = recorded::empty();
     let warm = Instant::now() + WARM_UP_WITHIN;
     let end = Instant::now() + Duration::from_secs(seconds);
     let (mut round, mut counted) = (0, 0);
@@ -62,16 +52,5 @@ pub(super) fn run(address: &str, count: u64, size: usize, seconds: u64) -> io::R
         }
         round += 1;
     }
-    let mut out = io::stdout().lock();
-    histogram.iter_recorded().try_for_each(|step| {
-        writeln!(out, "{} {}", step.value_iterated_to(), step.count_since_last_iteration())
-    })
-}
-
-/// Grows by itself: no value is out of its range.
-fn empty() -> Histogram<u64> {
-    let Ok(histogram) = Histogram::new(PRECISION) else {
-        unreachable!("a histogram may have {PRECISION} digits")
-    };
-    histogram
+    recorded::print(&histogram)
 }

@@ -1,5 +1,6 @@
 //! One bulk load by iperf3.
 
+use std::fmt;
 use std::time::Duration;
 
 use netns_tests::{LONG, Process, wait_until};
@@ -19,6 +20,15 @@ pub(crate) enum Direction {
     Inwards,
     /// The internal peer.
     Outwards,
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Inwards => "external to internal",
+            Self::Outwards => "internal to external",
+        })
+    }
 }
 
 /// What a load shall be.

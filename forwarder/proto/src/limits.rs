@@ -106,8 +106,15 @@ pub const DETACHED_FLOWS_MAX: usize = 1_024;
 /// How long `HELLO` or `WELCOME` may take to come.
 pub const OPENING_MAX: Duration = Duration::from_secs(5);
 
-/// How long an internal peer's connect may take.
+/// How long an internal peer's connect, or the judgement on a flow, may take.
 pub const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// How long whoever waits to hear of the far end is kept waiting: as long as the other end may take,
+/// and what an outage may take on top.
+pub const ANNOUNCED_MAX: Duration = Duration::from_secs(30);
+/// Flows of one session that may wait to be judged at once.
+pub const JUDGED_MAX: usize = 1_024;
+/// What one session may tell the control plane while that is behind.
+pub const EVENTS_WAITING_MAX: usize = HANDOFF_MAX / 4;
 /// How long a TLS handshake may take, from the first byte to the last.
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// Handshakes under way at once on a relay …

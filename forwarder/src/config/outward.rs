@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use adit_proto::frame::{Destination, is_name};
-use adit_proto::limits::NAME_MAX;
+use adit_proto::limits::{NAME_MAX, TEXT_MAX};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -91,6 +91,9 @@ pub enum BadDestination {
     /// The address is none.
     #[error(transparent)]
     Address(#[from] super::BadPlace),
+    /// The address has no room in a frame.
+    #[error("{0:?} is too long: an address may have {TEXT_MAX} bytes with its port")]
+    Long(String),
 }
 
 impl FromStr for To {
@@ -108,7 +111,11 @@ impl FromStr for To {
         let Some(address) = text.strip_prefix("address:") else {
             return Err(BadDestination::Shape(text.to_owned()));
         };
-        Ok(Self(Destination::Address(address.parse::<Place>()?.to_string())))
+        let address = address.parse::<Place>()?.to_string();
+        if address.len() > TEXT_MAX {
+            return Err(BadDestination::Long(address));
+        }
+        Ok(Self(Destination::Address(address)))
     }
 }
 

@@ -1,5 +1,8 @@
 //! The forwarder's loop and its state.
 
+#[cfg(test)]
+mod tests;
+
 mod report;
 mod requests;
 
@@ -22,7 +25,7 @@ use crate::config::ForwarderConfig;
 use crate::exit::{Exit, Failed};
 use crate::gateway::{DialError, Gateway};
 use crate::handoff::{
-    Answer, Arrival, Carrier, Command, Down, Event, GoawayReason, PumpHandle, ResetReason,
+    Answer, Arrival, Carrier, Command, Down, Event, GoawayReason, PumpHandle, Quota, ResetReason,
     SessionKey,
 };
 use crate::key::PublicKey;
@@ -163,13 +166,13 @@ impl Daemon {
 
     /// Opens the ways out to the peers that are registered, and to nobody else.
     fn admit(&mut self) -> Result<(), Failed> {
-        let is_for_peers = matches!(self.role, Role::Contact(_)) && !self.outward.is_closed();
-        let Some(sources) = is_for_peers.then(|| self.registrar.poll_sources()).flatten() else {
+        let is_wanted = self.outward.is_for_peers();
+        let sources = is_wanted.then(|| self.registrar.poll_sources()).flatten();
+        let (Some(sources), Some(session)) = (sources, self.tunnel.session()) else {
             return Ok(());
         };
-        let session = self.tunnel.session();
-        let mut commands = self.outward.handle_registered(Arc::new(sources), session).into_iter();
-        commands.try_for_each(|command| self.tell(command))
+        let commands = self.outward.handle_registered(Arc::new(sources), session)?;
+        commands.into_iter().try_for_each(|command| self.tell(command))
     }
 
     fn handle(&mut self, input: Input, now: Instant) -> Result<(), Failed> {
@@ -245,7 +248,8 @@ impl Daemon {
         let key = self.config.relay_keys.first();
         let (side, name, carrier) = (Side::Forwarder, self.name.clone(), Box::new(carrier));
         // The relay's WELCOME says how long the grace really is.
-        let arrival = Arrival { session, key, name, grace: GRACE, sessions_max: 1 };
+        let quota = Quota::default();
+        let arrival = Arrival { session, key, name, grace: GRACE, sessions_max: 1, quota };
         self.tell(Command::Carry { side, arrival, carrier })
     }
 
@@ -262,12 +266,15 @@ impl Daemon {
         let again_in = self.tunnel.handle_not_dialled(error.ended(), now);
         tracing::warn!(relay = %self.name, ?again_in, "no connection: {error}");
         self.last_error = Some(error.to_string());
-        self.give_up_if_called(error, now)
+        // What is under way waits for another connection, as everywhere.
+        let is_under_way = self.tunnel.id().is_some();
+        if is_under_way { Ok(()) } else { self.give_up_if_called(error, now) }
     }
 
     fn handle_event(&mut self, event: Event, now: Instant) -> Result<(), Failed> {
         let session = match &event {
-            Event::Report(_) => None,
+            // Nothing here asks to hear.
+            Event::Report(_) | Event::Heard { .. } => None,
             Event::Up { session, .. }
             | Event::Frame { session, .. }
             | Event::Opened { session, .. }
@@ -282,7 +289,7 @@ impl Daemon {
         match event {
             Event::Up { session, id, is_resumed, .. } => {
                 self.tunnel.handle_up(id, now);
-                return self.handle_up(session, is_resumed);
+                return self.handle_up(session, is_resumed, now);
             }
             Event::Frame { frame, .. } => self.registrar.handle_frame(frame, now),
             Event::Opened { session, flow, .. } => {
@@ -301,11 +308,17 @@ impl Daemon {
                 return self.give_up_if_called(&why, now);
             }
             Event::Report(report) => self.gathering.handle_report(report),
+            Event::Heard { .. } => {}
         }
         Ok(())
     }
 
-    fn handle_up(&mut self, session: SessionKey, is_resumed: bool) -> Result<(), Failed> {
+    fn handle_up(
+        &mut self,
+        session: SessionKey,
+        is_resumed: bool,
+        now: Instant,
+    ) -> Result<(), Failed> {
         let (relay, remote) = (&self.name, self.tunnel.remote().map(tracing::field::display));
         let id = self.tunnel.id().map(tracing::field::display);
         self.last_error = None;
@@ -316,7 +329,7 @@ impl Daemon {
         tracing::info!(%relay, remote, session = id, "tunnel up");
         // What an older session had registered is gone.
         self.registrar.handle_down();
-        self.registrar.handle_up(session);
+        self.registrar.handle_up(session, now);
         let commands = self.outward.handle_up(session, &self.inbox)?;
         commands.into_iter().try_for_each(|command| self.tell(command))
     }

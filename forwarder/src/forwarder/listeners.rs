@@ -1,7 +1,7 @@
 //! The listeners inside: internal peers that connect to them reach out through the tunnel.
 //!
-//! They are bound for the daemon's life, and given to the pump anew for each session; in between,
-//! who connects waits to be accepted.
+//! They are bound for the daemon's life, and given to the pump anew for each session, once it is known
+//! who may connect; until then, who connects waits to be accepted.
 
 use std::io;
 use std::net::TcpListener;
@@ -22,8 +22,8 @@ const BACKLOG: i32 = 128;
 #[derive(Debug)]
 pub(super) struct Listeners {
     bound: Vec<Bound>,
-    /// Who may connect.
-    sources: Arc<Sources>,
+    /// The session in which the pump has them.
+    session: Option<SessionKey>,
 }
 
 #[derive(Debug)]
@@ -39,8 +39,8 @@ fn contact(index: usize) -> ContactId {
 }
 
 impl Listeners {
-    /// Binds them, for `sources` at first.
-    pub(super) fn bind(listeners: &[Outward], sources: Sources) -> Result<Self, Failed> {
+    /// Binds them; nobody is accepted yet.
+    pub(super) fn bind(listeners: &[Outward]) -> Result<Self, Failed> {
         let bind = |Outward { name, listen, to }: &Outward| {
             let listener = net::bind(*listen, BACKLOG, true).map_err(|error| {
                 Failed::new(
@@ -52,41 +52,58 @@ impl Listeners {
             Ok(Bound { listener, name: name.as_str().into(), to: to.clone() })
         };
         let bound = listeners.iter().map(bind).collect::<Result<_, Failed>>()?;
-        Ok(Self { bound, sources: Arc::new(sources) })
+        Ok(Self { bound, session: None })
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.bound.is_empty()
     }
 
-    /// What the pump is to be told in a session that has begun.
-    pub(super) fn handle_up(&self, session: SessionKey) -> io::Result<Vec<Command>> {
-        let listen = |(index, bound): (usize, &Bound)| {
+    /// Takes who may connect in `session` from now on; returns what the pump is to be told.
+    pub(super) fn handle_sources(
+        &mut self,
+        sources: &Arc<Sources>,
+        session: SessionKey,
+    ) -> io::Result<Vec<Command>> {
+        let is_new = self.session.replace(session) != Some(session);
+        let tell = |(index, bound): (usize, &Bound)| {
+            let (contact, sources) = (contact(index), Arc::clone(sources));
+            if !is_new {
+                return Ok(Command::Admit { session, contact, sources });
+            }
             Ok(Command::Listen {
                 session,
-                contact: contact(index),
+                contact,
                 peer: Arc::clone(&bound.name),
                 listener: bound.listener.try_clone()?,
                 to: bound.to.clone(),
-                sources: Arc::clone(&self.sources),
+                sources,
             })
         };
-        self.bound.iter().enumerate().map(listen).collect()
+        self.bound.iter().enumerate().map(tell).collect()
     }
+}
 
-    /// Takes who may connect from now on; returns what the pump is to be told.
-    pub(super) fn handle_sources(
-        &mut self,
-        sources: Arc<Sources>,
-        session: Option<SessionKey>,
-    ) -> Vec<Command> {
-        self.sources = sources;
-        let admit = |session, index| Command::Admit {
-            session,
-            contact: contact(index),
-            sources: Arc::clone(&self.sources),
-        };
-        let all = |session| (0..self.bound.len()).map(move |index| admit(session, index));
-        session.into_iter().flat_map(all).collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The pump has a listener once in each session, and with it who may connect: nobody is turned
+    /// away for the time before.
+    #[test]
+    fn a_listener_is_handed_over_with_those_who_may_connect() {
+        let (name, to) = ("web".to_owned(), Destination::Name("laptop-web".to_owned()));
+        let outward = Outward { name, listen: ([127, 0, 0, 1], 0).into(), to };
+        let mut listeners = Listeners::bind(&[outward]).unwrap();
+        let any = Arc::new(Sources::any());
+        for session in [SessionKey(1), SessionKey(2)] {
+            let first = listeners.handle_sources(&any, session).unwrap();
+            assert!(
+                matches!(&first[..], [Command::Listen { sources, .. }] if **sources == *any),
+                "{first:?}"
+            );
+            let then = listeners.handle_sources(&any, session).unwrap();
+            assert!(matches!(&then[..], [Command::Admit { .. }]), "{then:?}");
+        }
     }
 }

@@ -4,12 +4,11 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use adit_proto::id::ContactId;
 use socket2::SockRef;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::daemon::Input;
 use super::listeners::Listeners;
@@ -17,7 +16,7 @@ use super::socks::{self, Admitted, Asked};
 use super::{Role, stdio};
 use crate::config::ForwarderConfig;
 use crate::exit::{Exit, Failed};
-use crate::handoff::{Command, Destination, Open, Replies, ResetReason, SessionKey};
+use crate::handoff::{Command, Destination, Listening, Open, Replies, ResetReason, SessionKey};
 use crate::sources::Sources;
 
 /// What SOCKS flows, and the one of standard input, count to.
@@ -27,10 +26,12 @@ const SOCKS: ContactId = ContactId(0);
 #[derive(Debug)]
 pub(super) struct Outward {
     listeners: Listeners,
-    admitted: Admitted,
+    /// Whom SOCKS5 is open to; nothing while that is not known.
+    admitted: watch::Sender<Admitted>,
     /// The name that standard input and output are to be joined to, once there is a tunnel.
     stdio: Option<String>,
-    offers_socks: bool,
+    /// Open to registered peers, and not to everybody on this host.
+    is_for_peers: bool,
 }
 
 impl Outward {
@@ -41,26 +42,34 @@ impl Outward {
         config: &ForwarderConfig,
         inbox: &mpsc::Sender<Input>,
     ) -> Result<Self, Failed> {
-        let (sources, stdio) = match role {
-            Role::Contact(_) => (Sources::none(), None),
-            Role::Caller { stdio } => (Sources::any(), stdio.clone()),
+        let (stdio, is_contact) = match role {
+            Role::Contact(_) => (None, true),
+            Role::Caller { stdio } => (stdio.clone(), false),
         };
-        let admitted = Admitted::new(Arc::new(sources.clone()).into());
-        let listeners = Listeners::bind(&config.listeners, sources)?;
+        let (admitted, known) = watch::channel(Some(Arc::new(Sources::none())));
+        let listeners = Listeners::bind(&config.listeners)?;
         if let Some(listen) = config.socks {
-            socks::serve(listen, Rc::clone(&admitted), inbox.clone())?;
+            socks::serve(listen, known, inbox.clone())?;
         }
-        Ok(Self { listeners, admitted, stdio, offers_socks: config.socks.is_some() })
+        let is_closed = listeners.is_empty() && config.socks.is_none();
+        Ok(Self { listeners, admitted, stdio, is_for_peers: is_contact && !is_closed })
     }
 
-    /// A session has begun; returns what the pump is to be told.
+    /// A session has begun; returns what the pump is to be told. Peers wait until it is known which of
+    /// them are registered in it.
     pub(super) fn handle_up(
         &mut self,
         session: SessionKey,
         inbox: &mpsc::Sender<Input>,
     ) -> Result<Vec<Command>, Failed> {
         let failed = |error: io::Error| Failed::new(Exit::Failure, error);
-        let mut commands = self.listeners.handle_up(session).map_err(failed)?;
+        let mut commands = Vec::new();
+        if self.is_for_peers {
+            self.admitted.send_replace(None);
+        } else {
+            let any = Arc::new(Sources::any());
+            commands = self.listeners.handle_sources(&any, session).map_err(failed)?;
+        }
         if let Some(name) = self.stdio.take() {
             let stream = stdio::join(&name, inbox.clone()).map_err(failed)?;
             let source = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
@@ -70,19 +79,20 @@ impl Outward {
         Ok(commands)
     }
 
-    /// Whether nothing leads out.
-    pub(super) fn is_closed(&self) -> bool {
-        self.listeners.is_empty() && !self.offers_socks
+    /// Whether it is to know who is registered.
+    pub(super) fn is_for_peers(&self) -> bool {
+        self.is_for_peers
     }
 
-    /// Takes who may use the ways out from now on.
+    /// Takes who may use the ways out in `session` from now on; returns what the pump is to be told.
     pub(super) fn handle_registered(
         &mut self,
         sources: Arc<Sources>,
-        session: Option<SessionKey>,
-    ) -> Vec<Command> {
-        *self.admitted.borrow_mut() = Arc::clone(&sources);
-        self.listeners.handle_sources(sources, session)
+        session: SessionKey,
+    ) -> Result<Vec<Command>, Failed> {
+        let commands = self.listeners.handle_sources(&sources, session);
+        self.admitted.send_replace(Some(sources));
+        commands.map_err(|error| Failed::new(Exit::Failure, error))
     }
 
     /// Somebody asks by SOCKS5; returns what the pump is to be told.
@@ -109,5 +119,6 @@ fn open(
         Destination::Contact => Arc::from(""),
     };
     let open = Open { contact: SOCKS, source, to };
-    Command::Open { session, open, peer, stream, replies: Some(replies) }
+    let listening = Some(Listening::Caller(replies));
+    Command::Open { session, open, peer, stream, listening }
 }

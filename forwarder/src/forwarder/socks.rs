@@ -4,10 +4,8 @@
 //! Deliberately absent: `BIND` and `UDP ASSOCIATE`, and passwords: who may ask is told by its
 //! address, as at every listener inside.
 
-use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +14,10 @@ use fast_socks5::server::{Socks5ServerProtocol, SocksServerError};
 use fast_socks5::util::target_addr::TargetAddr;
 use fast_socks5::{ReplyError, Socks5Command};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::daemon::Input;
+use crate::config::{Place, To};
 use crate::exit::{Exit, Failed};
 use crate::handoff::{Destination, Replies, ResetReason};
 use crate::net;
@@ -34,8 +33,8 @@ const REQUESTS_MAX: usize = 256;
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 const BACKLOG: i32 = 128;
 
-/// Who may ask; the daemon changes it as peers come and go.
-pub(super) type Admitted = Rc<RefCell<Arc<Sources>>>;
+/// Who may ask; the daemon changes it as peers come and go. While it is not known, who asks waits.
+pub(super) type Admitted = Option<Arc<Sources>>;
 
 /// A connection that asks to be led somewhere.
 #[derive(Debug)]
@@ -52,8 +51,9 @@ enum RequestError {
     Protocol(#[from] SocksServerError),
     #[error("only CONNECT is offered")]
     Command,
-    #[error("{0} is no name of a private contact point")]
-    Name(String),
+    // Quoted with escapes: it may hold anything.
+    #[error("{0:?} is neither an address nor the name of a private contact point")]
+    Target(String),
     #[error("the connection cannot be handed over: {0}")]
     Io(#[from] std::io::Error),
 }
@@ -61,7 +61,7 @@ enum RequestError {
 /// Takes requests on `listen` for the rest of the daemon's life.
 pub(super) fn serve(
     listen: SocketAddr,
-    admitted: Admitted,
+    admitted: watch::Receiver<Admitted>,
     inbox: mpsc::Sender<Input>,
 ) -> Result<(), Failed> {
     let failed =
@@ -74,7 +74,11 @@ pub(super) fn serve(
     Ok(())
 }
 
-async fn accept_all(listener: TcpListener, admitted: Admitted, inbox: mpsc::Sender<Input>) {
+async fn accept_all(
+    listener: TcpListener,
+    mut admitted: watch::Receiver<Admitted>,
+    inbox: mpsc::Sender<Input>,
+) {
     let room = Arc::new(Semaphore::new(REQUESTS_MAX));
     loop {
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
@@ -86,7 +90,10 @@ async fn accept_all(listener: TcpListener, admitted: Admitted, inbox: mpsc::Send
                 continue;
             }
         };
-        if !admitted.borrow().accepts(source.ip()) {
+        let Ok(known) = admitted.wait_for(Option::is_some).await.map(|known| known.clone()) else {
+            return;
+        };
+        if !known.is_some_and(|sources| sources.accepts(source.ip())) {
             tracing::info!(%source, "turned away from SOCKS5: no peer with its address is registered");
             continue;
         }
@@ -114,7 +121,7 @@ async fn request(mut stream: TcpStream, source: SocketAddr) -> Result<Asked, Req
     }
     let Some(to) = destination(&target) else {
         asking.reply_error(&ReplyError::HostUnreachable).await?;
-        return Err(RequestError::Name(target.to_string()));
+        return Err(RequestError::Target(target.to_string()));
     };
     let stream = stream.into_std()?;
     // The ring answers "try again" on a socket that does not block, instead of waiting.
@@ -122,14 +129,18 @@ async fn request(mut stream: TcpStream, source: SocketAddr) -> Result<Asked, Req
     Ok(Asked { stream: stream.into(), source, to })
 }
 
+/// Where a request leads, if it can lead anywhere: a host may be any text in SOCKS, and the relay ends
+/// the session of a forwarder that asks for what is no address.
 fn destination(target: &TargetAddr) -> Option<Destination> {
-    match target {
-        TargetAddr::Ip(address) => Some(Destination::Address(address.to_string())),
-        TargetAddr::Domain(host, port) => match host.strip_suffix(PRIVATE) {
-            Some(name) => is_name(name).then(|| Destination::Name(name.to_owned())),
-            None => Some(Destination::Address(format!("{host}:{port}"))),
-        },
+    let (host, port) = match target {
+        TargetAddr::Ip(address) => (address.ip().to_string(), address.port()),
+        TargetAddr::Domain(host, port) => (host.clone(), *port),
+    };
+    if let Some(name) = host.strip_suffix(PRIVATE) {
+        return is_name(name).then(|| Destination::Name(name.to_owned()));
     }
+    let To(address) = format!("address:{}", Place { host, port }).parse().ok()?;
+    Some(address)
 }
 
 /// What the asker is told (RFC 1928 §6); it has no use for the address that the relay dials from.
@@ -147,4 +158,39 @@ pub(super) fn refused(reason: ResetReason) -> Vec<u8> {
         ResetReason::Peer | ResetReason::Limit | ResetReason::Ending => ReplyError::GeneralFailure,
     };
     vec![5, code.as_u8(), 0, 1, 0, 0, 0, 0, 0, 0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lead(host: &str, port: u16) -> Option<Destination> {
+        destination(&TargetAddr::Domain(host.to_owned(), port))
+    }
+
+    /// What the relay would not take for an address does not reach it.
+    #[test]
+    fn what_is_no_host_leads_nowhere() {
+        let long = "a".repeat(251);
+        let strange =
+            ["", "a\u{1}b", "a\nb", "a b", "b\u{fc}ro", "[::1]", "a:1", ".adit", "a b.adit"];
+        for host in strange.into_iter().chain([long.as_str()]) {
+            assert_eq!(lead(host, 65_535), None, "{host:?}");
+        }
+        assert_eq!(lead("www.example.com", 0), None);
+        assert_eq!(destination(&TargetAddr::Ip(([192, 0, 2, 10], 0).into())), None);
+    }
+
+    /// Hosts by name and by address, and private names.
+    #[test]
+    fn hosts_and_private_names_lead_somewhere() {
+        let address = |text: &str| Some(Destination::Address(text.to_owned()));
+        let v6: SocketAddr = "[2001:db8::7]:443".parse().unwrap();
+        assert_eq!(destination(&TargetAddr::Ip(v6)), address("[2001:db8::7]:443"));
+        assert_eq!(lead("2001:db8::7", 443), address("[2001:db8::7]:443"));
+        assert_eq!(lead("192.0.2.10", 80), address("192.0.2.10:80"));
+        let longest = "a".repeat(250);
+        assert_eq!(lead(&longest, 65_535), address(&format!("{longest}:65535")));
+        assert_eq!(lead("db.adit", 1), Some(Destination::Name("db".to_owned())));
+    }
 }

@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::thread;
 
+use socket2::SockRef;
 use tokio::sync::mpsc;
 
 use super::daemon::Input;
@@ -32,6 +33,8 @@ fn code(reason: ResetReason) -> u8 {
 /// end has no more to say, or there is none, that comes as an input.
 pub(super) fn join(name: &str, inbox: mpsc::Sender<Input>) -> io::Result<OwnedFd> {
     let (pump, own) = net::pair()?;
+    // What was said last is not to be cut off by the end of this process.
+    SockRef::from(&own).set_linger(None)?;
     let name = name.to_owned();
     thread::Builder::new().name("stdout".into()).spawn(move || {
         let outcome = pass(&own, &name);

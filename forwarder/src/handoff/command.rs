@@ -68,6 +68,15 @@ pub struct Replies {
     pub refused: fn(ResetReason) -> Vec<u8>,
 }
 
+/// Who waits to hear whether a flow's far end is there.
+#[derive(Clone, Debug)]
+pub enum Listening {
+    /// The caller itself.
+    Caller(Replies),
+    /// The control plane, by an [`Event::Heard`](super::Event::Heard) with this number.
+    ControlPlane(u64),
+}
+
 /// What becomes of a flow that the other end opened to a [`Destination`] that the control plane
 /// judges.
 #[derive(Debug)]
@@ -103,9 +112,11 @@ pub struct Arrival {
     pub name: Arc<str>,
     /// How long the session is to outlive the loss of a carrier; the relay decides.
     pub grace: Duration,
-    /// How many sessions the key may have at once, at the relay. One that begins beyond takes the
-    /// place of the oldest.
+    /// How many sessions the key may have at once, at the relay. Where that is one, a session that
+    /// begins takes the older one's place.
     pub sessions_max: usize,
+    /// What all sessions of the key together may use.
+    pub quota: Quota,
 }
 
 /// What the control plane tells a pump.
@@ -181,8 +192,8 @@ pub enum Command {
         peer: Arc<str>,
         /// The connection.
         stream: OwnedFd,
-        /// What it is told first.
-        replies: Option<Replies>,
+        /// Who waits to hear of the far end; until then the connection is not read.
+        listening: Option<Listening>,
     },
     /// Answers an [`Event::Opened`](super::Event::Opened).
     Answer {
@@ -193,7 +204,7 @@ pub enum Command {
         /// What becomes of it.
         answer: Answer,
     },
-    /// What the session's owner may use from now on.
+    /// What all sessions of the session's owner together may use from now on.
     Limit {
         /// Which session.
         session: SessionKey,

@@ -1,6 +1,6 @@
 //! What a pump tells the control plane.
 
-use adit_proto::frame::{ControlFrame, GoawayReason, Open};
+use adit_proto::frame::{ControlFrame, GoawayReason, Open, ResetReason};
 use adit_proto::id::{FlowId, SessionId};
 use serde::Serialize;
 
@@ -56,6 +56,13 @@ pub enum Event {
         flow: FlowId,
         /// Where it is to lead, and who calls.
         open: Open,
+    },
+    /// Whether a flow's far end is there that the control plane waits to hear of; once for each.
+    Heard {
+        /// The number that came with the connection.
+        call: u64,
+        /// Whether, or why not.
+        heard: Result<(), ResetReason>,
     },
     /// The session has ended and its key is free.
     Down {

@@ -2,23 +2,39 @@
 
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use socket2::SockRef;
 
 /// Strangers that may knock before the right one is let in.
 const KNOCKS_MAX: usize = 16;
 
+/// Each pair is at an address of its own: at one alone, ports would run out after some thousands.
+static LAST_HOST: AtomicU32 = AtomicU32::new(0);
+
+fn address() -> Ipv4Addr {
+    let host = LAST_HOST.fetch_add(1, Ordering::Relaxed) % 0x00ff_fffe + 1;
+    Ipv4Addr::from_bits(0x7f00_0000 | host)
+}
+
 /// Two TCP sockets over loopback, each the other's other end. Unlike `socketpair(2)` they carry a
-/// reset as one, so that a flow that is cut short never looks finished.
+/// reset as one, so that a flow that is cut short never looks finished; and one that is dropped
+/// resets the other.
 ///
 /// # Errors
 /// When the process has no descriptor left, loopback is down, or others on this host crowd in.
 pub fn pair() -> io::Result<(TcpStream, TcpStream)> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let listener = TcpListener::bind((address(), 0))?;
     let near = TcpStream::connect(listener.local_addr()?)?;
     let own = near.local_addr()?;
     for _ in 0..KNOCKS_MAX {
         // Anybody on this host may have connected meanwhile.
         let (far, from) = listener.accept()?;
         if from == own {
+            for end in [&near, &far] {
+                SockRef::from(end).set_linger(Some(Duration::ZERO))?;
+            }
             return Ok((near, far));
         }
     }
@@ -27,12 +43,8 @@ pub fn pair() -> io::Result<(TcpStream, TcpStream)> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
-    use std::time::Duration;
-
-    use socket2::SockRef;
-
     use super::*;
+    use std::io::{Read, Write};
 
     /// What one end says the other hears, a half-close included, and a reset is no end.
     #[test]
@@ -43,7 +55,6 @@ mod tests {
         let mut heard = String::new();
         far.read_to_string(&mut heard).unwrap();
         assert_eq!(heard, "hello");
-        SockRef::from(&far).set_linger(Some(Duration::ZERO)).unwrap();
         drop(far);
         let error = near.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);

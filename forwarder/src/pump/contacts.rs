@@ -137,7 +137,7 @@ impl Pump {
             if let Some(tunnel) = self.tunnels.get_mut(tunnel) {
                 tunnel.flows_forbidden += 1;
             }
-            tracing::info!(peer = %door.peer, %source, "turned away: its address is not let in");
+            tracing::debug!(peer = %door.peer, %source, "turned away: its address is not let in");
             socket.set_reset_on_close().ok();
             return;
         }

@@ -6,17 +6,19 @@ use std::sync::Arc;
 use adit_proto::frame::ResetReason;
 use adit_proto::id::FlowId;
 use adit_proto::limits::{
-    FLOW_RECEIVE_SLOTS, FLOW_SLOTS_LOW, FLUSH_MAX, PAYLOAD_MAX, SESSION_HELD_WHEN_LOW,
+    FLOW_RECEIVE_SLOTS, FLOW_SEND_PIECES, FLOW_SLOTS_LOW, FLUSH_MAX, PAYLOAD_MAX,
+    SESSION_HELD_WHEN_LOW,
 };
 use adit_ring::{Received, SendHow, Slice, SliceList, Socket};
 
 use super::Pump;
 use super::carriers::{CarrierSocket, is_dry};
+use super::meter::Seat;
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
 use crate::collector;
 use crate::distributor::Outlet;
-use crate::handoff::Replies;
+use crate::handoff::Listening;
 
 /// One flow's socket.
 #[derive(Debug)]
@@ -35,6 +37,10 @@ pub(super) struct FlowSocket {
     /// The socket has sent its last byte.
     has_ended: bool,
     is_to_send: bool,
+    /// It waits for its owner's bytes to be paid for.
+    pub(super) is_unpaid: bool,
+    /// Its place among its owner's flows.
+    _seat: Option<Seat>,
 }
 
 /// How far a flow's socket has come.
@@ -45,7 +51,7 @@ pub(super) enum State {
     /// It is being connected; its peer is then told this first.
     Connecting(Vec<u8>),
     /// It is connected, and its peer waits to hear that the far end is, too.
-    Announced(Replies),
+    Announced(Listening),
     Connected,
 }
 
@@ -76,7 +82,18 @@ impl FlowSocket {
             is_dry: false,
             has_ended: false,
             is_to_send: false,
+            is_unpaid: false,
+            _seat: None,
         }
+    }
+
+    /// Whether it has yet to come to its socket.
+    pub(super) fn is_opening(&self) -> bool {
+        matches!(self.state, State::Judged | State::Connecting(_))
+    }
+
+    pub(super) fn take_seat(&mut self, seat: Seat) {
+        self._seat = Some(seat);
     }
 
     pub(super) fn copy_out(&mut self) {
@@ -106,7 +123,11 @@ impl Pump {
             return;
         }
         let Some(tunnel) = self.tunnels.get_mut(flow.tunnel) else { return };
-        if let Some(due) = tunnel.meter.bytes_due(self.now) {
+        let (due, counts_bytes) = {
+            let meter = tunnel.meter.borrow();
+            (meter.bytes_due(self.now), meter.counts_bytes())
+        };
+        if let Some(due) = due {
             let tunnel = flow.tunnel;
             return self.wait_for_payment(tunnel, slot, due);
         }
@@ -125,7 +146,7 @@ impl Pump {
         let token = slot.token(Purpose::FlowReceive);
         let carrier = tunnel.carrier.and_then(|carrier| self.carriers.get(carrier));
         let record_max = carrier.map_or(PAYLOAD_MAX, CarrierSocket::record_max);
-        if record_max < PAYLOAD_MAX {
+        if record_max < PAYLOAD_MAX || counts_bytes {
             let bytes = room.min(record_max);
             return self.ring.recv_few(socket, self.groups.flows, bytes, token);
         }
@@ -164,7 +185,7 @@ impl Pump {
         let mut is_end = true;
         for buffer in received {
             is_end = false;
-            tunnel.meter.charge_bytes(buffer.payload_len(), self.now);
+            tunnel.meter.borrow_mut().charge_bytes(buffer.payload_len(), self.now);
             tunnel.session.handle_input(id, collector::chunk(buffer));
         }
         if is_end {
@@ -214,14 +235,17 @@ impl Pump {
         let Some(flow) = self.flows.get_mut(slot) else { return };
         flow.is_to_send = false;
         let tunnel = flow.tunnel;
-        let meter = self.tunnels.get(tunnel).map(|tunnel| &tunnel.meter);
-        if let Some(due) = meter.and_then(|meter| meter.bytes_due(self.now)) {
+        let meter = self.tunnels.get(tunnel).map(|tunnel| tunnel.meter.borrow());
+        let due = meter.as_ref().and_then(|meter| meter.bytes_due(self.now));
+        let counts_bytes = meter.is_some_and(|meter| meter.counts_bytes());
+        if let Some(due) = due {
             return self.wait_for_payment(tunnel, slot, due);
         }
         let mut slices = self.take_slices();
         let Some(flow) = self.flows.get_mut(slot) else { return self.keep_slices(slices) };
         if let Some(socket) = flow.socket.as_ref().filter(|_| flow.state.is_connected()) {
-            if flow.outlet.poll_send(&mut slices) {
+            let pieces_max = if counts_bytes { 1 } else { FLOW_SEND_PIECES };
+            if flow.outlet.poll_send(&mut slices, pieces_max) {
                 let token = slot.token(Purpose::FlowSend);
                 return self.ring.send(socket, slices, SendHow::Now, token);
             }
@@ -255,7 +279,7 @@ impl Pump {
         }
         let (tunnel_slot, id) = (flow.tunnel, flow.id);
         if let Some(tunnel) = self.tunnels.get_mut(tunnel_slot) {
-            tunnel.meter.charge_bytes(taken, now);
+            tunnel.meter.borrow_mut().charge_bytes(taken, now);
             tunnel.session.handle_taken(id, taken, now);
         }
         self.keep_slices(slices);
@@ -299,6 +323,8 @@ impl Pump {
             Some(flow) if only_flushes(flow) => {
                 // A session that begins in the same place may use the same id.
                 flow.tunnel = Slot::NOWHERE;
+                // Nobody is left to wake it when it is paid for.
+                self.schedule_flow(slot);
                 self.timers.set(self.now + FLUSH_MAX, Timer::Flush(slot));
             }
             _ => self.drop_flow(slot, true),
@@ -314,12 +340,14 @@ impl Pump {
     /// Lets go of the flow's socket; it is closed when its last operation has completed.
     pub(super) fn drop_flow(&mut self, slot: Slot, is_reset: bool) {
         let now = self.now;
+        self.tell_refused(slot, ResetReason::Ending);
         let Some(flow) = self.flows.remove(slot) else { return };
         self.flows_blocked.remove(&slot);
         if let Some(tunnel) = self.tunnels.get_mut(flow.tunnel)
             && tunnel.flows.get(&flow.id) == Some(&slot)
         {
             tunnel.flows.remove(&flow.id);
+            tunnel.judged -= usize::from(matches!(flow.state, State::Judged));
             tunnel.session.handle_taken(flow.id, flow.outlet.bytes(), now);
         }
         if let Some(socket) = &flow.socket {

@@ -8,9 +8,11 @@ use adit_proto::frame::{Frame, Frames, Goaway, GoawayReason, Hello};
 use adit_proto::id::{SessionId, Side};
 use adit_proto::session::{Greeted, Session, SessionError, parse_greeting};
 use adit_ring::Memory;
+use std::rc::Rc;
 
 use super::Pump;
 use super::carriers::Role;
+use super::meter::SharedMeter;
 use super::sessions::Tunnel;
 use super::slots::Slot;
 use crate::collector::broken;
@@ -19,6 +21,9 @@ use crate::key::PublicKey;
 
 /// What a forwarder is told whose session another has taken over.
 const SUPERSEDED: &str = "somebody else with the same key has begun a session";
+/// What one more external peer with the same key is told.
+const CROWDED: (GoawayReason, &str) =
+    (GoawayReason::Ending, "this key has as many sessions as it may: end one, or use another key");
 
 /// A session's wire name: random, since the other end is to present it when it resumes.
 fn random_id() -> SessionId {
@@ -50,7 +55,7 @@ impl Pump {
             None => {
                 let (id, grace) = (SessionId::NONE, arrival.grace);
                 let session = Session::new(Side::Forwarder, id, grace, self.now);
-                self.insert_tunnel(arrival, session)
+                self.insert_tunnel(arrival, session, SharedMeter::default())
             }
         };
         let tunnel = self.tunnels.get_mut(at)?;
@@ -73,9 +78,14 @@ impl Pump {
         Some(slot)
     }
 
-    fn insert_tunnel(&mut self, arrival: Arrival, session: Session<Memory>) -> Slot {
+    fn insert_tunnel(
+        &mut self,
+        arrival: Arrival,
+        session: Session<Memory>,
+        meter: SharedMeter,
+    ) -> Slot {
         let Arrival { session: key, key: owner, name, .. } = arrival;
-        let slot = self.tunnels.insert(Tunnel::new(key, owner, name, session));
+        let slot = self.tunnels.insert(Tunnel::new(key, owner, name, session, meter));
         self.tunnels_by_key.insert(key, slot);
         slot
     }
@@ -100,12 +110,14 @@ impl Pump {
     /// Fails when the carrier is to be let go.
     fn handle_hello(&mut self, slot: Slot, arrival: Arrival, hello: &Hello) -> Result<(), Down> {
         let is_named = |tunnel: &Tunnel| tunnel.session.id() == hello.session && !tunnel.is_closing;
-        let mut present = self.tunnels_by_owner.get(&arrival.key).into_iter().flatten().copied();
+        let owner = self.owners.get(&arrival.key);
+        let mut present = owner.into_iter().flat_map(|owner| owner.tunnels.iter().copied());
         match present.find(|at| self.tunnels.get(*at).is_some_and(is_named)) {
             Some(at) => self.resume(at, slot, arrival.session, hello),
             None if self.was_superseded(&arrival.key, hello.session) => {
-                self.turn_away(slot, arrival.session)
+                self.turn_away(slot, arrival.session, (GoawayReason::Superseded, SUPERSEDED))
             }
+            None if !self.has_room(&arrival) => self.turn_away(slot, arrival.session, CROWDED),
             None => self.begin(slot, arrival, hello),
         }
     }
@@ -132,44 +144,65 @@ impl Pump {
         let welcome = session.handle_hello(hello, self.now).map_err(broken)?;
         let (by, owner) = (arrival.session, arrival.key);
         self.make_room(&arrival);
-        let at = self.insert_tunnel(arrival, session);
-        self.tunnels_by_owner.entry(owner).or_default().push_back(at);
+        let known = self.owners.entry(owner).or_default();
+        known.meter.borrow_mut().handle_quota(arrival.quota);
+        let meter = Rc::clone(&known.meter);
+        let at = self.insert_tunnel(arrival, session, meter);
+        self.owners.entry(owner).or_default().tunnels.push_back(at);
         self.attach(at, slot, false, by);
         self.send_greeting(slot, &Frame::Welcome(welcome)).map_err(broken)
+    }
+
+    /// Whether one more session of the key may begin. One that may have several does not lose one to
+    /// another while all of them have carriers: they are processes that know nothing of each other.
+    fn has_room(&self, arrival: &Arrival) -> bool {
+        let Some(owner) = self.owners.get(&arrival.key) else { return true };
+        arrival.sessions_max == 1
+            || owner.tunnels.len() < arrival.sessions_max
+            || owner.tunnels.iter().any(|at| self.is_detached(*at))
+    }
+
+    fn is_detached(&self, at: Slot) -> bool {
+        self.tunnels.get(at).is_none_or(|tunnel| tunnel.carrier.is_none())
     }
 
     /// Ends a session of the key, if it has as many as it may: one that waits for a carrier, or the
     /// oldest.
     fn make_room(&mut self, arrival: &Arrival) {
-        let Some(present) = self.tunnels_by_owner.get_mut(&arrival.key) else { return };
-        if present.len() < arrival.sessions_max {
+        let Some(owner) = self.owners.get(&arrival.key) else { return };
+        if owner.tunnels.len() < arrival.sessions_max {
             return;
         }
-        let is_detached = |at: &Slot| self.tunnels.get(*at).is_some_and(|t| t.carrier.is_none());
-        let index = present.iter().position(is_detached).unwrap_or(0);
-        // One that is closing takes up no room, however long its last words take.
-        let Some(at) = present.remove(index) else { return };
-        if let Some(tunnel) = self.tunnels.get(at) {
-            let until = self.now + arrival.grace;
-            self.superseded_by_owner.insert(arrival.key, (tunnel.session.id(), until));
+        let detached = owner.tunnels.iter().find(|at| self.is_detached(**at));
+        let Some(&at) = detached.or(owner.tunnels.front()) else { return };
+        let superseded = self.tunnels.get(at).map(|tunnel| tunnel.session.id());
+        let until = self.now + arrival.grace;
+        if let Some(owner) = self.owners.get_mut(&arrival.key) {
+            // One that is closing takes up no room, however long its last words take.
+            owner.tunnels.retain(|other| *other != at);
+            owner.superseded = superseded.map(|id| (id, until));
         }
         self.close_tunnel(at, GoawayReason::Superseded, SUPERSEDED);
     }
 
     /// Whether the session was taken over while its forwarder was out of reach, not long ago.
     fn was_superseded(&self, owner: &PublicKey, session: SessionId) -> bool {
-        let superseded = self.superseded_by_owner.get(owner);
-        superseded.is_some_and(|&(id, until)| id == session && self.now < until)
+        let superseded = self.owners.get(owner).and_then(|owner| owner.superseded);
+        superseded.is_some_and(|(id, until)| id == session && self.now < until)
     }
 
-    /// Tells a forwarder that its session was taken over, in place of `WELCOME`.
-    fn turn_away(&mut self, slot: Slot, session: SessionKey) -> Result<(), Down> {
+    /// Tells a caller that it gets no session, in place of `WELCOME`.
+    fn turn_away(
+        &mut self,
+        slot: Slot,
+        session: SessionKey,
+        (reason, text): (GoawayReason, &str),
+    ) -> Result<(), Down> {
         if let Some(carrier) = self.carriers.get_mut(slot) {
             carrier.role = Role::Parting(session);
         }
-        let (reason, text) = (GoawayReason::Superseded, SUPERSEDED.to_owned());
-        let goaway = Frame::Goaway(Goaway { reason, text, place: String::new() });
-        self.send_greeting(slot, &goaway).map_err(broken)
+        let goaway = Goaway { reason, text: text.to_owned(), place: String::new() };
+        self.send_greeting(slot, &Frame::Goaway(goaway)).map_err(broken)
     }
 
     fn handle_welcome(&mut self, slot: Slot, at: Slot, welcome: &Hello) -> Result<(), Down> {

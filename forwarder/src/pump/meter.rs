@@ -1,8 +1,12 @@
-//! How much a session's owner may use: flows at once, new flows a second, bytes a second.
+//! How much a session's owner may use: flows at once, new flows a second, bytes a second. All
+//! sessions of one owner share one meter, and a resumption changes nothing about it.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use adit_proto::id::Time;
+use adit_proto::limits::PAYLOAD_MAX;
 
 use crate::handoff::Quota;
 
@@ -41,10 +45,32 @@ impl Pace {
     }
 }
 
-/// A session's use, measured against its quota.
-#[derive(Clone, Debug, Default)]
+/// A meter that all sessions of an owner have, and each of their flows.
+pub(super) type SharedMeter = Rc<RefCell<Meter>>;
+
+/// A flow's place among those of its owner, for as long as it is kept.
+#[derive(Debug)]
+pub(super) struct Seat(SharedMeter);
+
+impl From<&SharedMeter> for Seat {
+    fn from(meter: &SharedMeter) -> Self {
+        meter.borrow_mut().flows_open += 1;
+        Self(Rc::clone(meter))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.borrow_mut().flows_open -= 1;
+    }
+}
+
+/// An owner's use, measured against its quota.
+#[derive(Debug, Default)]
 pub(super) struct Meter {
-    flows_max: Option<usize>,
+    quota: Quota,
+    /// Flows that are open.
+    flows_open: usize,
     flows: Option<Pace>,
     bytes: Option<Pace>,
 }
@@ -52,7 +78,8 @@ pub(super) struct Meter {
 impl From<Quota> for Meter {
     fn from(quota: Quota) -> Self {
         Self {
-            flows_max: quota.flows_max,
+            quota,
+            flows_open: 0,
             flows: quota.flows_per_s.map(|rate| Pace::new(rate.into(), FLOWS_BURST)),
             bytes: quota.bytes_per_s.map(|rate| Pace::new(rate, BYTES_BURST)),
         }
@@ -60,9 +87,16 @@ impl From<Quota> for Meter {
 }
 
 impl Meter {
-    /// Whether one more flow beside `flows` may be opened; if so it counts.
-    pub(super) fn admits_flow(&mut self, flows: usize, now: Time) -> bool {
-        if self.flows_max.is_some_and(|max| flows >= max) {
+    /// Takes what may be used from now on. The same quota once more forgives nothing.
+    pub(super) fn handle_quota(&mut self, quota: Quota) {
+        if quota != self.quota {
+            *self = Self { flows_open: self.flows_open, ..Self::from(quota) };
+        }
+    }
+
+    /// Whether one more flow may be opened; if so it counts among the new ones.
+    pub(super) fn admits_flow(&mut self, now: Time) -> bool {
+        if self.quota.flows_max.is_some_and(|max| self.flows_open >= max) {
             return false;
         }
         match &mut self.flows {
@@ -73,6 +107,26 @@ impl Meter {
             }
             None => true,
         }
+    }
+
+    /// Whether bytes are counted, so that little is to move at a time.
+    pub(super) fn counts_bytes(&self) -> bool {
+        self.bytes.is_some()
+    }
+
+    /// How many flows may move a record each, of those that have waited, and when the next may.
+    pub(super) fn affordable(&self, now: Time) -> (usize, Time) {
+        let Some(pace) = &self.bytes else { return (usize::MAX, now) };
+        let record = pace.cost(PAYLOAD_MAX).max(Duration::from_nanos(1));
+        let records = (pace.burst.as_nanos() / record.as_nanos()).max(1);
+        let records = u32::try_from(records).unwrap_or(u32::MAX);
+        (records as usize, now + record.saturating_mul(records))
+    }
+
+    /// Whether forgetting it would forgive something.
+    pub(super) fn is_in_debt(&self, now: Time) -> bool {
+        self.flows_open > 0
+            || [&self.flows, &self.bytes].into_iter().flatten().any(|pace| pace.paid_at > now)
     }
 
     /// When bytes may move again, should they have to wait.
@@ -98,9 +152,12 @@ mod tests {
     /// More flows than are allowed at once are not opened, however slowly they come.
     #[test]
     fn flows_at_once_are_bounded() {
-        let mut meter = Meter::from(Quota { flows_max: Some(3), ..Quota::default() });
-        assert!(meter.admits_flow(2, Time(0)));
-        assert!(!meter.admits_flow(3, Time(0)));
+        let quota = Quota { flows_max: Some(3), ..Quota::default() };
+        let meter = SharedMeter::new(RefCell::new(quota.into()));
+        let mut seats: Vec<_> = (0..3).map(|_| Seat::from(&meter)).collect();
+        assert!(!meter.borrow_mut().admits_flow(Time(0)));
+        seats.pop();
+        assert!(meter.borrow_mut().admits_flow(Time(0)));
     }
 
     /// Ten flows a second are ten at once, and ten more a second later.
@@ -108,10 +165,10 @@ mod tests {
     fn flows_a_second_are_bounded() {
         let mut meter = Meter::from(Quota { flows_per_s: Some(10), ..Quota::default() });
         let mut now = Time(0) + SECOND;
-        let burst = (0..100).filter(|_| meter.admits_flow(0, now)).count();
+        let burst = (0..100).filter(|_| meter.admits_flow(now)).count();
         assert_eq!(burst, 10);
         now = now + SECOND;
-        assert_eq!((0..100).filter(|_| meter.admits_flow(0, now)).count(), 10);
+        assert_eq!((0..100).filter(|_| meter.admits_flow(now)).count(), 10);
     }
 
     /// However bytes come, no more pass in ten seconds than ten seconds allow, and a burst; and
@@ -135,12 +192,24 @@ mod tests {
         assert!((9 * rate..=11 * rate).contains(&moved), "{moved}");
     }
 
+    /// The same quota said again, as at each resumption, is no fresh start.
+    #[test]
+    fn the_same_quota_forgives_nothing() {
+        let quota = Quota { flows_per_s: Some(10), bytes_per_s: Some(1_000), ..Quota::default() };
+        let (mut meter, now) = (Meter::from(quota), Time(0) + SECOND);
+        while meter.admits_flow(now) {}
+        meter.charge_bytes(5_000, now);
+        meter.handle_quota(quota);
+        assert!(!meter.admits_flow(now) && meter.bytes_due(now).is_some() && meter.is_in_debt(now));
+        assert!(!meter.is_in_debt(now + 10 * SECOND));
+    }
+
     /// Who has no quota is never held up.
     #[test]
     fn without_a_quota_nothing_is_held_up() {
         let mut meter = Meter::default();
         meter.charge_bytes(usize::MAX, Time(0));
-        assert!(meter.admits_flow(usize::MAX, Time(0)));
+        assert!(meter.admits_flow(Time(0)));
         assert_eq!(meter.bytes_due(Time(0)), None);
     }
 }

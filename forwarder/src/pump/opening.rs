@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!                  a connection came in ───────────────────────┐
-//!                                        with replies          ▼
+//!                                  somebody listens            ▼
 //!   from the control plane: Open ──▶ Announced ──ACCEPT──▶ Connected
 //!                                                              ▲
 //!   OPEN to a contact point ─────▶ Connecting ─────────────────┤
@@ -16,17 +16,17 @@ use std::sync::Arc;
 
 use adit_proto::frame::{Destination, Open, ResetReason};
 use adit_proto::id::{FlowId, Time};
-use adit_proto::limits::CONNECT_MAX;
+use adit_proto::limits::{ANNOUNCED_MAX, CONNECT_MAX, JUDGED_MAX};
 use adit_ring::{Socket, Target};
 
 use super::Pump;
 use super::contacts::Contact;
 use super::flows::{FlowSocket, State};
-use super::meter::Meter;
+use super::meter::Seat;
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
 use crate::distributor::proxy_header;
-use crate::handoff::{Answer, Event, Quota, Replies, SessionKey};
+use crate::handoff::{Answer, Event, Listening, Quota, SessionKey};
 
 impl Pump {
     /// Opens a flow for a connection that the control plane has.
@@ -36,11 +36,16 @@ impl Pump {
         open: Open,
         peer: &Arc<str>,
         socket: Socket,
-        replies: Option<Replies>,
+        listening: Option<Listening>,
     ) {
+        if !open.to.is_valid() {
+            // The other end would end the session for it.
+            tracing::debug!(%peer, to = ?open.to, "turned away: no such place can be asked for");
+            return self.dismiss(&socket, listening.as_ref(), ResetReason::ConnectFailed);
+        }
         match self.tunnel_of(key) {
-            Some((tunnel, _)) => self.open_flow(tunnel, open, peer, socket, replies),
-            None => turn_away(&socket, replies.as_ref(), ResetReason::Ending),
+            Some((tunnel, _)) => self.open_flow(tunnel, open, peer, socket, listening),
+            None => self.dismiss(&socket, listening.as_ref(), ResetReason::Ending),
         }
     }
 
@@ -51,28 +56,32 @@ impl Pump {
         open: Open,
         peer: &Arc<str>,
         socket: Socket,
-        replies: Option<Replies>,
+        listening: Option<Listening>,
     ) {
         let now = self.now;
         let Some(state) = self.tunnels.get_mut(tunnel) else { return };
         socket.set_nodelay().ok();
-        if !state.meter.admits_flow(state.flows.len(), now) {
+        if !state.meter.borrow_mut().admits_flow(now) {
             state.flows_over_quota += 1;
-            tracing::info!(%peer, source = %open.source, "turned away: the quota of flows is used up");
-            return turn_away(&socket, replies.as_ref(), ResetReason::Limit);
+            tracing::debug!(%peer, source = %open.source, "turned away: the quota of flows is used up");
+            return self.dismiss(&socket, listening.as_ref(), ResetReason::Limit);
         }
         match state.session.open_flow(open, now) {
             Ok(id) => {
-                let state = replies.map_or(State::Connected, State::Announced);
+                let state = listening.map_or(State::Connected, State::Announced);
                 let flow = FlowSocket::new(tunnel, id, Arc::clone(peer), Some(socket), state);
+                let is_announced = matches!(flow.state, State::Announced(_));
                 let slot = self.insert_flow(flow);
+                if is_announced {
+                    self.timers.set(now + ANNOUNCED_MAX, Timer::Announced(slot));
+                }
                 self.arm_flow(slot);
                 self.schedule_send(tunnel);
             }
             Err(error) => {
                 state.flows_failed += 1;
                 tracing::debug!(%peer, %error, "turned away");
-                turn_away(&socket, replies.as_ref(), ResetReason::Limit);
+                self.dismiss(&socket, listening.as_ref(), ResetReason::Limit);
             }
         }
     }
@@ -92,13 +101,14 @@ impl Pump {
         if state.is_draining {
             return self.refuse(tunnel, id, ResetReason::Ending);
         }
-        if !state.meter.admits_flow(state.flows.len(), now) {
+        if state.judged >= JUDGED_MAX || !state.meter.borrow_mut().admits_flow(now) {
             state.flows_over_quota += 1;
             return self.refuse(tunnel, id, ResetReason::Limit);
         }
+        state.judged += 1;
         let (session, peer) = (state.key, Arc::clone(&state.name));
         let slot = self.insert_flow(FlowSocket::new(tunnel, id, peer, None, State::Judged));
-        self.timers.set(now + CONNECT_MAX, Timer::Connect(slot));
+        self.expect_opening(slot);
         self.emit_bounded(tunnel, Event::Opened { session, flow: id, open });
     }
 
@@ -106,8 +116,13 @@ impl Pump {
     pub(super) fn answer(&mut self, key: SessionKey, id: FlowId, answer: Answer) {
         let Some((tunnel, _)) = self.tunnel_of(key) else { return };
         let Some(slot) = self.slot_of(tunnel, id) else { return };
-        if !self.flows.get(slot).is_some_and(|flow| matches!(flow.state, State::Judged)) {
+        let Some(flow) = self.flows.get_mut(slot) else { return };
+        if !matches!(flow.state, State::Judged) {
             return;
+        }
+        flow.state = State::Connecting(Vec::new());
+        if let Some(state) = self.tunnels.get_mut(tunnel) {
+            state.judged -= 1;
         }
         match answer {
             Answer::Refuse(reason) => self.fail_opening(slot, reason),
@@ -133,12 +148,13 @@ impl Pump {
         let (peer, service) = (Arc::clone(peer), service.clone());
         if !service.sources.accepts(open.source.ip()) {
             state.flows_forbidden += 1;
-            tracing::info!(%peer, source = %open.source, "turned away: its address is not let in");
+            tracing::debug!(%peer, source = %open.source, "turned away: its address is not let in");
             return self.refuse(tunnel, id, ResetReason::Forbidden);
         }
         let header = service.proxy.map(|proxy| proxy_header(proxy, open.source));
-        let slot = self.insert_flow(FlowSocket::new(tunnel, id, peer, None, State::Judged));
-        self.timers.set(self.now + CONNECT_MAX, Timer::Connect(slot));
+        let connecting = State::Connecting(Vec::new());
+        let slot = self.insert_flow(FlowSocket::new(tunnel, id, peer, None, connecting));
+        self.expect_opening(slot);
         self.connect(slot, &service.target, header.unwrap_or_default());
     }
 
@@ -181,8 +197,33 @@ impl Pump {
         let slot = self.flows.insert(flow);
         if let Some(tunnel) = self.tunnels.get_mut(tunnel) {
             tunnel.flows.insert(id, slot);
+            let seat = Seat::from(&tunnel.meter);
+            if let Some(flow) = self.flows.get_mut(slot) {
+                flow.take_seat(seat);
+            }
         }
         slot
+    }
+
+    /// The flow has [`CONNECT_MAX`] from now on to come to its socket.
+    fn expect_opening(&mut self, slot: Slot) {
+        let is_awaited = |slot: Slot| self.flows.get(slot).is_some_and(FlowSocket::is_opening);
+        self.openings.expect(slot, self.now + CONNECT_MAX, is_awaited);
+    }
+
+    /// Gives up what has not come to its socket in time.
+    pub(super) fn give_up_openings(&mut self) {
+        while let Some(slot) = self.openings.pop_due(self.now) {
+            self.handle_connect_timeout(slot);
+        }
+    }
+
+    /// Whoever waits to hear of the far end has waited long enough.
+    pub(super) fn handle_announced_timeout(&mut self, slot: Slot) {
+        if self.flows.get(slot).is_some_and(|flow| matches!(flow.state, State::Announced(_))) {
+            self.tell_refused(slot, ResetReason::ConnectFailed);
+            self.fail_flow(slot, ResetReason::Peer);
+        }
     }
 
     pub(super) fn handle_connected(&mut self, slot: Slot, result: io::Result<()>) {
@@ -210,9 +251,9 @@ impl Pump {
         self.start_flow(slot);
     }
 
-    pub(super) fn handle_connect_timeout(&mut self, slot: Slot) {
+    fn handle_connect_timeout(&mut self, slot: Slot) {
         let Some(flow) = self.flows.get(slot) else { return };
-        if matches!(flow.state, State::Judged | State::Connecting(_)) {
+        if flow.is_opening() {
             tracing::warn!(peer = %flow.peer, "peer not connected in time: flow reset");
             self.fail_opening(slot, ResetReason::ConnectFailed);
         }
@@ -230,9 +271,18 @@ impl Pump {
     pub(super) fn handle_flow_accepted(&mut self, tunnel: Slot, id: FlowId) {
         let Some(slot) = self.slot_of(tunnel, id) else { return };
         let Some(flow) = self.flows.get_mut(slot) else { return };
-        let (State::Announced(replies), Some(socket)) = (&flow.state, &flow.socket) else { return };
-        if socket.send_now(&replies.accepted).is_err() {
-            return self.fail_flow(slot, ResetReason::Peer);
+        let (State::Announced(listening), Some(socket)) = (&flow.state, &flow.socket) else {
+            return;
+        };
+        match listening {
+            Listening::Caller(replies) if socket.send_now(&replies.accepted).is_err() => {
+                return self.fail_flow(slot, ResetReason::Peer);
+            }
+            Listening::Caller(_) => {}
+            Listening::ControlPlane(call) => {
+                let event = Event::Heard { call: *call, heard: Ok(()) };
+                self.unsent.push_back(event);
+            }
         }
         flow.state = State::Connected;
         self.start_flow(slot);
@@ -249,19 +299,30 @@ impl Pump {
         self.arm_flow(slot);
     }
 
-    /// Tells whoever waits to hear of the far end that there is none; whether anybody did.
-    pub(super) fn tell_refused(&self, slot: Slot, reason: ResetReason) -> bool {
-        let Some(flow) = self.flows.get(slot) else { return false };
-        let (State::Announced(replies), Some(socket)) = (&flow.state, &flow.socket) else {
+    /// Tells whoever waits to hear of the far end that there is none; whether a caller was told so.
+    pub(super) fn tell_refused(&mut self, slot: Slot, reason: ResetReason) -> bool {
+        let Some(flow) = self.flows.get_mut(slot) else { return false };
+        if !matches!(flow.state, State::Announced(_)) {
             return false;
-        };
-        socket.send_now(&(replies.refused)(reason)).is_ok()
+        }
+        // Once: whatever else becomes of the flow is nothing that anybody waits for.
+        let listening = std::mem::replace(&mut flow.state, State::Connected);
+        match (listening, &flow.socket) {
+            (State::Announced(Listening::Caller(replies)), Some(socket)) => {
+                socket.send_now(&(replies.refused)(reason)).is_ok()
+            }
+            (State::Announced(Listening::ControlPlane(call)), _) => {
+                self.emit(Event::Heard { call, heard: Err(reason) });
+                false
+            }
+            _ => false,
+        }
     }
 
     /// What the session's owner may use from now on.
     pub(super) fn limit(&mut self, key: SessionKey, quota: Quota) {
         if let Some((slot, tunnel)) = self.tunnel_of(key) {
-            tunnel.meter = Meter::from(quota);
+            tunnel.meter.borrow_mut().handle_quota(quota);
             self.handle_paid(slot);
         }
     }
@@ -269,27 +330,48 @@ impl Pump {
     /// The flow goes on when the owner's bytes are paid for.
     pub(super) fn wait_for_payment(&mut self, tunnel: Slot, flow: Slot, due: Time) {
         let Some(state) = self.tunnels.get_mut(tunnel) else { return };
+        let Some(waiting) = self.flows.get_mut(flow) else { return };
+        if std::mem::replace(&mut waiting.is_unpaid, true) {
+            return;
+        }
         let is_first = state.unpaid.is_empty();
-        state.unpaid.insert(flow);
+        state.unpaid.push_back(flow);
         if is_first {
             self.timers.set(due, Timer::Quota(tunnel));
         }
     }
 
-    /// The flows that waited go on.
+    /// Of the flows that waited as many go on as can be paid for, those first that waited longest.
     pub(super) fn handle_paid(&mut self, tunnel: Slot) {
         let Some(state) = self.tunnels.get_mut(tunnel) else { return };
-        for slot in std::mem::take(&mut state.unpaid) {
+        let (count, again) = state.meter.borrow().affordable(self.now);
+        let mut waiting = std::mem::take(&mut state.unpaid);
+        let rest = waiting.split_off(count.min(waiting.len()));
+        state.unpaid = rest;
+        if !state.unpaid.is_empty() {
+            self.timers.set(again, Timer::Quota(tunnel));
+        }
+        for slot in waiting {
+            let Some(flow) = self.flows.get_mut(slot) else { continue };
+            flow.is_unpaid = false;
             self.schedule_flow(slot);
             self.arm_flow(slot);
         }
     }
-}
 
-fn turn_away(socket: &Socket, replies: Option<&Replies>, reason: ResetReason) {
-    match replies {
-        // Whether it still hears it is its own affair.
-        Some(replies) => drop(socket.send_now(&(replies.refused)(reason))),
-        None => drop(socket.set_reset_on_close()),
+    /// Closes a connection that gets no flow, and says why to whoever listens.
+    fn dismiss(&mut self, socket: &Socket, listening: Option<&Listening>, reason: ResetReason) {
+        match listening {
+            // Whether it still hears it is its own affair.
+            Some(Listening::Caller(replies)) => {
+                socket.send_now(&(replies.refused)(reason)).ok();
+            }
+            Some(Listening::ControlPlane(call)) => {
+                self.emit(Event::Heard { call: *call, heard: Err(reason) });
+            }
+            None => {
+                socket.set_reset_on_close().ok();
+            }
+        }
     }
 }

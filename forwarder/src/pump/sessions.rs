@@ -1,20 +1,21 @@
 //! Sessions: what belongs to one, what its events mean, and how it ends.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use adit_proto::frame::{ControlFrame, GoawayReason};
 use adit_proto::id::{ContactId, FlowId, Time};
-use adit_proto::limits::{CARRIER_BUFFERS_LOW, FLOW_SLOTS_LOW, HANDOFF_MAX};
+use adit_proto::limits::{CARRIER_BUFFERS_LOW, EVENTS_WAITING_MAX, FLOW_SLOTS_LOW};
 use adit_proto::session::{self, SessionError};
 use adit_ring::{Memory, Slice};
 
 use super::Pump;
 use super::carriers::Role;
 use super::contacts::Contact;
-use super::meter::Meter;
+use super::meter::SharedMeter;
+use super::owners::Owner;
 use super::slots::Slot;
 use super::timers::Timer;
 use crate::collector::broken;
@@ -42,9 +43,15 @@ pub(super) struct Tunnel {
     pub(super) flows_failed: u64,
     pub(super) flows_forbidden: u64,
     pub(super) flows_over_quota: u64,
-    pub(super) meter: Meter,
+    /// What the owner's sessions together may use.
+    pub(super) meter: SharedMeter,
     /// Flows that wait until the owner's bytes are paid for.
-    pub(super) unpaid: BTreeSet<Slot>,
+    pub(super) unpaid: VecDeque<Slot>,
+    /// Flows that wait to be judged.
+    pub(super) judged: usize,
+    /// What the control plane was told for this session since it last had everything, and when that
+    /// was.
+    events_waiting: (u64, usize),
     /// What carries it at the moment.
     pub(super) carrier: Option<Slot>,
     /// What may carry it next: its greeting is under way.
@@ -72,6 +79,7 @@ impl Tunnel {
         owner: PublicKey,
         name: Arc<str>,
         session: session::Session<Memory>,
+        meter: SharedMeter,
     ) -> Self {
         Self {
             key,
@@ -83,8 +91,10 @@ impl Tunnel {
             flows_failed: 0,
             flows_forbidden: 0,
             flows_over_quota: 0,
-            meter: Meter::default(),
-            unpaid: BTreeSet::new(),
+            meter,
+            unpaid: VecDeque::new(),
+            judged: 0,
+            events_waiting: (0, 0),
             carrier: None,
             candidate: None,
             resumptions: 0,
@@ -147,7 +157,12 @@ impl Pump {
     /// Tells the control plane what the other end asks; one that asks faster than can be answered
     /// loses its session.
     pub(super) fn emit_bounded(&mut self, slot: Slot, event: Event) {
-        if self.unsent.len() >= HANDOFF_MAX {
+        let caught_up = self.caught_up;
+        let Some(tunnel) = self.tunnels.get_mut(slot) else { return };
+        let (since, waiting) = tunnel.events_waiting;
+        let waiting = if since == caught_up { waiting + 1 } else { 1 };
+        tunnel.events_waiting = (caught_up, waiting);
+        if waiting > EVENTS_WAITING_MAX {
             return self.end(slot, Down::Broken("it asks more than can be answered".into()));
         }
         self.emit(event);
@@ -284,11 +299,10 @@ impl Pump {
         self.let_go(slot);
         let Some(tunnel) = self.tunnels.remove(slot) else { return };
         self.tunnels_by_key.remove(&tunnel.key);
-        if let Some(owned) = self.tunnels_by_owner.get_mut(&tunnel.owner) {
-            owned.retain(|at| *at != slot);
-            if owned.is_empty() {
-                self.tunnels_by_owner.remove(&tunnel.owner);
-            }
+        let now = self.now;
+        let is_over = |owner: &mut Owner| owner.handle_end(slot, now);
+        if self.owners.get_mut(&tunnel.owner).is_some_and(is_over) {
+            self.owners.remove(&tunnel.owner);
         }
         for carrier in tunnel.carrier.into_iter().chain(tunnel.candidate) {
             self.close_carrier(carrier);

@@ -30,6 +30,11 @@ impl Inside {
         }
     }
 
+    /// Takes that nobody knows them any more.
+    pub(super) fn renew(&mut self) {
+        self.has_changed = true;
+    }
+
     /// Who may reach out from now on, if that has changed.
     pub(super) fn poll_sources(&mut self) -> Option<Sources> {
         if !std::mem::take(&mut self.has_changed) {

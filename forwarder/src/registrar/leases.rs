@@ -43,8 +43,8 @@ pub struct Registered {
 }
 
 impl Registrar {
-    /// Registers a peer for `lease`, or renews it when it is registered as it is. The answer may
-    /// come later.
+    /// Registers a peer for `lease`, or renews it when it is registered as it is; one that was refused
+    /// meanwhile is asked for again. The answer may come later.
     pub fn handle_register(
         &mut self,
         peer: Peer,
@@ -101,6 +101,7 @@ impl Registrar {
             );
             return reply.send(Err(Refusal::new(StatusCode::CONFLICT, text)));
         }
+        self.ask_again(id);
         self.table.update(id, |entry| {
             entry.tenure.renew(until);
             match &mut entry.pending {
@@ -110,7 +111,7 @@ impl Registrar {
         });
     }
 
-    /// Lets a peer's lease begin again, for `lease`.
+    /// Lets a peer's lease begin again, for `lease`, and asks for it again if it was refused.
     ///
     /// # Errors
     /// When no peer has the name, or it has no lease.
@@ -121,6 +122,7 @@ impl Registrar {
         now: Instant,
     ) -> Result<PeerStatus, Refusal> {
         let id = self.leased(name)?;
+        self.ask_again(id);
         let renewed = self.table.update(id, |entry| {
             entry.tenure.renew(now + lease);
             entry.status(now)

@@ -117,6 +117,11 @@ impl Table {
         Some(entry)
     }
 
+    /// Takes that nobody knows them any more.
+    pub(super) fn renew_sources(&mut self) {
+        self.inside.renew();
+    }
+
     /// The addresses of those that are registered, if they have changed since the last time.
     pub(super) fn poll_sources(&mut self) -> Option<Sources> {
         self.inside.poll_sources()

@@ -7,6 +7,7 @@ use adit_proto::frame;
 
 use super::entry::{RETRY_MAX, RETRY_MIN};
 use super::*;
+use crate::sources::Sources;
 
 const SESSION: SessionKey = SessionKey(7);
 
@@ -57,7 +58,7 @@ fn registered(id: u32) -> ControlFrame {
 fn a_final_refusal_is_not_retried() {
     let now = Instant::now();
     let mut registrar = Registrar::new(vec![web()], now);
-    registrar.handle_up(SESSION);
+    registrar.handle_up(SESSION, now);
     actions(&mut registrar);
     registrar.handle_frame(refused(1, false), now);
     assert_eq!(registrar.poll_timeout(), None);
@@ -70,7 +71,7 @@ fn a_final_refusal_is_not_retried() {
 fn a_passing_refusal_is_retried_with_growing_waits() {
     let mut now = Instant::now();
     let mut registrar = Registrar::new(vec![web()], now);
-    registrar.handle_up(SESSION);
+    registrar.handle_up(SESSION, now);
     actions(&mut registrar);
     for turn in 0..20 {
         registrar.handle_frame(refused(1, true), now);
@@ -90,7 +91,7 @@ fn a_passing_refusal_is_retried_with_growing_waits() {
 fn an_unknown_name_hinders_no_other_peer() {
     let now = Instant::now();
     let mut registrar = Registrar::new(vec![web(), peer("db", "db.lan:5432", 5432)], now);
-    registrar.handle_up(SESSION);
+    registrar.handle_up(SESSION, now);
     let wanted = actions(&mut registrar);
     assert!(wanted.contains(&"register 2 web:8080".to_owned()), "{wanted:?}");
     assert!(wanted.contains(&"resolve 1 db.lan:5432".to_owned()), "{wanted:?}");
@@ -107,7 +108,7 @@ fn an_unknown_name_hinders_no_other_peer() {
 fn late_answers_change_nothing() {
     let now = Instant::now();
     let mut registrar = Registrar::new(vec![peer("db", "db.lan:5432", 5432)], now);
-    registrar.handle_up(SESSION);
+    registrar.handle_up(SESSION, now);
     registrar.handle_peers(vec![], now);
     actions(&mut registrar);
     registrar.handle_frame(registered(1), now);
@@ -124,7 +125,7 @@ fn every_session_registers_all_peers() {
     let mut registrar = Registrar::new(vec![web()], now);
     assert!(actions(&mut registrar).is_empty());
     for session in [SESSION, SessionKey(8)] {
-        registrar.handle_up(session);
+        registrar.handle_up(session, now);
         assert_eq!(actions(&mut registrar), ["serve 1 192.168.50.3:80", "register 1 web:8080"]);
         registrar.handle_frame(registered(1), now);
         assert!(registrar.peers(now)[0].registered);
@@ -140,7 +141,7 @@ fn every_session_registers_all_peers() {
 fn a_reload_applies_the_difference() {
     let now = Instant::now();
     let mut registrar = Registrar::new(vec![web(), peer("ssh", "192.168.50.4:22", 2222)], now);
-    registrar.handle_up(SESSION);
+    registrar.handle_up(SESSION, now);
     actions(&mut registrar);
     registrar.handle_frame(registered(2), now);
     registrar.handle_peers(vec![web(), peer("ssh", "192.168.50.5:22", 2222)], now);
@@ -154,6 +155,18 @@ fn a_reload_applies_the_difference() {
     assert!(actions(&mut registrar).is_empty());
 }
 
+/// A reload asks again for what was refused, though nothing has changed here.
+#[test]
+fn a_reload_asks_again_for_what_was_refused() {
+    let now = Instant::now();
+    let mut registrar = Registrar::new(vec![web()], now);
+    registrar.handle_up(SESSION, now);
+    registrar.handle_frame(refused(1, false), now);
+    actions(&mut registrar);
+    registrar.handle_peers(vec![web()], now);
+    assert_eq!(actions(&mut registrar), ["serve 1 192.168.50.3:80", "register 1 web:8080"]);
+}
+
 /// A private contact point has no port, and a unix socket is no address to resolve.
 #[test]
 fn private_names_and_unix_sockets_are_registered() {
@@ -161,7 +174,7 @@ fn private_names_and_unix_sockets_are_registered() {
     let address = Address::Unix("/run/db.sock".into());
     let db = Peer::new("db".into(), address, crate::config::Contact::Private);
     let mut registrar = Registrar::new(vec![db], now);
-    registrar.handle_up(SESSION);
+    registrar.handle_up(SESSION, now);
     assert_eq!(actions(&mut registrar), ["serve 1 unix:/run/db.sock", "register 1 db:0"]);
 }
 
@@ -171,7 +184,7 @@ fn the_contact_address_is_told_to_a_peer_that_wants_it() {
     let now = Instant::now();
     let proxy = Some(crate::handoff::ProxyVersion::V2);
     let mut registrar = Registrar::new(vec![Peer { proxy, ..web() }], now);
-    registrar.handle_up(SESSION);
+    registrar.handle_up(SESSION, now);
     actions(&mut registrar);
     registrar.handle_frame(registered(1), now);
     let Some(Action::Tell(Command::Serve { service, .. })) = registrar.poll_action() else {
@@ -186,10 +199,14 @@ fn the_contact_address_is_told_to_a_peer_that_wants_it() {
 fn an_answer_counts_once() {
     let now = Instant::now();
     let mut registrar = Registrar::new(vec![web()], now);
-    registrar.handle_up(SESSION);
+    registrar.handle_up(SESSION, now);
     registrar.handle_frame(refused(1, true), now);
     registrar.handle_frame(registered(1), now);
     assert_eq!(registrar.peers(now)[0].state, "refused");
+}
+
+fn accepts(sources: &Sources, ip: &str) -> bool {
+    sources.accepts(ip.parse().unwrap())
 }
 
 /// The ways out are open to the peers that are registered, for as long as they are.
@@ -197,13 +214,13 @@ fn an_answer_counts_once() {
 fn those_who_are_registered_may_reach_out() {
     let now = Instant::now();
     let local = peer("local", "127.0.0.1:80", 8081);
-    let mut registrar = Registrar::new(vec![web(), peer("ssh", "192.168.50.3:22", 2222)], now);
-    let accepts = |sources: &Sources, ip: &str| sources.accepts(ip.parse().unwrap());
-    registrar.handle_up(SESSION);
-    assert!(registrar.poll_sources().is_none(), "nobody is registered yet");
+    let mut registrar = Registrar::new(vec![web()], now);
+    registrar.handle_up(SESSION, now);
     registrar.handle_frame(registered(1), now);
     let sources = registrar.poll_sources().unwrap();
     assert!(accepts(&sources, "192.168.50.3") && !accepts(&sources, "127.0.0.1"));
+    let ssh = peer("ssh", "192.168.50.3:22", 2222);
+    registrar.handle_peers(vec![web(), ssh], now);
     registrar.handle_frame(registered(2), now);
     registrar.handle_peers(vec![web(), local.clone()], now);
     assert!(registrar.poll_sources().is_none(), "another peer has the same address");
@@ -212,6 +229,45 @@ fn those_who_are_registered_may_reach_out() {
     assert!(accepts(&sources, "127.0.0.1") && accepts(&sources, "::1"));
     registrar.handle_peers(vec![local], now);
     assert!(!accepts(&registrar.poll_sources().unwrap(), "192.168.50.3"));
-    registrar.handle_down();
-    assert!(!accepts(&registrar.poll_sources().unwrap(), "127.0.0.1"));
+}
+
+/// Whom a new session lets reach out is told when the peers of the one before have their answers, be
+/// they good or bad, and never out of the time before.
+#[test]
+fn a_session_begins_with_those_who_were_registered_before() {
+    let now = Instant::now();
+    let peers = vec![peer("db", "db.lan:5432", 5432), peer("ssh", "192.168.50.4:22", 2222), web()];
+    let mut registrar = Registrar::new(peers, now);
+    for session in [SESSION, SessionKey(8)] {
+        registrar.handle_up(session, now);
+        registrar.handle_frame(registered(3), now);
+        assert!(registrar.poll_sources().is_none(), "nobody knows of the others yet");
+        registrar.handle_frame(refused(2, true), now);
+        assert!(registrar.poll_sources().is_none(), "there is a name to be resolved");
+        registrar.handle_resolved(ContactId(1), Ok("192.168.50.9:5432".parse().unwrap()), now);
+        registrar.handle_frame(registered(1), now);
+        let sources = registrar.poll_sources().unwrap();
+        assert!(accepts(&sources, "192.168.50.3") && accepts(&sources, "192.168.50.9"));
+        assert!(!accepts(&sources, "192.168.50.4"));
+        registrar.handle_down();
+        assert!(registrar.poll_sources().is_none(), "nobody can reach out");
+    }
+    registrar.handle_peers(vec![], now);
+    registrar.handle_up(SessionKey(9), now);
+    assert!(!accepts(&registrar.poll_sources().unwrap(), "192.168.50.3"));
+}
+
+/// A name that nobody resolves hinders nobody for long.
+#[test]
+fn those_who_want_to_reach_out_wait_for_a_bounded_time() {
+    let now = Instant::now();
+    let mut registrar = Registrar::new(vec![peer("db", "db.lan:5432", 5432), web()], now);
+    registrar.handle_up(SESSION, now);
+    registrar.handle_frame(registered(2), now);
+    assert!(registrar.poll_sources().is_none());
+    let at = registrar.poll_timeout().unwrap();
+    assert_eq!(at, now + settling::SETTLE_MAX);
+    registrar.handle_timeout(at);
+    assert!(accepts(&registrar.poll_sources().unwrap(), "192.168.50.3"));
+    assert_eq!(registrar.poll_timeout(), None);
 }

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit::handoff::{
-    Arrival, Carrier, Command, Destination, Down, Event, EventReceiver, PumpHandle, Report,
+    Arrival, Carrier, Command, Destination, Down, Event, EventReceiver, PumpHandle, Quota, Report,
     Service, SessionKey, Target, events,
 };
 use adit::key::{PrivateKey, PublicKey};
@@ -99,7 +99,8 @@ impl End {
     pub(crate) fn carry_of(&self, key: PublicKey, session: SessionKey, carrier: Carrier) {
         let (side, carrier) = (self.side, Box::new(carrier));
         let (name, grace, sessions_max) = ("test".into(), self.grace, self.sessions_max);
-        let arrival = Arrival { session, key, name, grace, sessions_max };
+        let quota = Quota::default();
+        let arrival = Arrival { session, key, name, grace, sessions_max, quota };
         self.pump.send(Command::Carry { side, arrival, carrier }).unwrap();
     }
 

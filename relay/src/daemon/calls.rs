@@ -12,7 +12,9 @@ use std::time::Instant;
 
 use adit::config::{Place, RelayConfig};
 use adit::exit::Failed;
-use adit::handoff::{Answer, Command, Destination, Open, ResetReason, SessionKey, Target};
+use adit::handoff::{
+    Answer, Command, Destination, Listening, Open, ResetReason, SessionKey, Target,
+};
 use adit::net;
 use adit_proto::id::FlowId;
 
@@ -114,7 +116,13 @@ impl Daemon {
     }
 
     /// Joins the caller's flow to one that is opened to the owner of the name.
-    fn join(&self, asked: Asked, name: &str, pump: usize, holder: Holder) -> Result<(), Failed> {
+    fn join(
+        &mut self,
+        asked: Asked,
+        name: &str,
+        pump: usize,
+        holder: Holder,
+    ) -> Result<(), Failed> {
         let Some(caller) = self.sessions.get(&asked.session) else { return Ok(()) };
         let (near, far) = match net::pair() {
             Ok(pair) => pair,
@@ -127,8 +135,25 @@ impl Daemon {
         let Holder { session, contact } = holder;
         let open = Open { contact, source: caller.remote, to: Destination::Contact };
         let (peer, stream) = (Arc::from(name), far.into());
-        self.tell(pump, Command::Open { session, open, peer, stream, replies: None })?;
-        self.answer(asked, Answer::Join(near.into()))
+        let call = self.last_call;
+        self.last_call += 1;
+        self.calls.insert(call, (asked, near));
+        let listening = Some(Listening::ControlPlane(call));
+        self.tell(pump, Command::Open { session, open, peer, stream, listening })
+    }
+
+    /// Takes whether the owner's peer is there: the caller hears of it no sooner.
+    pub(super) fn handle_heard(
+        &mut self,
+        call: u64,
+        heard: Result<(), ResetReason>,
+    ) -> Result<(), Failed> {
+        let Some((asked, near)) = self.calls.remove(&call) else { return Ok(()) };
+        let answer = match heard {
+            Ok(()) => Answer::Join(near.into()),
+            Err(reason) => Answer::Refuse(reason),
+        };
+        self.answer(asked, answer)
     }
 
     fn dial(&mut self, asked: Asked, address: &str, now: Instant) -> Result<(), Failed> {

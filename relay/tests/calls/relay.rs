@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit::handoff::{
-    Arrival, Carrier, Command, ControlFrame, Destination, Event, EventReceiver, GoawayReason, Open,
-    PumpHandle, Replies, Service, SessionKey, events,
+    Arrival, Carrier, Command, ControlFrame, Destination, Event, EventReceiver, GoawayReason,
+    Listening, Open, PumpHandle, Quota, Replies, Service, SessionKey, events,
 };
 use adit::key::{PrivateKey, PublicKey};
 use adit::pump;
@@ -90,6 +90,11 @@ impl Relay {
         self.entry(name)["connected"].as_bool().unwrap()
     }
 
+    /// The flows that are open in the sessions of a key.
+    pub(crate) fn flows(&self, name: &str) -> u64 {
+        self.entry(name)["flows"].as_u64().unwrap()
+    }
+
     fn entry(&self, name: &str) -> serde_json::Value {
         let status = self.status();
         let all = status["forwarders"].as_array().unwrap();
@@ -162,7 +167,8 @@ impl Member {
         let carrier = Box::new(shake(Handshake::client(&client, "localhost").unwrap(), stream));
         let (session, side, key) = (SESSION, Side::Forwarder, relay.key);
         let (name, grace, sessions_max) = ("relay".into(), GRACE, 1);
-        let arrival = Arrival { session, key, name, grace, sessions_max };
+        let quota = Quota::default();
+        let arrival = Arrival { session, key, name, grace, sessions_max, quota };
         self.pump.send(Command::Carry { side, arrival, carrier }).unwrap();
         self.wait_for("Up", |event| matches!(event, Event::Up { .. }).then_some(()));
         own
@@ -247,9 +253,10 @@ impl Member {
         let (far, source) = listener.accept().unwrap();
         let (session, contact, peer) = (SESSION, self.next_contact(), "inside".into());
         let refused = |reason| format!("{reason:?}\n").into_bytes();
-        let replies = Some(Replies { accepted: b"accepted\n".to_vec(), refused });
-        let (open, far) = (Open { contact, source, to }, far.into());
-        self.pump.send(Command::Open { session, open, peer, stream: far, replies }).unwrap();
+        let replies = Replies { accepted: b"accepted\n".to_vec(), refused };
+        let (open, stream) = (Open { contact, source, to }, far.into());
+        let listening = Some(Listening::Caller(replies));
+        self.pump.send(Command::Open { session, open, peer, stream, listening }).unwrap();
         let mut line = String::new();
         BufReader::new(&mut stream).read_line(&mut line).unwrap();
         line.trim_end().to_owned()

@@ -162,6 +162,18 @@ pub enum Destination {
 }
 
 impl Destination {
+    /// Whether the other end would take it: a name that is one, an address of a bounded length
+    /// that may be shown.
+    pub fn is_valid(&self) -> bool {
+        match self {
+            Self::Contact => true,
+            Self::Name(name) => is_name(name),
+            Self::Address(address) => {
+                address.len() <= TEXT_MAX && !address.chars().any(char::is_control)
+            }
+        }
+    }
+
     fn encode(&self, out: &mut Vec<u8>) {
         let (kind, text) = match self {
             Self::Contact => return out.put_u8(0),

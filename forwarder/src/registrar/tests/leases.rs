@@ -13,7 +13,7 @@ type Answer = oneshot::Receiver<Result<Registered, Refusal>>;
 fn up() -> (Registrar, Instant) {
     let now = Instant::now();
     let mut registrar = Registrar::new(vec![], now);
-    registrar.handle_up(SESSION);
+    registrar.handle_up(SESSION, now);
     (registrar, now)
 }
 
@@ -87,7 +87,7 @@ fn a_registration_waits_for_the_tunnel() {
     let mut registrar = Registrar::default();
     let mut answer = register(&mut registrar, web(), LEASE, now);
     assert!(actions(&mut registrar).is_empty());
-    registrar.handle_up(SESSION);
+    registrar.handle_up(SESSION, now);
     registrar.handle_frame(registered(1), now);
     assert!(answer.try_recv().unwrap().is_ok());
 }
@@ -150,7 +150,7 @@ fn a_lease_outlives_a_session() {
     registrar.handle_down();
     actions(&mut registrar);
     registrar.handle_renew("web", LEASE, now).unwrap();
-    registrar.handle_up(SessionKey(8));
+    registrar.handle_up(SessionKey(8), now);
     assert_eq!(actions(&mut registrar), ["serve 1 192.168.50.3:80", "register 1 web:8080"]);
     registrar.handle_down();
     registrar.handle_timeout(now + LEASE);
@@ -233,4 +233,31 @@ fn ten_thousand_registrations_leave_nothing() {
     }
     assert_eq!(registrar.poll_timeout(), None);
     assert!(registrar.actions.is_empty());
+}
+
+/// Whoever still wants a peer that the relay has forbidden since has it asked for again: its operator
+/// may have changed that.
+#[test]
+fn a_refused_peer_is_asked_for_again_when_somebody_wants_it() {
+    let (mut registrar, now) = up();
+    register(&mut registrar, web(), LEASE, now);
+    registrar.handle_frame(registered(1), now);
+    for is_renewed in [true, false] {
+        registrar.handle_frame(refused(1, false), now);
+        actions(&mut registrar);
+        let state = if is_renewed {
+            registrar.handle_renew("web", LEASE, now).unwrap().state
+        } else {
+            let mut answer = register(&mut registrar, web(), LEASE, now);
+            answer.try_recv().unwrap().unwrap().peer.state
+        };
+        assert_eq!(state, "asked");
+        let wanted = ["serve 1 192.168.50.3:80", "register 1 web:8080"];
+        assert_eq!(actions(&mut registrar), wanted);
+        registrar.handle_renew("web", LEASE, now).unwrap();
+        assert!(actions(&mut registrar).is_empty(), "once at a time");
+        registrar.handle_frame(registered(1), now);
+    }
+    registrar.handle_renew("web", LEASE, now).unwrap();
+    assert!(actions(&mut registrar).is_empty(), "it is registered");
 }
