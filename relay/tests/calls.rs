@@ -181,6 +181,26 @@ fn a_name_is_not_taken_from_a_session_of_the_same_key() {
     assert!(echoes(&mut net.office.call("laptop-web"), b"the other"));
 }
 
+/// The flows of an external peer are those of all its sessions, and it is there as long as one of
+/// them is.
+#[test]
+fn all_sessions_of_a_key_are_reported() {
+    let net = network(HAS_DB, CALLS);
+    net.office.register("db", 0, echo_service()).unwrap();
+    let twin = net.laptop.twin();
+    for member in [&net.laptop, &twin] {
+        member.join(&net.relay);
+    }
+    let mut calls = [net.laptop.call("db"), twin.call("db")];
+    for call in &mut calls {
+        assert!(echoes(call, b"hello"));
+    }
+    assert_eq!(net.relay.flows("laptop"), 2);
+    twin.leave();
+    wait_for("the older one's flow alone", || (net.relay.flows("laptop") == 1).then_some(()));
+    assert!(net.relay.is_connected("laptop") && echoes(&mut calls[0], b"still there"));
+}
+
 /// Neither side has what the other's role or lists would be needed for.
 #[test]
 fn what_is_not_in_the_lists_is_not_registered() {

@@ -14,7 +14,7 @@ use adit::invitation::{Answer, Grant, Invitation, Request, UnixTime};
 use adit::key::PublicKey;
 use tokio::sync::oneshot;
 
-use super::Daemon;
+use super::{Daemon, Session};
 use crate::api::{Everybody, Expected, Invite, Invited, Known, Revoked};
 use crate::grant::{self, BadGrant};
 use crate::invitations::{Denied, LIFETIME_S_MAX, LIFETIME_S_MIN, NotMade, Verdict};
@@ -270,15 +270,16 @@ impl Daemon {
             grant: open.grant.clone(),
             expires_at: open.expires_at,
         };
+        let shown = self.sessions_shown();
+        let known =
+            |admitted| self.known(admitted, shown.get(&admitted.key).map(|(_, state)| *state));
         Everybody {
-            admitted: self.config.admitted.iter().map(|admitted| self.known(admitted)).collect(),
+            admitted: self.config.admitted.iter().map(known).collect(),
             invited: self.invitations.open(now).map(expected).collect(),
         }
     }
 
-    fn known(&self, admitted: &Admitted) -> Known {
-        let session = self.sessions_by_key.get(&admitted.key);
-        let session = session.and_then(|session| self.sessions.get(session));
+    fn known(&self, admitted: &Admitted, session: Option<&Session>) -> Known {
         let enrolled = self.config.state.join(ENROLLED_FILE);
         let file = if admitted.is_enrolled { &enrolled } else { &self.file };
         Known {

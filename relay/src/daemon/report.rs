@@ -1,17 +1,32 @@
 //! The relay's status, made from what its parts know.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use adit::config::Admitted;
-use adit::handoff::{Report, SessionReport};
+use adit::handoff::{Report, SessionKey, SessionReport};
+use adit::key::PublicKey;
 use adit::status::{AdmittedStatus, ContactStatus, Memory, RelayStatus, Traffic, VERSION};
 
-use super::Daemon;
+use super::{Daemon, Session};
+
+/// What one key has at the moment.
+#[derive(Default)]
+struct Holding<'a> {
+    reports: Vec<&'a SessionReport>,
+    contacts: Vec<ContactStatus>,
+}
 
 impl Daemon {
     pub(super) fn status(&self, reports: &[Report], now: Instant) -> RelayStatus {
         let sessions = || reports.iter().flat_map(|report| &report.sessions);
-        let forwarder = |admitted| self.admitted(admitted, sessions(), now);
+        let shown = self.sessions_shown();
+        let holdings = self.holdings(sessions(), now);
+        let forwarder = |admitted: &Admitted| {
+            let nothing = Holding::default();
+            let holding = holdings.get(&admitted.key).unwrap_or(&nothing);
+            status_of(admitted, shown.get(&admitted.key).copied(), holding)
+        };
         RelayStatus {
             version: VERSION.to_owned(),
             key: self.key.to_string(),
@@ -24,32 +39,71 @@ impl Daemon {
         }
     }
 
-    fn admitted<'a>(
-        &self,
-        admitted: &Admitted,
-        mut reports: impl Iterator<Item = &'a SessionReport>,
-        now: Instant,
-    ) -> AdmittedStatus {
-        let key = self.sessions_by_key.get(&admitted.key);
-        let session = key.and_then(|key| self.sessions.get(key)).filter(|s| s.id.is_some());
-        let report = reports.find(|report| key.is_some_and(|key| key.0 == report.key));
-        let leases = self.registrar.leases().filter(|lease| lease.key == admitted.key);
-        let contact = |lease: &crate::registrar::Lease<_>| ContactStatus {
-            peer: lease.peer.clone(),
-            port: lease.contact.port(),
-            lease_s: lease.kept_until().map(|until| until.duration_since(now).as_secs()),
-        };
-        AdmittedStatus {
-            name: admitted.name.clone(),
-            role: admitted.role.to_string(),
-            connected: session.is_some_and(|session| session.is_carried),
-            resumptions: report.map_or(0, |report| report.resumptions),
-            remote: session.map(|session| session.remote.to_string()),
-            session: session.and_then(|session| session.id).map(|id| id.to_string()),
-            round_trip_us: report.map_or(0, |report| report.round_trip_us),
-            contacts: leases.map(contact).collect(),
-            flows: report.map_or(0, |report| report.flows),
-            traffic: report.map(Traffic::from).unwrap_or_default(),
+    /// The session that stands for all of its key's: the newest that has a carrier, or else the
+    /// newest.
+    pub(super) fn sessions_shown(&self) -> BTreeMap<PublicKey, (SessionKey, &Session)> {
+        let mut shown: BTreeMap<_, (SessionKey, &Session)> = BTreeMap::new();
+        for (&session, state) in &self.sessions {
+            let older = shown.get(&state.key);
+            if state.is_carried || older.is_none_or(|(_, older)| !older.is_carried) {
+                shown.insert(state.key, (session, state));
+            }
         }
+        shown
+    }
+
+    fn holdings<'a>(
+        &self,
+        reports: impl Iterator<Item = &'a SessionReport>,
+        now: Instant,
+    ) -> BTreeMap<PublicKey, Holding<'a>> {
+        let mut holdings: BTreeMap<_, Holding<'a>> = BTreeMap::new();
+        for report in reports {
+            if let Some(state) = self.sessions.get(&SessionKey(report.key)) {
+                holdings.entry(state.key).or_default().reports.push(report);
+            }
+        }
+        for lease in self.registrar.leases() {
+            holdings.entry(lease.key).or_default().contacts.push(ContactStatus {
+                peer: lease.peer.clone(),
+                port: lease.contact.port(),
+                lease_s: lease.kept_until().map(|until| until.duration_since(now).as_secs()),
+            });
+        }
+        holdings
+    }
+}
+
+/// Sums over all sessions of a key; what cannot be summed is that of the one shown.
+fn status_of(
+    admitted: &Admitted,
+    shown: Option<(SessionKey, &Session)>,
+    holding: &Holding<'_>,
+) -> AdmittedStatus {
+    let reports = || holding.reports.iter().copied();
+    let session = shown.map(|(_, state)| state);
+    let is_shown = |report: &&SessionReport| shown.is_some_and(|(key, _)| key.0 == report.key);
+    AdmittedStatus {
+        name: admitted.name.clone(),
+        role: admitted.role.to_string(),
+        connected: session.is_some_and(|session| session.is_carried),
+        resumptions: reports().map(|report| report.resumptions).sum(),
+        remote: session.map(|session| session.remote.to_string()),
+        session: session.and_then(|session| session.id).map(|id| id.to_string()),
+        round_trip_us: reports().find(is_shown).map_or(0, |report| report.round_trip_us),
+        contacts: holding.contacts.clone(),
+        flows: reports().map(|report| report.flows).sum(),
+        traffic: reports().map(Traffic::from).fold(Traffic::default(), sum),
+    }
+}
+
+fn sum(one: Traffic, other: Traffic) -> Traffic {
+    Traffic {
+        flows_opened: one.flows_opened + other.flows_opened,
+        flows_failed: one.flows_failed + other.flows_failed,
+        bytes_sent: one.bytes_sent + other.bytes_sent,
+        bytes_received: one.bytes_received + other.bytes_received,
+        records_retained: one.records_retained + other.records_retained,
+        bytes_waiting: one.bytes_waiting + other.bytes_waiting,
     }
 }

@@ -89,23 +89,19 @@ pub(crate) fn judge(
     if !listed.iter().any(is_listed) {
         return Err(Guarded::NotListed);
     }
+    let has_net = |suits: &dyn Fn(&IpNet) -> bool| {
+        listed.iter().any(|dial| matches!(&dial.to, DialTo::Net(net) if suits(net)))
+    };
     for face in faces() {
         // What its host's filter keeps from the outside can be reached from the host itself.
-        let is_named = |dial: &&Dial| match &dial.to {
-            DialTo::Host(_) => false,
-            DialTo::Net(net) => *net == IpNet::from(face) || *net == IpNet::from(ip),
-        };
-        if own.addresses.contains(&face) && !listed.iter().any(is_named) {
+        let is_exact = |net: &IpNet| *net == IpNet::from(face) || *net == IpNet::from(ip);
+        if own.addresses.contains(&face) && !has_net(&is_exact) {
             return Err(Guarded::OwnAddress);
         }
         let Some((special, what)) = special(face) else { continue };
-        let is_named = |dial: &&Dial| match &dial.to {
-            DialTo::Host(_) => false,
-            DialTo::Net(net) => {
-                (special.contains(net) && net.contains(&face)) || *net == IpNet::from(ip)
-            }
-        };
-        if !listed.iter().any(is_named) {
+        let is_of_kind =
+            |net: &IpNet| (special.contains(net) && net.contains(&face)) || *net == IpNet::from(ip);
+        if !has_net(&is_of_kind) {
             return Err(Guarded::Special(what));
         }
     }

@@ -90,6 +90,11 @@ impl Relay {
         self.entry(name)["connected"].as_bool().unwrap()
     }
 
+    /// The flows that are open in the sessions of a key.
+    pub(crate) fn flows(&self, name: &str) -> u64 {
+        self.entry(name)["flows"].as_u64().unwrap()
+    }
+
     fn entry(&self, name: &str) -> serde_json::Value {
         let status = self.status();
         let all = status["forwarders"].as_array().unwrap();
