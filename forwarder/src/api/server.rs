@@ -18,6 +18,7 @@ use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc};
@@ -27,8 +28,13 @@ use crate::net;
 
 /// Requests under way at once; whoever comes on top waits.
 const CONNECTIONS_MAX: usize = 64;
-/// Of those, how many one source may have; whoever comes on top is turned away.
+/// Of those, how many one source may have; whoever comes on top is turned away …
 const CONNECTIONS_PER_SOURCE_MAX: usize = 8;
+/// … and how many one IPv6 network may have, since a host there has as many addresses as it likes. Not
+/// as few as a source: a LAN is one such network, and its hosts are not to go short for one of them.
+const CONNECTIONS_PER_NETWORK_MAX: usize = CONNECTIONS_MAX / 2;
+/// The part of an IPv6 address that a host cannot choose.
+const NETWORK_BITS: u8 = 64;
 /// Connections from the LAN that the kernel may keep for us.
 const BACKLOG: i32 = 128;
 /// The most that a request's body may have, in bytes.
@@ -175,42 +181,54 @@ where
     }
 }
 
-/// How many connections each source has.
-type CountsBySource = Arc<Mutex<BTreeMap<IpAddr, usize>>>;
+/// How many connections each source has, and each network.
+type CountsBySource = Arc<Mutex<BTreeMap<IpNet, usize>>>;
 
 /// One connection of one source, until it is dropped.
 struct Seat {
     counts: CountsBySource,
-    source: Option<IpAddr>,
+    /// What it counts to.
+    sources: Vec<IpNet>,
+}
+
+/// What a connection from `ip` counts to, and how many each may have.
+fn bounds(ip: IpAddr) -> Vec<(IpNet, usize)> {
+    let ip = ip.to_canonical();
+    let mut bounds = vec![(IpNet::from(ip), CONNECTIONS_PER_SOURCE_MAX)];
+    if ip.is_ipv6() {
+        let network = IpNet::new_assert(ip, NETWORK_BITS).trunc();
+        bounds.push((network, CONNECTIONS_PER_NETWORK_MAX));
+    }
+    bounds
 }
 
 impl Seat {
     /// Nothing, when the source has as many as it may have. Whoever is on this host counts not.
     fn take(counts: &CountsBySource, caller: Caller) -> Option<Self> {
-        let source = match caller {
-            Caller::Local => None,
-            Caller::Remote(from) => Some(from.ip().to_canonical()),
+        let bounds = match caller {
+            Caller::Local => Vec::new(),
+            Caller::Remote(from) => bounds(from.ip()),
         };
-        if let Some(source) = source {
-            let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = counts.entry(source).or_default();
-            if *count >= CONNECTIONS_PER_SOURCE_MAX {
-                return None;
-            }
-            *count += 1;
+        let mut held = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_full = |(source, max): &(IpNet, usize)| held.get(source).is_some_and(|n| n >= max);
+        if bounds.iter().any(is_full) {
+            return None;
         }
-        Some(Self { counts: Arc::clone(counts), source })
+        let sources: Vec<_> = bounds.into_iter().map(|(source, _)| source).collect();
+        sources.iter().for_each(|source| *held.entry(*source).or_default() += 1);
+        Some(Self { counts: Arc::clone(counts), sources })
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let Some(source) = self.source else { return };
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(mut count) = counts.entry(source) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
+        for source in &self.sources {
+            if let Entry::Occupied(mut count) = counts.entry(*source) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
             }
         }
     }
@@ -240,5 +258,45 @@ async fn answer(
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a request came to nothing"),
         Err(_elapsed) => tracing::debug!("a request took too long"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(counts: &CountsBySource, ip: &str) -> Option<Seat> {
+        Seat::take(counts, Caller::Remote(SocketAddr::new(ip.parse().unwrap(), 1)))
+    }
+
+    /// A host that takes one IPv6 address after the other leaves room for the rest of the world.
+    #[test]
+    fn no_ipv6_network_takes_all_seats() {
+        let counts = CountsBySource::default();
+        let seats = |count: usize| -> Vec<_> {
+            (0..count).filter_map(|host| take(&counts, &format!("fd00::{host:x}"))).collect()
+        };
+        let held = seats(CONNECTIONS_MAX);
+        assert_eq!(held.len(), CONNECTIONS_PER_NETWORK_MAX);
+        assert!(
+            take(&counts, "fd00:0:0:1::1").is_some() && take(&counts, "192.168.50.3").is_some()
+        );
+        drop(held);
+        assert!(counts.lock().unwrap().is_empty());
+    }
+
+    /// One source has its bound, in whatever form its address comes; who is turned away counts not.
+    #[test]
+    fn a_source_has_a_bounded_number_of_seats() {
+        let counts = CountsBySource::default();
+        for (ip, same) in [("192.168.50.3", "::ffff:192.168.50.3"), ("fd00::1", "fd00::1")] {
+            let seats = (0..CONNECTIONS_MAX).filter_map(|_| take(&counts, ip));
+            let mut held: Vec<_> = seats.collect();
+            assert_eq!(held.len(), CONNECTIONS_PER_SOURCE_MAX);
+            assert!(take(&counts, same).is_none());
+            held.pop();
+            assert!(take(&counts, same).is_some());
+        }
+        assert!(counts.lock().unwrap().is_empty());
     }
 }

@@ -6,8 +6,9 @@ mod tests;
 mod report;
 mod requests;
 
+use std::collections::BTreeSet;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -114,6 +115,13 @@ pub(super) struct Daemon {
     failure: Option<Failed>,
 }
 
+fn own_addresses() -> BTreeSet<IpAddr> {
+    net::own_addresses().unwrap_or_else(|error| {
+        tracing::warn!(%error, "this host's addresses are not known: peers on it are known by loopback");
+        BTreeSet::new()
+    })
+}
+
 impl Daemon {
     pub(super) fn new(
         role: Role,
@@ -167,7 +175,7 @@ impl Daemon {
     /// Opens the ways out to the peers that are registered, and to nobody else.
     fn admit(&mut self) -> Result<(), Failed> {
         let is_wanted = self.outward.is_for_peers();
-        let sources = is_wanted.then(|| self.registrar.poll_sources()).flatten();
+        let sources = is_wanted.then(|| self.registrar.poll_sources(own_addresses)).flatten();
         let (Some(sources), Some(session)) = (sources, self.tunnel.session()) else {
             return Ok(());
         };
@@ -256,6 +264,7 @@ impl Daemon {
     fn handle_network_change(&mut self, now: Instant) -> Result<(), Failed> {
         tracing::debug!("this host's addresses or routes have changed");
         self.tunnel.handle_network_change(now);
+        self.registrar.handle_network_change();
         match self.tunnel.session() {
             Some(session) => self.tell(Command::Doubt { session }),
             None => Ok(()),

@@ -1,6 +1,6 @@
 //! The folder that a key and a configuration are put in: both or neither, and never over others.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,8 @@ pub const CONFIG_NAME: &str = "adit.toml";
 /// The key is its owner's alone; the configuration holds no secret.
 const KEY_MODE: u32 = 0o600;
 const CONFIG_MODE: u32 = 0o644;
+/// How names begin that nobody reads.
+const UNREAD: &str = ".adit-join-";
 
 /// Why nothing can be put there.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +28,11 @@ pub enum SiteError {
         "{0} exists already and is not overwritten: name another folder with --dir, or move it away"
     )]
     Exists(PathBuf),
+    /// Somebody else is about to put both there.
+    #[error(
+        "another adit join is at work in {0}: wait for its end, or name another folder with --dir"
+    )]
+    Busy(PathBuf),
     /// The environment's fault.
     #[error("cannot write in {dir}: {source}; --dir names another folder")]
     Unwritable {
@@ -47,6 +54,8 @@ pub(super) struct Site {
     key: NamedTempFile,
     config: NamedTempFile,
     made: Made,
+    /// The folder, locked: what has a name that nobody reads is ours.
+    _folder: File,
     dir: PathBuf,
 }
 
@@ -64,6 +73,12 @@ impl Site {
         }
         let pem = key.pem()?;
         let made = Made::folders(dir).map_err(unwritable)?;
+        let folder = File::open(dir).map_err(unwritable)?;
+        match folder.try_lock() {
+            Ok(()) => remove_stale(dir).map_err(unwritable)?,
+            Err(TryLockError::WouldBlock) => return Err(SiteError::Busy(dir.into())),
+            Err(TryLockError::Error(error)) => return Err(unwritable(error)),
+        }
         let write = |mode, content: &[u8]| {
             let mut file = unnamed(dir, mode)?;
             file.write_all(content)?;
@@ -72,7 +87,7 @@ impl Site {
         };
         let key = write(KEY_MODE, pem.as_bytes()).map_err(unwritable)?;
         let config = write(CONFIG_MODE, &[]).map_err(unwritable)?;
-        Ok(Self { key, config, made, dir: dir.into() })
+        Ok(Self { key, config, made, _folder: folder, dir: dir.into() })
     }
 
     /// Puts both in place; returns where the configuration and the key are.
@@ -101,7 +116,19 @@ impl Site {
 
 fn unnamed(dir: &Path, mode: u32) -> io::Result<NamedTempFile> {
     let permissions = Permissions::from_mode(mode);
-    Builder::new().prefix(".adit-join-").permissions(permissions).tempfile_in(dir)
+    Builder::new().prefix(UNREAD).permissions(permissions).tempfile_in(dir)
+}
+
+/// Removes what somebody left there who was killed: a private key, perhaps.
+fn remove_stale(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let is_unread = entry.file_name().as_encoded_bytes().starts_with(UNREAD.as_bytes());
+        if is_unread && entry.file_type()?.is_file() {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Folders that were made for the files; dropping this removes those that are empty.
@@ -157,6 +184,24 @@ mod tests {
             assert_eq!(names(dir.path()), [name]);
             assert_eq!(fs::read_to_string(dir.path().join(name)).unwrap(), "mine");
         }
+    }
+
+    /// What was left by somebody who was killed goes, a key among it; what belongs to somebody who is
+    /// at work does not.
+    #[test]
+    fn what_a_killed_one_has_left_is_removed() {
+        let key = PrivateKey::generate().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        for name in [".adit-join-a1b2c3", ".adit-joined", "mine"] {
+            fs::write(dir.path().join(name), "left").unwrap();
+        }
+        let site = Site::prepare(dir.path(), &key).unwrap();
+        let refused = Site::prepare(dir.path(), &key).unwrap_err();
+        assert!(matches!(refused, SiteError::Busy(_)), "{refused}");
+        site.settle("# ours").unwrap();
+        let mut left = names(dir.path());
+        left.sort();
+        assert_eq!(left, [".adit-joined", KEY_NAME, CONFIG_NAME, "mine"]);
     }
 
     /// Given up, it takes the folders along that it made, unless somebody uses them.

@@ -1,6 +1,6 @@
 //! The addresses of the peers that are registered at the moment: those who may reach out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::sources::Sources;
@@ -35,16 +35,31 @@ impl Inside {
         self.has_changed = true;
     }
 
-    /// Who may reach out from now on, if that has changed.
-    pub(super) fn poll_sources(&mut self) -> Option<Sources> {
+    /// Takes that this host's addresses may be others now.
+    pub(super) fn handle_network_change(&mut self) {
+        self.has_changed |= self.is_here();
+    }
+
+    /// Whether one of the peers is on this host.
+    fn is_here(&self) -> bool {
+        self.counts.keys().any(IpAddr::is_loopback)
+    }
+
+    /// Who may reach out from now on, if that has changed; `own` says which addresses this host has.
+    pub(super) fn poll_sources(
+        &mut self,
+        own: impl FnOnce() -> BTreeSet<IpAddr>,
+    ) -> Option<Sources> {
         if !std::mem::take(&mut self.has_changed) {
             return None;
         }
-        // A peer on this host is known by any address of the host that it dials.
-        let is_here = self.counts.keys().any(IpAddr::is_loopback);
-        let here = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
-        let here = here.into_iter().filter(|_| is_here);
-        Some(Sources::only(self.counts.keys().copied().chain(here)))
+        let mut addresses: BTreeSet<_> = self.counts.keys().copied().collect();
+        // A peer on this host connects from whichever of the host's addresses it dials.
+        if self.is_here() {
+            addresses.extend(own());
+            addresses.extend([Ipv4Addr::LOCALHOST.into(), IpAddr::from(Ipv6Addr::LOCALHOST)]);
+        }
+        Some(Sources::only(addresses))
     }
 
     #[cfg(test)]

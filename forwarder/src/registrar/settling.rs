@@ -1,7 +1,8 @@
 //! The beginning of a session: until those who were registered before have their answers, nobody knows
 //! who may reach out.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use adit_proto::id::ContactId;
@@ -29,11 +30,17 @@ impl Settling {
 
 impl Registrar {
     /// Who may reach out from now on, if that has changed: the peers that are registered. Each session
-    /// tells it once at least, and not before it knows.
-    pub fn poll_sources(&mut self) -> Option<Sources> {
+    /// tells it once at least, and not before it knows. `own` says which addresses this host has: peers
+    /// on it connect from any of them.
+    pub fn poll_sources(&mut self, own: impl FnOnce() -> BTreeSet<IpAddr>) -> Option<Sources> {
         self.settle();
         let is_known = self.session.is_some() && self.settling.is_none();
-        is_known.then(|| self.table.poll_sources()).flatten()
+        is_known.then(|| self.table.poll_sources(own)).flatten()
+    }
+
+    /// Takes that this host's addresses may be others now.
+    pub fn handle_network_change(&mut self) {
+        self.table.handle_network_change();
     }
 
     /// Looks whether all answers are there.

@@ -2,6 +2,7 @@
 //! Whatever is asked of it takes logarithmic time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use adit_proto::id::ContactId;
@@ -122,9 +123,17 @@ impl Table {
         self.inside.renew();
     }
 
+    /// Takes that this host's addresses may be others now.
+    pub(super) fn handle_network_change(&mut self) {
+        self.inside.handle_network_change();
+    }
+
     /// The addresses of those that are registered, if they have changed since the last time.
-    pub(super) fn poll_sources(&mut self) -> Option<Sources> {
-        self.inside.poll_sources()
+    pub(super) fn poll_sources(
+        &mut self,
+        own: impl FnOnce() -> BTreeSet<IpAddr>,
+    ) -> Option<Sources> {
+        self.inside.poll_sources(own)
     }
 
     /// When the next entry is due.

@@ -1,6 +1,8 @@
 mod health;
 mod leases;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use adit_proto::frame;
@@ -205,6 +207,11 @@ fn an_answer_counts_once() {
     assert_eq!(registrar.peers(now)[0].state, "refused");
 }
 
+/// The addresses of this host.
+fn own() -> BTreeSet<IpAddr> {
+    BTreeSet::from([[127, 0, 0, 1], [192, 168, 50, 2]].map(IpAddr::from))
+}
+
 fn accepts(sources: &Sources, ip: &str) -> bool {
     sources.accepts(ip.parse().unwrap())
 }
@@ -217,18 +224,24 @@ fn those_who_are_registered_may_reach_out() {
     let mut registrar = Registrar::new(vec![web()], now);
     registrar.handle_up(SESSION, now);
     registrar.handle_frame(registered(1), now);
-    let sources = registrar.poll_sources().unwrap();
+    let sources = registrar.poll_sources(own).unwrap();
     assert!(accepts(&sources, "192.168.50.3") && !accepts(&sources, "127.0.0.1"));
+    assert!(!accepts(&sources, "192.168.50.2"), "no peer is on this host");
     let ssh = peer("ssh", "192.168.50.3:22", 2222);
     registrar.handle_peers(vec![web(), ssh], now);
     registrar.handle_frame(registered(2), now);
     registrar.handle_peers(vec![web(), local.clone()], now);
-    assert!(registrar.poll_sources().is_none(), "another peer has the same address");
+    assert!(registrar.poll_sources(own).is_none(), "another peer has the same address");
     registrar.handle_frame(registered(3), now);
-    let sources = registrar.poll_sources().unwrap();
+    let sources = registrar.poll_sources(own).unwrap();
     assert!(accepts(&sources, "127.0.0.1") && accepts(&sources, "::1"));
+    assert!(accepts(&sources, "192.168.50.2"), "it dials a listener at this host's own address");
+    registrar.handle_network_change();
+    let elsewhere = || BTreeSet::from([IpAddr::from([192, 168, 51, 2])]);
+    let sources = registrar.poll_sources(elsewhere).unwrap();
+    assert!(accepts(&sources, "192.168.51.2") && !accepts(&sources, "192.168.50.2"));
     registrar.handle_peers(vec![local], now);
-    assert!(!accepts(&registrar.poll_sources().unwrap(), "192.168.50.3"));
+    assert!(!accepts(&registrar.poll_sources(own).unwrap(), "192.168.50.3"));
 }
 
 /// Whom a new session lets reach out is told when the peers of the one before have their answers, be
@@ -241,20 +254,20 @@ fn a_session_begins_with_those_who_were_registered_before() {
     for session in [SESSION, SessionKey(8)] {
         registrar.handle_up(session, now);
         registrar.handle_frame(registered(3), now);
-        assert!(registrar.poll_sources().is_none(), "nobody knows of the others yet");
+        assert!(registrar.poll_sources(own).is_none(), "nobody knows of the others yet");
         registrar.handle_frame(refused(2, true), now);
-        assert!(registrar.poll_sources().is_none(), "there is a name to be resolved");
+        assert!(registrar.poll_sources(own).is_none(), "there is a name to be resolved");
         registrar.handle_resolved(ContactId(1), Ok("192.168.50.9:5432".parse().unwrap()), now);
         registrar.handle_frame(registered(1), now);
-        let sources = registrar.poll_sources().unwrap();
+        let sources = registrar.poll_sources(own).unwrap();
         assert!(accepts(&sources, "192.168.50.3") && accepts(&sources, "192.168.50.9"));
         assert!(!accepts(&sources, "192.168.50.4"));
         registrar.handle_down();
-        assert!(registrar.poll_sources().is_none(), "nobody can reach out");
+        assert!(registrar.poll_sources(own).is_none(), "nobody can reach out");
     }
     registrar.handle_peers(vec![], now);
     registrar.handle_up(SessionKey(9), now);
-    assert!(!accepts(&registrar.poll_sources().unwrap(), "192.168.50.3"));
+    assert!(!accepts(&registrar.poll_sources(own).unwrap(), "192.168.50.3"));
 }
 
 /// A name that nobody resolves hinders nobody for long.
@@ -264,10 +277,10 @@ fn those_who_want_to_reach_out_wait_for_a_bounded_time() {
     let mut registrar = Registrar::new(vec![peer("db", "db.lan:5432", 5432), web()], now);
     registrar.handle_up(SESSION, now);
     registrar.handle_frame(registered(2), now);
-    assert!(registrar.poll_sources().is_none());
+    assert!(registrar.poll_sources(own).is_none());
     let at = registrar.poll_timeout().unwrap();
     assert_eq!(at, now + settling::SETTLE_MAX);
     registrar.handle_timeout(at);
-    assert!(accepts(&registrar.poll_sources().unwrap(), "192.168.50.3"));
+    assert!(accepts(&registrar.poll_sources(own).unwrap(), "192.168.50.3"));
     assert_eq!(registrar.poll_timeout(), None);
 }

@@ -1,3 +1,5 @@
+use std::net::Ipv4Addr;
+
 use adit_proto::id::SessionId;
 
 use super::*;
@@ -5,7 +7,7 @@ use crate::config::Place;
 use crate::key::PrivateKey;
 use crate::{handoff, pump};
 
-const RELAY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9);
+const RELAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 
 /// Somebody who waits at standard input, with a relay that is not there.
 fn caller() -> Daemon {
