@@ -162,6 +162,8 @@ pub(super) fn refused(reason: ResetReason) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     fn lead(host: &str, port: u16) -> Option<Destination> {
@@ -179,6 +181,25 @@ mod tests {
         }
         assert_eq!(lead("www.example.com", 0), None);
         assert_eq!(destination(&TargetAddr::Ip(([192, 0, 2, 10], 0).into())), None);
+    }
+
+    /// Who asks at the beginning of a session is not turned away for the time before.
+    #[test]
+    fn who_asks_waits_until_it_is_known_who_may() {
+        net::run(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut asker = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (greeting, request) = ([5, 1, 0], [5, 1, 0, 1, 192, 0, 2, 10, 0, 80]);
+            asker.write_all(&greeting).and_then(|()| asker.write_all(&request)).unwrap();
+            let (admitted, known) = watch::channel(None);
+            let (inbox, mut inputs) = mpsc::channel(1);
+            net::spawn(accept_all(listener, known, inbox));
+            tokio::task::yield_now().await;
+            admitted.send_replace(Some(Arc::new(Sources::any())));
+            let input = tokio::time::timeout(REQUEST_MAX, inputs.recv()).await.unwrap();
+            let Some(Input::Socks(asked)) = input else { panic!("{input:?}") };
+            assert_eq!(asked.to, Destination::Address("192.0.2.10:80".to_owned()));
+        });
     }
 
     /// Hosts by name and by address, and private names.
