@@ -4,8 +4,9 @@
 use std::fs;
 
 use netns_tests::{
-    Daemon, Host, Lab, LabError, Process, SHORT, Topology, Tunnel, nginx, sshd, wait_until,
+    Daemon, Host, LONG, Lab, LabError, Process, SHORT, Topology, Tunnel, nginx, sshd, wait_until,
 };
+use nix::sys::signal::Signal;
 
 type Outcome = Result<(), LabError>;
 
@@ -162,5 +163,56 @@ fn ssh_goes_through_a_proxy_command() -> Outcome {
     ))?;
     let sums: Vec<_> = sums.stdout.lines().collect();
     assert!(sums.len() == 2 && sums[0] == sums[1], "{sums:?}");
+    Ok(())
+}
+
+/// Who connects to a listener inside while there is no tunnel waits, and is let through when it is
+/// back.
+#[test]
+fn who_waits_at_a_listener_is_let_through_when_the_tunnel_is_back() -> Outcome {
+    let lab = standard("waits")?;
+    let (ext, peer3, mut tunnel) = (lab.host("ext"), lab.host("peer3"), tunnel(&lab)?);
+    let (_web, page) = web(&ext)?;
+    let there = "http://192.168.50.2:9001/page";
+    assert!(fetch(&peer3, &[there])? == page);
+    // Told to end, the relay ends the session; the next one begins with nobody registered.
+    tunnel.process_mut(Daemon::Relay)?.signal(Signal::SIGTERM)?;
+    tunnel.process_mut(Daemon::Forwarder)?.wait_for_log("tunnel down", SHORT)?;
+    let folder = lab.path().display();
+    let script = format!("curl -sS --fail --max-time 30 -o {folder}/got {there} && echo fetched");
+    let mut waiting = peer3.spawn(["sh", "-c", &script])?;
+    let waits = ["ss", "-Htn", "state", "established", "dst", "192.168.50.2"];
+    wait_until(SHORT, "curl to wait at the listener", || {
+        peer3.run(waits).is_ok_and(|output| output.stdout.contains(":9001"))
+    })?;
+    tunnel.restart(Daemon::Relay)?;
+    assert!(waiting.finish(LONG)?.contains("fetched"));
+    assert!(fs::read_to_string(lab.path().join("got")).expect("the page") == page);
+    Ok(())
+}
+
+/// Two programs on one host call with one key at once, and neither takes the other's tunnel.
+#[test]
+fn one_key_calls_twice_at_once() -> Outcome {
+    let lab = standard("twice")?;
+    let (ext, tunnel) = (lab.host("ext"), tunnel(&lab)?);
+    let _echo = lab.host("peer4").serve("echo", 7, &[])?;
+    let register = ["register", "db", "tcp", "192.168.50.4:7", "--contact", "private"];
+    assert!(tunnel.ask(Daemon::Forwarder, &register)?.success());
+    let mut callers = Vec::new();
+    for port in ["7001", "7002"] {
+        let at = format!("127.0.0.1:{port}");
+        let mut caller = tunnel.connect(&ext, "laptop", &["db", "--listen", &at])?;
+        caller.wait_for_log("tunnel up", SHORT)?;
+        let mut pulse = ext.play_on("pulse", &at, &[])?;
+        pulse.wait_for_log("beating", SHORT)?;
+        callers.push((caller, pulse));
+    }
+    ext.play("half-close", "127.0.0.1:7001", &["4000000"])?;
+    for (caller, mut pulse) in callers {
+        let said = pulse.finish(SHORT)?;
+        assert!(said.contains("slowest"), "{said}");
+        drop(caller);
+    }
     Ok(())
 }
