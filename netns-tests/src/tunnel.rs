@@ -241,11 +241,13 @@ impl Tunnel<'_> {
         Ok(())
     }
 
-    /// Waits until the forwarder has said that every peer of its configuration is registered.
+    /// Waits until the forwarder has said that its tunnel is up and every peer of its configuration
+    /// registered.
     ///
     /// # Errors
     /// When it does not in time.
     pub fn wait_registered(&mut self) -> Result<(), LabError> {
+        self.process_mut(Daemon::Forwarder)?.wait_for_log("tunnel up", SHORT)?;
         for peer in self.plan.peers.clone() {
             let port = format!(":{}", peer.port);
             self.process_mut(Daemon::Forwarder)?.wait_for_line(
