@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,6 +17,10 @@ use adit::tls::{ClientTls, Handshake, ServerTls, Trust};
 use adit_proto::id::{ContactId, SessionId, Side};
 use adit_proto::limits::GRACE;
 
+mod shake;
+
+use shake::shake;
+
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) const SESSION: SessionKey = SessionKey(1);
 pub(crate) const CONTACT: ContactId = ContactId(5);
@@ -28,29 +31,6 @@ struct TrustAll;
 impl Trust for TrustAll {
     fn accepts(&self, _: &PublicKey) -> bool {
         true
-    }
-}
-
-/// Shakes hands over a blocking stream.
-fn shake(mut handshake: Handshake, mut stream: TcpStream) -> Carrier {
-    let mut buffer = [0; 4096];
-    loop {
-        while let Some(bytes) = handshake.poll_transmit() {
-            stream.write_all(&bytes).unwrap();
-        }
-        if handshake.is_done() {
-            break;
-        }
-        let len = stream.read(&mut buffer).unwrap();
-        handshake.handle_bytes(&buffer[..len]).unwrap();
-    }
-    let done = handshake.finish().unwrap();
-    let remote = stream.peer_addr().unwrap();
-    Carrier {
-        stream: OwnedFd::from(stream),
-        records: done.records,
-        leftover: done.leftover,
-        remote,
     }
 }
 

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command as Program, Stdio};
 use std::sync::Arc;
@@ -12,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit::handoff::{
-    Arrival, Carrier, Command, ControlFrame, Destination, Event, EventReceiver, GoawayReason,
-    Listening, Open, PumpHandle, Quota, Replies, Service, SessionKey, events,
+    Arrival, Command, ControlFrame, Destination, Event, EventReceiver, GoawayReason, Listening,
+    Open, PumpHandle, Quota, Replies, Service, SessionKey, events,
 };
 use adit::key::{PrivateKey, PublicKey};
 use adit::pump;
@@ -23,6 +22,11 @@ use adit_proto::frame::{Protocol, Refused, Registration};
 use adit_proto::id::{ContactId, Side};
 use adit_proto::limits::GRACE;
 use tempfile::TempDir;
+
+#[path = "../../../forwarder/tests/tunnel/shake.rs"]
+mod shake;
+
+use shake::shake;
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 const SESSION: SessionKey = SessionKey(1);
@@ -274,29 +278,6 @@ impl Member {
 impl Drop for Member {
     fn drop(&mut self) {
         self.pump.send(Command::Stop).ok();
-    }
-}
-
-/// Shakes hands over a blocking stream.
-fn shake(mut handshake: Handshake, mut stream: TcpStream) -> Carrier {
-    let mut buffer = [0; 4096];
-    loop {
-        while let Some(bytes) = handshake.poll_transmit() {
-            stream.write_all(&bytes).unwrap();
-        }
-        if handshake.is_done() {
-            break;
-        }
-        let len = stream.read(&mut buffer).unwrap();
-        handshake.handle_bytes(&buffer[..len]).unwrap();
-    }
-    let done = handshake.finish().unwrap();
-    let remote = stream.peer_addr().unwrap();
-    Carrier {
-        stream: OwnedFd::from(stream),
-        records: done.records,
-        leftover: done.leftover,
-        remote,
     }
 }
 
