@@ -87,6 +87,10 @@ pub struct Traffic {
     pub flows_opened: u64,
     /// Flows refused or not connected.
     pub flows_failed: u64,
+    /// Connections turned away for where they come from.
+    pub flows_forbidden: u64,
+    /// Connections turned away by the owner's quota.
+    pub flows_over_quota: u64,
     /// Stream bytes sent into the tunnel.
     pub bytes_sent: u64,
     /// Stream bytes received from it.
@@ -176,6 +180,8 @@ impl From<&crate::handoff::SessionReport> for Traffic {
         Self {
             flows_opened: report.flows_opened,
             flows_failed: report.flows_failed,
+            flows_forbidden: report.flows_forbidden,
+            flows_over_quota: report.flows_over_quota,
             bytes_sent: report.bytes_sent,
             bytes_received: report.bytes_received,
             records_retained: report.records_retained,

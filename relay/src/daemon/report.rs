@@ -101,6 +101,8 @@ fn sum(one: Traffic, other: Traffic) -> Traffic {
     Traffic {
         flows_opened: one.flows_opened + other.flows_opened,
         flows_failed: one.flows_failed + other.flows_failed,
+        flows_forbidden: one.flows_forbidden + other.flows_forbidden,
+        flows_over_quota: one.flows_over_quota + other.flows_over_quota,
         bytes_sent: one.bytes_sent + other.bytes_sent,
         bytes_received: one.bytes_received + other.bytes_received,
         records_retained: one.records_retained + other.records_retained,
