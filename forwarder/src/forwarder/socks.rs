@@ -145,8 +145,11 @@ fn destination(target: &TargetAddr) -> Option<Destination> {
 
 /// What the asker is told (RFC 1928 §6); it has no use for the address that the relay dials from.
 pub(super) fn replies() -> Replies {
-    let reply = |code| vec![5, code, 0, 1, 0, 0, 0, 0, 0, 0];
-    Replies { accepted: reply(ReplyError::Succeeded.as_u8()), refused }
+    Replies { accepted: reply(ReplyError::Succeeded), refused }
+}
+
+fn reply(code: ReplyError) -> Vec<u8> {
+    vec![5, code.as_u8(), 0, 1, 0, 0, 0, 0, 0, 0]
 }
 
 /// What the asker is told who gets no far end.
@@ -157,7 +160,7 @@ pub(super) fn refused(reason: ResetReason) -> Vec<u8> {
         ResetReason::NoContact | ResetReason::Forbidden => ReplyError::ConnectionNotAllowed,
         ResetReason::Peer | ResetReason::Limit | ResetReason::Ending => ReplyError::GeneralFailure,
     };
-    vec![5, code.as_u8(), 0, 1, 0, 0, 0, 0, 0, 0]
+    reply(code)
 }
 
 #[cfg(test)]

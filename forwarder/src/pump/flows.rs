@@ -40,7 +40,7 @@ pub(super) struct FlowSocket {
     /// It waits for its owner's bytes to be paid for.
     pub(super) is_unpaid: bool,
     /// Its place among its owner's flows.
-    _seat: Option<Seat>,
+    _seat: Seat,
 }
 
 /// How far a flow's socket has come.
@@ -63,11 +63,11 @@ impl State {
 
 impl FlowSocket {
     pub(super) fn new(
-        tunnel: Slot,
-        id: FlowId,
+        (tunnel, id): (Slot, FlowId),
         peer: Arc<str>,
         socket: Option<Socket>,
         state: State,
+        seat: Seat,
     ) -> Self {
         // What comes before the socket is connected waits, like for one that is full.
         let outlet = if state.is_connected() { Outlet::default() } else { Outlet::blocked() };
@@ -83,17 +83,13 @@ impl FlowSocket {
             has_ended: false,
             is_to_send: false,
             is_unpaid: false,
-            _seat: None,
+            _seat: seat,
         }
     }
 
     /// Whether it has yet to come to its socket.
     pub(super) fn is_opening(&self) -> bool {
         matches!(self.state, State::Judged | State::Connecting(_))
-    }
-
-    pub(super) fn take_seat(&mut self, seat: Seat) {
-        self._seat = Some(seat);
     }
 
     pub(super) fn copy_out(&mut self) {

@@ -68,8 +68,10 @@ impl Pump {
         }
         match state.session.open_flow(open, now) {
             Ok(id) => {
+                let seat = Seat::from(&state.meter);
                 let state = listening.map_or(State::Connected, State::Announced);
-                let flow = FlowSocket::new(tunnel, id, Arc::clone(peer), Some(socket), state);
+                let flow =
+                    FlowSocket::new((tunnel, id), Arc::clone(peer), Some(socket), state, seat);
                 let is_announced = matches!(flow.state, State::Announced(_));
                 let slot = self.insert_flow(flow);
                 if is_announced {
@@ -106,8 +108,8 @@ impl Pump {
             return self.refuse(tunnel, id, ResetReason::Limit);
         }
         state.judged += 1;
-        let (session, peer) = (state.key, Arc::clone(&state.name));
-        let slot = self.insert_flow(FlowSocket::new(tunnel, id, peer, None, State::Judged));
+        let (session, peer, seat) = (state.key, Arc::clone(&state.name), Seat::from(&state.meter));
+        let slot = self.insert_flow(FlowSocket::new((tunnel, id), peer, None, State::Judged, seat));
         self.expect_opening(slot);
         self.emit_bounded(tunnel, Event::Opened { session, flow: id, open });
     }
@@ -151,9 +153,10 @@ impl Pump {
             tracing::debug!(%peer, source = %open.source, "turned away: its address is not let in");
             return self.refuse(tunnel, id, ResetReason::Forbidden);
         }
+        let seat = Seat::from(&state.meter);
         let header = service.proxy.map(|proxy| proxy_header(proxy, open.source));
         let connecting = State::Connecting(Vec::new());
-        let slot = self.insert_flow(FlowSocket::new(tunnel, id, peer, None, connecting));
+        let slot = self.insert_flow(FlowSocket::new((tunnel, id), peer, None, connecting, seat));
         self.expect_opening(slot);
         self.connect(slot, &service.target, header.unwrap_or_default());
     }
@@ -197,10 +200,6 @@ impl Pump {
         let slot = self.flows.insert(flow);
         if let Some(tunnel) = self.tunnels.get_mut(tunnel) {
             tunnel.flows.insert(id, slot);
-            let seat = Seat::from(&tunnel.meter);
-            if let Some(flow) = self.flows.get_mut(slot) {
-                flow.take_seat(seat);
-            }
         }
         slot
     }
@@ -307,15 +306,22 @@ impl Pump {
         }
         // Once: whatever else becomes of the flow is nothing that anybody waits for.
         let listening = std::mem::replace(&mut flow.state, State::Connected);
-        match (listening, &flow.socket) {
-            (State::Announced(Listening::Caller(replies)), Some(socket)) => {
-                socket.send_now(&(replies.refused)(reason)).is_ok()
-            }
-            (State::Announced(Listening::ControlPlane(call)), _) => {
-                self.emit(Event::Heard { call, heard: Err(reason) });
-                false
+        match (listening, flow.socket.clone()) {
+            (State::Announced(listening), Some(socket)) => {
+                self.let_hear(&socket, &listening, reason)
             }
             _ => false,
+        }
+    }
+
+    /// Lets whoever listens hear that there is no far end; whether that was the caller itself.
+    fn let_hear(&mut self, socket: &Socket, listening: &Listening, reason: ResetReason) -> bool {
+        match listening {
+            Listening::Caller(replies) => socket.send_now(&(replies.refused)(reason)).is_ok(),
+            Listening::ControlPlane(call) => {
+                self.emit(Event::Heard { call: *call, heard: Err(reason) });
+                false
+            }
         }
     }
 
@@ -362,16 +368,9 @@ impl Pump {
     /// Closes a connection that gets no flow, and says why to whoever listens.
     fn dismiss(&mut self, socket: &Socket, listening: Option<&Listening>, reason: ResetReason) {
         match listening {
-            // Whether it still hears it is its own affair.
-            Some(Listening::Caller(replies)) => {
-                socket.send_now(&(replies.refused)(reason)).ok();
-            }
-            Some(Listening::ControlPlane(call)) => {
-                self.emit(Event::Heard { call: *call, heard: Err(reason) });
-            }
-            None => {
-                socket.set_reset_on_close().ok();
-            }
+            // Whether a caller still hears it is its own affair.
+            Some(listening) => _ = self.let_hear(socket, listening, reason),
+            None => _ = socket.set_reset_on_close().ok(),
         }
     }
 }

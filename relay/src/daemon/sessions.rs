@@ -30,6 +30,7 @@ impl Daemon {
             // It was on its way when the others were told.
             return self.tell(pump, Command::Drain { session });
         }
+        // It came with the carrier, and a reload may have changed it since.
         self.limit(session)
     }
 
