@@ -6,6 +6,7 @@
 
 mod file;
 mod forwarder;
+mod name;
 mod net;
 mod outward;
 mod peer;
@@ -18,6 +19,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use forwarder::ForwarderConfig;
+pub use name::{BadName, name};
 pub use net::{BadNet, Net};
 pub use outward::{BadDestination, LISTENERS_MAX, Outward, To};
 pub use peer::{Address, BadPeer, Peer, health};

@@ -3,17 +3,15 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
-use adit::config::{Admitted, PortRange, Role};
+use adit::config::{self, Admitted, BadName, PortRange, Role};
 use adit::invitation::{GRANT_BYTES_MAX, Grant};
 use adit::key::PublicKey;
-use adit_proto::frame::is_name;
-use adit_proto::limits::NAME_MAX;
 
 /// Why something cannot be granted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadGrant {
-    #[error("{0:?} is no name: use 1 to {NAME_MAX} letters, digits, '-', '_' and '.'")]
-    Name(String),
+    #[error(transparent)]
+    Name(#[from] BadName),
     #[error("{list}: {reason}")]
     Item { list: &'static str, reason: String },
     #[error("an external peer has no {0}: leave out --{0}, or --external")]
@@ -24,9 +22,7 @@ pub(crate) enum BadGrant {
 
 /// Who `key` is from now on.
 pub(crate) fn admitted(grant: &Grant, key: PublicKey) -> Result<Admitted, BadGrant> {
-    if !is_name(&grant.name) {
-        return Err(BadGrant::Name(grant.name.clone()));
-    }
+    config::name(&grant.name)?;
     if !grant.fits() {
         return Err(BadGrant::TooLong);
     }

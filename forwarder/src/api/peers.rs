@@ -4,8 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_proto::frame::is_name;
-use adit_proto::limits::NAME_MAX;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -15,7 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Asker, Inbox, Json, Refusal, Reply};
-use crate::config::{Address, Contact, Net, Peer, health};
+use crate::config::{self, Address, Contact, Net, Peer, health};
 use crate::registrar::{LEASE, LEASE_MAX, LEASE_MIN, Registered};
 use crate::sources::Sources;
 use crate::status::PeerStatus;
@@ -132,11 +130,7 @@ fn wrong(field: &str, reason: impl std::fmt::Display) -> Refusal {
 
 /// Names end up in logs, here and at the relay.
 fn checked_name(name: String) -> Result<String, Refusal> {
-    if is_name(&name) {
-        return Ok(name);
-    }
-    let reason = format!("no name: use 1 to {NAME_MAX} letters, digits, '-', '_' and '.'");
-    Err(wrong("name", reason))
+    config::name(&name).map_err(|bad| wrong("name", bad))
 }
 
 fn lease(seconds: Option<u64>) -> Result<Duration, Refusal> {

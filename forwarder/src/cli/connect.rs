@@ -9,7 +9,7 @@ use adit_proto::frame::is_name;
 use clap::{ArgGroup, Args};
 
 use crate::config::{
-    Address, Contact, FORWARDER_FILE, ForwarderConfig, Outward, Peer, Place, Places,
+    self, Address, Contact, FORWARDER_FILE, ForwarderConfig, Outward, Peer, Place, Places,
 };
 use crate::exit::{Exit, Failed};
 use crate::forwarder;
@@ -24,7 +24,7 @@ pub(super) struct ConnectArgs {
     /// Where the relay listens, as HOST:PORT.
     relay: Place,
     /// The private contact point to call.
-    #[arg(requires = "way")]
+    #[arg(requires = "way", value_parser = config::name)]
     name: Option<String>,
     /// Where this host's programs connect to reach it, such as 127.0.0.1:2222.
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -60,7 +60,7 @@ impl FromStr for Offer {
         let shape = || format!("{text:?} is no offer: write NAME=HOST:PORT");
         let (name, at) =
             text.split_once('=').filter(|(name, _)| is_name(name)).ok_or_else(shape)?;
-        let at = at.parse().map_err(|error: crate::config::BadPlace| error.to_string())?;
+        let at = at.parse().map_err(|error: config::BadPlace| error.to_string())?;
         Ok(Self { name: name.to_owned(), at })
     }
 }
@@ -77,11 +77,7 @@ impl ConnectArgs {
     /// # Errors
     /// When the keys or the kernel do not allow it, or there is no way to the name.
     pub(super) fn run(self) -> Result<(), Failed> {
-        let called = self.name.clone().filter(|name| is_name(name));
-        if called != self.name {
-            let message = format!("{:?} is no name", self.name.unwrap_or_default());
-            return Err(Failed::new(Exit::Usage, message));
-        }
+        let called = self.name.clone();
         let known = match (&self.key, self.relay_key) {
             (Some(key), Some(relay_key)) => {
                 ForwarderConfig::new(key.clone(), self.relay.clone().into(), relay_key)

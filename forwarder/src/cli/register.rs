@@ -4,7 +4,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use adit_proto::frame::is_name;
 use aws_lc_rs::rand;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -14,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{SocketArgs, parsed, say};
 use crate::api::{self, Client, ClientError, NewPeer, StatusCode};
-use crate::config::PortRange;
+use crate::config::{self, PortRange};
 use crate::exit::{Exit, Failed};
 use crate::status::{PeerStatus, peers_table};
 
@@ -206,9 +205,7 @@ pub(super) fn peers(socket: &Path) -> Result<(), Failed> {
 /// Makes a token, and prints it with what the forwarder's configuration has to say about it.
 pub(super) fn token(args: &TokenArgs) -> Result<(), Failed> {
     let bad = |what| Err(Failed::new(Exit::Usage, what));
-    if !is_name(&args.peer) {
-        return bad(format!("{:?} is no name of a peer", args.peer));
-    }
+    config::name(&args.peer).map_err(|bad| Failed::new(Exit::Usage, bad))?;
     for contact in args.contacts.iter().filter(|contact| *contact != "private") {
         if let Err(error) = contact.parse::<PortRange>() {
             return bad(format!("--contacts: {error}"));

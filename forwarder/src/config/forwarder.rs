@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use adit_proto::frame::is_name;
-use adit_proto::limits::NAME_MAX;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -167,12 +165,7 @@ fn relay_keys(file: &File, raw: &Spanned<OneOrMany>) -> Result<Pins, ConfigError
 
 /// The value of a `name`, which must be fit for the wire and for logs.
 pub(super) fn checked_name(file: &File, name: &Spanned<String>) -> Result<String, ConfigError> {
-    if is_name(name.get_ref()) {
-        return Ok(name.get_ref().clone());
-    }
-    let reason = format!(
-        "{:?} is no name: use 1 to {NAME_MAX} letters, digits, '-', '_' and '.'",
-        name.get_ref()
-    );
-    Err(file.error(name.span(), Problem::Value { key: "name", reason }))
+    super::name(name.get_ref()).map_err(|bad| {
+        file.error(name.span(), Problem::Value { key: "name", reason: bad.to_string() })
+    })
 }

@@ -5,15 +5,15 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use adit_proto::frame::{Destination, is_name};
-use adit_proto::limits::{NAME_MAX, TEXT_MAX};
+use adit_proto::frame::Destination;
+use adit_proto::limits::TEXT_MAX;
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::file::File;
 use super::forwarder::checked_name;
 use super::place::ListenAddress;
-use super::{ConfigError, Place, Problem};
+use super::{BadName, ConfigError, Place, Problem, name};
 
 /// The most listeners of one forwarder.
 pub const LISTENERS_MAX: usize = 1_024;
@@ -86,8 +86,8 @@ pub enum BadDestination {
     #[error("{0:?} is no destination: write name:NAME or address:HOST:PORT")]
     Shape(String),
     /// The name is none.
-    #[error("{0:?} is no name: use 1 to {NAME_MAX} letters, digits, '-', '_' and '.'")]
-    Name(String),
+    #[error(transparent)]
+    Name(#[from] BadName),
     /// The address is none.
     #[error(transparent)]
     Address(#[from] super::BadPlace),
@@ -100,13 +100,8 @@ impl FromStr for To {
     type Err = BadDestination;
 
     fn from_str(text: &str) -> Result<Self, BadDestination> {
-        if let Some(name) = text.strip_prefix("name:") {
-            let to = Destination::Name(name.to_owned());
-            return if is_name(name) {
-                Ok(Self(to))
-            } else {
-                Err(BadDestination::Name(name.into()))
-            };
+        if let Some(text) = text.strip_prefix("name:") {
+            return Ok(Self(Destination::Name(name(text)?)));
         }
         let Some(address) = text.strip_prefix("address:") else {
             return Err(BadDestination::Shape(text.to_owned()));

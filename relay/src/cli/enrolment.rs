@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use adit::api::Client;
 use adit::cli::{SocketArgs, parsed, say};
-use adit::config::{RELAY_FILE, RelayConfig};
+use adit::config::{self, RELAY_FILE, RelayConfig};
 use adit::exit::{Exit, Failed};
 use adit::invitation::Grant;
 use adit::key::PrivateKey;
 use adit::status::Table;
-use adit_proto::frame::is_name;
 use clap::Args;
 
 use crate::api::{Everybody, Expected, Invite, Invited, Known, Revoked};
@@ -108,9 +107,7 @@ pub(super) fn forwarders(args: &ForwardersArgs) -> Result<(), Failed> {
 
 pub(super) fn revoke(args: &RevokeArgs) -> Result<(), Failed> {
     let name = &args.name;
-    if !is_name(name) {
-        return Err(Failed::new(Exit::Usage, format!("{name:?} is no name")));
-    }
+    config::name(name).map_err(|bad| Failed::new(Exit::Usage, bad))?;
     let client = Client::new(&super::socket(&args.socket)?);
     let revoked: Revoked = parsed(&client.delete(&format!("/v1/forwarders/{name}"))?)?;
     if let Some(key) = revoked.key {
