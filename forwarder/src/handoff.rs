@@ -10,7 +10,7 @@ mod event;
 
 use std::sync::Arc;
 
-pub use adit_proto::frame::{ControlFrame, Destination, GoawayReason, Open, ResetReason};
+pub use adit_proto::frame::{ControlFrame, Destination, GoawayReason, Open, Protocol, ResetReason};
 use adit_proto::limits::HANDOFF_MAX;
 pub use adit_ring::Target;
 use adit_ring::Waker;
@@ -18,8 +18,8 @@ use crossbeam::channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 pub use command::{
-    Answer, Arrival, Carrier, Command, Listening, ProxyHeader, ProxyVersion, Quota, Replies,
-    Service, SessionKey,
+    Answer, Arrival, Carrier, Command, ContactSocket, Listening, PathSocket, ProxyHeader,
+    ProxyVersion, Quota, Replies, Service, SessionKey,
 };
 pub use event::{Down, Event, Report, SessionReport};
 

@@ -224,8 +224,9 @@ impl Pump {
             Command::Serve { session, contact, peer, service } => {
                 self.serve(session, contact, peer, service);
             }
-            Command::Listen { session, contact, peer, listener, to, sources } => {
-                self.listen(session, Door { contact, to, peer, sources }, listener.into());
+            Command::OfferPaths(socket) => self.offer_paths(socket),
+            Command::Listen { session, contact, peer, socket, to, sources } => {
+                self.listen(session, Door { contact, to, peer, sources }, socket);
             }
             Command::Admit { session, contact, sources } => self.admit(session, contact, sources),
             Command::Open { session, open, peer, stream, listening } => {

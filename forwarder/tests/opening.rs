@@ -53,7 +53,12 @@ fn answer(end: &End, flow: FlowId, answer: Answer) {
 
 /// Gives `stream` to the forwarder's pump, as the control plane would.
 fn open_for(tunnel: &Tunnel, stream: TcpStream, replies: Option<Replies>) {
-    let open = Open { contact: ContactId(9), source: stream.peer_addr().unwrap(), to: name() };
+    let open = Open {
+        contact: ContactId(9),
+        source: stream.peer_addr().unwrap(),
+        protocol: Protocol::Tcp,
+        to: name(),
+    };
     let (session, peer) = (SESSION, "peer".into());
     let listening = replies.map(Listening::Caller);
     let command = Command::Open { session, open, peer, stream: stream.into(), listening };
@@ -270,7 +275,12 @@ fn a_place_that_cannot_be_asked_for_harms_nobody() {
     for address in ["a\u{1}b:80".to_owned(), format!("{}:65535", "x".repeat(300))] {
         let to = Destination::Address(address);
         let (near, mut caller) = net::pair().unwrap();
-        let open = Open { contact: ContactId(9), source: near.peer_addr().unwrap(), to };
+        let open = Open {
+            contact: ContactId(9),
+            source: near.peer_addr().unwrap(),
+            protocol: Protocol::Tcp,
+            to,
+        };
         let (session, peer) = (SESSION, "peer".into());
         let listening = Some(Listening::Caller(replies()));
         let command = Command::Open { session, open, peer, stream: near.into(), listening };
@@ -292,7 +302,8 @@ fn the_control_plane_hears_whether_the_far_end_is_there() {
     let heard = |call: u64| {
         let (near, far) = net::pair().unwrap();
         let source = near.peer_addr().unwrap();
-        let open = Open { contact: CONTACT, source, to: Destination::Contact };
+        let open =
+            Open { contact: CONTACT, source, protocol: Protocol::Tcp, to: Destination::Contact };
         let (session, peer) = (SESSION, "peer".into());
         let listening = Some(Listening::ControlPlane(call));
         let command = Command::Open { session, open, peer, stream: near.into(), listening };

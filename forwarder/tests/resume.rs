@@ -172,7 +172,7 @@ fn hello(session: SessionId, epoch: u64, received: u64) -> Hello {
         grant: 1 << 26,
         flow_window: FLOW_WINDOW,
         grace: Duration::ZERO,
-        datagram_keys: Vec::new(),
+        path: None,
     }
 }
 

@@ -9,8 +9,8 @@ mod control;
 use bytes::{Buf, BufMut};
 
 pub use body::{
-    Credit, Datagram, Destination, Goaway, GoawayReason, Hello, Open, Poll, Protocol, Refused,
-    Registered, Registration, is_name,
+    Credit, Datagram, Destination, Goaway, GoawayReason, Hello, Open, PathCipher, PathOffer, Poll,
+    Protocol, Refused, Registered, Registration, is_name,
 };
 pub use control::ControlFrame;
 
@@ -40,10 +40,11 @@ pub enum Kind {
     Pong = 16,
     Goaway = 17,
     Blocked = 18,
+    Pad = 19,
 }
 
 impl Kind {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::Hello,
         Self::Welcome,
         Self::Register,
@@ -62,6 +63,7 @@ impl Kind {
         Self::Pong,
         Self::Goaway,
         Self::Blocked,
+        Self::Pad,
     ];
 
     fn from_wire(kind: u8) -> Result<Self, FrameError> {
@@ -72,7 +74,13 @@ impl Kind {
     pub fn is_reliable(self) -> bool {
         !matches!(
             self,
-            Self::Hello | Self::Welcome | Self::Datagram | Self::Poll | Self::Ping | Self::Pong
+            Self::Hello
+                | Self::Welcome
+                | Self::Datagram
+                | Self::Poll
+                | Self::Ping
+                | Self::Pong
+                | Self::Pad
         )
     }
 }
@@ -150,6 +158,8 @@ pub enum Frame<'a> {
     Pong(u64),
     /// The sender drains, or ends the session.
     Goaway(Goaway),
+    /// As many bytes that mean nothing: they make a packet as long as one that is to be probed.
+    Pad(u16),
 }
 
 /// Why a peer's bytes are not frames.
@@ -188,6 +198,7 @@ impl Frame<'_> {
             Self::Pong(_) => Kind::Pong,
             Self::Goaway(_) => Kind::Goaway,
             Self::Blocked(_) => Kind::Blocked,
+            Self::Pad(_) => Kind::Pad,
         }
     }
 
@@ -244,6 +255,7 @@ impl Frame<'_> {
             Self::Poll(poll) => poll.encode(out),
             Self::Ping(number) | Self::Pong(number) => out.put_u64(*number),
             Self::Goaway(goaway) => goaway.encode(out),
+            Self::Pad(len) => out.put_bytes(0, usize::from(*len)),
             Self::Unregister(_) | Self::Accept(_) | Self::Fin(_) | Self::Blocked(_) => {}
         }
     }
@@ -314,6 +326,7 @@ fn parse_body(kind: Kind, flags: u8, id: u32, mut body: &[u8]) -> Option<Frame<'
     }
     let frame = match kind {
         Kind::Data => return Some(Frame::Data(FlowId(id), body)),
+        Kind::Pad => return Some(Frame::Pad(u16::try_from(body.len()).ok()?)),
         Kind::Datagram => {
             return Some(Frame::Datagram(FlowId(id), Datagram::parse(flags, body)?));
         }

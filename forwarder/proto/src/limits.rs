@@ -32,6 +32,9 @@ pub const NAME_MAX: usize = 64;
 /// The longest text in `REFUSED`, `REGISTERED` and `GOAWAY`.
 pub const TEXT_MAX: usize = 256;
 
+/// The secret of a datagram path.
+pub const PATH_SECRET: usize = 32;
+
 /// Flows that one session may have at once, both sides' together.
 pub const FLOWS_MAX: usize = 65_536;
 /// Contact points that one session may have at once.

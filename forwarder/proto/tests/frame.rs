@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use adit_proto::frame::{
     Credit, Datagram, Destination, Frame, FrameError, Frames, Goaway, GoawayReason, Hello, Kind,
-    Open, Poll, Protocol, Refused, Registered, Registration, ResetReason,
+    Open, PathCipher, PathOffer, Poll, Protocol, Refused, Registered, Registration, ResetReason,
 };
 use adit_proto::id::{ContactId, FlowId, SessionId};
 use adit_proto::limits::{FRAME_HEADER, PAYLOAD_MAX, TEXT_MAX};
@@ -28,7 +28,7 @@ fn hello() -> impl Strategy<Value = Hello> {
         any::<[u8; 16]>(),
         any::<[u64; 5]>(),
         any::<u32>(),
-        proptest::collection::vec(any::<u8>(), 0..80),
+        proptest::option::of(any::<(u32, u16, [u8; 32])>()),
     )
         .prop_map(
             |(
@@ -36,7 +36,7 @@ fn hello() -> impl Strategy<Value = Hello> {
                 session,
                 [epoch, received, replays_from, grant, flow_window],
                 grace,
-                datagram_keys,
+                path,
             )| {
                 Hello {
                     version,
@@ -47,7 +47,10 @@ fn hello() -> impl Strategy<Value = Hello> {
                     grant,
                     flow_window,
                     grace: Duration::from_millis(grace.into()),
-                    datagram_keys,
+                    path: path.map(|(id, port, secret)| {
+                        let cipher = PathCipher::Aes128Gcm;
+                        PathOffer { id, port, cipher, secret }
+                    }),
                 }
             },
         )
@@ -69,6 +72,7 @@ fn open() -> impl Strategy<Value = Open> {
     (any::<u32>(), any::<IpAddr>(), any::<u16>(), to).prop_map(|(contact, ip, port, to)| Open {
         contact: ContactId(contact),
         source: SocketAddr::new(ip, port),
+        protocol: if contact % 2 == 0 { Protocol::Tcp } else { Protocol::Udp },
         to,
     })
 }
@@ -127,7 +131,7 @@ fn encode(frames: &[Frame<'_>]) -> Vec<u8> {
 fn a_frame_cut_anywhere_is_truncated() {
     let source = SocketAddr::from(([1, 2, 3, 4], 5));
     let to = Destination::Address("192.0.2.7:80".into());
-    let open = Open { contact: ContactId(1), source, to };
+    let open = Open { contact: ContactId(1), source, protocol: Protocol::Tcp, to };
     let whole = encode(&[Frame::Open(FlowId(2), open)]);
     for cut in 1..whole.len() {
         let frames: Vec<_> = Frames::new(&whole[..cut]).collect();
@@ -192,9 +196,8 @@ proptest! {
     fn payloads_lie_where_the_reader_says(
         payload in proptest::collection::vec(any::<u8>(), 0..PAYLOAD_MAX),
         segment: u16,
-        more: bool,
     ) {
-        let datagram = Datagram { segment, more, payload: &payload[..payload.len() / 2] };
+        let datagram = Datagram::Whole { segment, payload: &payload[..payload.len() / 2] };
         let content = encode(&[
             Frame::Fin(FlowId(1)),
             Frame::Data(FlowId(2), &payload[..payload.len() / 2]),

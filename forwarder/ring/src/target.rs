@@ -1,4 +1,4 @@
-//! What a stream socket connects to.
+//! What a socket connects to.
 
 use std::fmt;
 use std::io;
@@ -9,11 +9,13 @@ use socket2::{Domain, Protocol, SockAddr, Type};
 
 use crate::Socket;
 
-/// The other end of a stream socket.
+/// The other end of a socket.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
     /// TCP.
     Tcp(SocketAddr),
+    /// UDP: a socket that hears this address alone.
+    Udp(SocketAddr),
     /// A socket in the file system (unix(7)).
     Unix(PathBuf),
 }
@@ -27,7 +29,7 @@ impl From<SocketAddr> for Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp(address) => address.fmt(f),
+            Self::Tcp(address) | Self::Udp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -39,15 +41,13 @@ impl Target {
     /// # Errors
     /// When the process or the system has no descriptor left (`socket(2)`).
     pub fn socket(&self) -> io::Result<Socket> {
-        let (domain, protocol) = match self {
-            Self::Tcp(address) => (Domain::for_address(*address), Some(Protocol::TCP)),
-            Self::Unix(_) => (Domain::UNIX, None),
+        let (domain, kind, protocol) = match self {
+            Self::Tcp(address) => (Domain::for_address(*address), Type::STREAM, Protocol::TCP),
+            Self::Udp(address) => (Domain::for_address(*address), Type::DGRAM, Protocol::UDP),
+            Self::Unix(_) => (Domain::UNIX, Type::STREAM, Protocol::from(0)),
         };
-        Ok(Socket::from(std::os::fd::OwnedFd::from(socket2::Socket::new(
-            domain,
-            Type::STREAM,
-            protocol,
-        )?)))
+        let socket = socket2::Socket::new(domain, kind, Some(protocol))?;
+        Ok(Socket::from(std::os::fd::OwnedFd::from(socket)))
     }
 
     /// As the kernel takes it.
@@ -56,7 +56,7 @@ impl Target {
     /// When a path has more than the 107 bytes that fit (`sun_path`, unix(7)).
     pub(crate) fn address(&self) -> io::Result<SockAddr> {
         match self {
-            Self::Tcp(address) => Ok((*address).into()),
+            Self::Tcp(address) | Self::Udp(address) => Ok((*address).into()),
             Self::Unix(path) => SockAddr::unix(path),
         }
     }

@@ -11,7 +11,7 @@ use adit_proto::id::ContactId;
 
 use crate::config::{Outward, To};
 use crate::exit::{Exit, Failed};
-use crate::handoff::{Command, Destination, SessionKey};
+use crate::handoff::{Command, ContactSocket, Destination, SessionKey};
 use crate::net;
 use crate::sources::Sources;
 
@@ -75,7 +75,7 @@ impl Listeners {
                 session,
                 contact,
                 peer: Arc::clone(&bound.name),
-                listener: bound.listener.try_clone()?,
+                socket: ContactSocket::Tcp(bound.listener.try_clone()?),
                 to: bound.to.clone(),
                 sources,
             })

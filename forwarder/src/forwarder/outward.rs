@@ -16,7 +16,9 @@ use super::socks::{self, Admitted, Asked};
 use super::{Role, stdio};
 use crate::config::ForwarderConfig;
 use crate::exit::{Exit, Failed};
-use crate::handoff::{Command, Destination, Listening, Open, Replies, ResetReason, SessionKey};
+use crate::handoff::{
+    Command, Destination, Listening, Open, Protocol, Replies, ResetReason, SessionKey,
+};
 use crate::sources::Sources;
 
 /// What SOCKS flows, and the one of standard input, count to.
@@ -118,7 +120,7 @@ fn open(
         Destination::Name(text) | Destination::Address(text) => Arc::from(text.as_str()),
         Destination::Contact => Arc::from(""),
     };
-    let open = Open { contact: SOCKS, source, to };
+    let open = Open { contact: SOCKS, source, protocol: Protocol::Tcp, to };
     let listening = Some(Listening::Caller(replies));
     Command::Open { session, open, peer, stream, listening }
 }

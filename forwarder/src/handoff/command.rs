@@ -1,6 +1,6 @@
 //! What the control plane tells a pump.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,9 +119,42 @@ pub struct Arrival {
     pub quota: Quota,
 }
 
+/// A socket of a contact address.
+#[derive(Debug)]
+pub enum ContactSocket {
+    /// It listens; each connection becomes a flow.
+    Tcp(TcpListener),
+    /// It is bound; each source's datagrams are a flow.
+    Udp(UdpSocket),
+}
+
+impl ContactSocket {
+    /// A second handle of the same socket.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn try_clone(&self) -> std::io::Result<Self> {
+        match self {
+            Self::Tcp(socket) => socket.try_clone().map(Self::Tcp),
+            Self::Udp(socket) => socket.try_clone().map(Self::Udp),
+        }
+    }
+}
+
+/// The relay's socket for the datagram paths of one pump's sessions.
+#[derive(Debug)]
+pub struct PathSocket {
+    /// Bound at the port that sessions are offered; with several pumps one of as many that share it.
+    pub socket: UdpSocket,
+    /// Which pump this is, and of how many: a path's id, modulo the count, is the pump.
+    pub pump: (u32, u32),
+}
+
 /// What the control plane tells a pump.
 #[derive(Debug)]
 pub enum Command {
+    /// From now on sessions that begin at this relay are offered a datagram path.
+    OfferPaths(PathSocket),
     /// Brings a carrier: for a session that begins, or for one that is to be resumed.
     ///
     /// At the forwarder its session says which. At the relay the other end's `HELLO` does: the session
@@ -158,7 +191,7 @@ pub enum Command {
         /// Where it listens, and for whom.
         service: Service,
     },
-    /// From now on connections to `listener` are opened as flows, which count to `contact`.
+    /// From now on what comes to `socket` is opened as flows, which count to `contact`.
     Listen {
         /// Which session.
         session: SessionKey,
@@ -166,8 +199,8 @@ pub enum Command {
         contact: ContactId,
         /// The internal peer's name, for logs.
         peer: Arc<str>,
-        /// A listening socket of the contact address.
-        listener: TcpListener,
+        /// A socket of the contact address.
+        socket: ContactSocket,
         /// Where the flows lead.
         to: Destination,
         /// Who may connect.
@@ -182,7 +215,8 @@ pub enum Command {
         /// Who may connect.
         sources: Arc<Sources>,
     },
-    /// Opens a flow for a connection that the control plane has.
+    /// Opens a flow for a connection that the control plane has: a TCP connection, or a connected UDP
+    /// socket.
     Open {
         /// Which session.
         session: SessionKey,

@@ -13,7 +13,7 @@ use adit_ring::Socket;
 use super::Pump;
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
-use crate::handoff::{Service, SessionKey};
+use crate::handoff::{ContactSocket, PathSocket, Protocol, Service, SessionKey};
 use crate::sources::Sources;
 
 /// How long a listener waits when the process or the system has no descriptor left.
@@ -67,10 +67,13 @@ impl Pump {
         old.into_iter().for_each(|old| self.drop_contact(old));
     }
 
-    pub(super) fn listen(&mut self, key: SessionKey, door: Door, listener: OwnedFd) {
+    pub(super) fn offer_paths(&mut self, _socket: PathSocket) {}
+
+    pub(super) fn listen(&mut self, key: SessionKey, door: Door, socket: ContactSocket) {
+        let ContactSocket::Tcp(listener) = socket else { return };
         let Some((tunnel, _)) = self.tunnel_of(key) else { return };
         let contact = door.contact;
-        let socket = Socket::from(listener);
+        let socket = Socket::from(OwnedFd::from(listener));
         let slot = self.listeners.insert(Listener { tunnel, door, socket });
         if let Some((_, tunnel)) = self.tunnel_of(key) {
             let old = tunnel.contacts.insert(contact, Contact::Listen(slot));
@@ -141,7 +144,8 @@ impl Pump {
             socket.set_reset_on_close().ok();
             return;
         }
-        let open = Open { contact: door.contact, source, to: door.to.clone() };
+        let open =
+            Open { contact: door.contact, source, protocol: Protocol::Tcp, to: door.to.clone() };
         self.open_flow(tunnel, open, &door.peer, socket, None);
     }
 }

@@ -98,7 +98,14 @@ impl End {
         sources: Sources,
     ) {
         let (session, peer, sources) = (SESSION, "peer".into(), Arc::new(sources));
-        let listen = Command::Listen { session, contact, peer, listener, to, sources };
+        let listen = Command::Listen {
+            session,
+            contact,
+            peer,
+            socket: ContactSocket::Tcp(listener),
+            to,
+            sources,
+        };
         self.pump.send(listen).unwrap();
     }
 

@@ -13,7 +13,7 @@ use std::time::Instant;
 use adit::config::{Place, RelayConfig};
 use adit::exit::Failed;
 use adit::handoff::{
-    Answer, Command, Destination, Listening, Open, ResetReason, SessionKey, Target,
+    Answer, Command, Destination, Listening, Open, Protocol, ResetReason, SessionKey, Target,
 };
 use adit::net;
 use adit_proto::id::FlowId;
@@ -133,7 +133,12 @@ impl Daemon {
         };
         tracing::debug!(caller = %caller.name, %name, "called");
         let Holder { session, contact } = holder;
-        let open = Open { contact, source: caller.remote, to: Destination::Contact };
+        let open = Open {
+            contact,
+            source: caller.remote,
+            protocol: Protocol::Tcp,
+            to: Destination::Contact,
+        };
         let (peer, stream) = (Arc::from(name), far.into());
         let call = self.last_call;
         self.last_call += 1;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use adit::exit::Failed;
-use adit::handoff::{Command, ControlFrame, Destination, SessionKey};
+use adit::handoff::{Command, ContactSocket, ControlFrame, Destination, SessionKey};
 use adit::key::PublicKey;
 use adit::net;
 use adit_proto::frame::{Refused, Registered, Registration};
@@ -124,7 +124,14 @@ impl Daemon {
         let Holder { session, contact } = holder;
         let (peer, to) = (Arc::from(lease.peer.as_str()), Destination::Contact);
         let sources = Arc::clone(&policy.sources);
-        let listen = Command::Listen { session, contact, peer, listener, to, sources };
+        let listen = Command::Listen {
+            session,
+            contact,
+            peer,
+            socket: ContactSocket::Tcp(listener),
+            to,
+            sources,
+        };
         self.tell(state.pump, listen).map(Ok)
     }
 

@@ -244,7 +244,14 @@ impl Member {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let (session, contact, peer) = (SESSION, self.next_contact(), "inside".into());
         let sources = Arc::new(Sources::any());
-        let listen = Command::Listen { session, contact, peer, listener, to, sources };
+        let listen = Command::Listen {
+            session,
+            contact,
+            peer,
+            socket: ContactSocket::Tcp(listener),
+            to,
+            sources,
+        };
         self.pump.send(listen).unwrap();
         stream
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut};
 
 use crate::id::{ContactId, SessionId};
-use crate::limits::{NAME_MAX, TEXT_MAX};
+use crate::limits::{NAME_MAX, PATH_SECRET, TEXT_MAX};
 
 /// `HELLO` and `WELCOME`: who continues what, and how far it had come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +28,8 @@ pub struct Hello {
     /// How long the session outlives the loss of a carrier; the relay decides, so that both ends
     /// give up at the same time. Without meaning in `HELLO`.
     pub grace: Duration,
-    /// Keys of the datagram path; empty where there is none.
-    pub datagram_keys: Vec<u8>,
+    /// In `WELCOME`: the datagram path that the relay offers, if it does.
+    pub path: Option<PathOffer>,
 }
 
 impl Hello {
@@ -42,7 +42,7 @@ impl Hello {
         out.put_u64(self.grant);
         out.put_u64(self.flow_window);
         out.put_u32(u32::try_from(self.grace.as_millis()).unwrap_or(u32::MAX));
-        put_bytes(out, &self.datagram_keys);
+        put_bytes(out, &self.path.as_ref().map(PathOffer::to_bytes).unwrap_or_default());
     }
 
     pub(super) fn parse(body: &mut &[u8]) -> Option<Self> {
@@ -55,8 +55,66 @@ impl Hello {
             grant: body.try_get_u64().ok()?,
             flow_window: body.try_get_u64().ok()?,
             grace: Duration::from_millis(body.try_get_u32().ok()?.into()),
-            datagram_keys: take_bytes(body, TEXT_MAX)?.to_vec(),
+            path: PathOffer::parse(take_bytes(body, TEXT_MAX)?)?,
         })
+    }
+}
+
+/// The datagram path as `WELCOME` offers it: where it is, and what its keys are made from.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PathOffer {
+    /// Stands in front of every packet: by it the relay finds the session.
+    pub id: u32,
+    /// The relay's UDP port, at the address of the carrier.
+    pub port: u16,
+    /// How packets are sealed.
+    pub cipher: PathCipher,
+    /// The secret that both directions' keys are derived from.
+    pub secret: [u8; PATH_SECRET],
+}
+
+/// How packets are sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum PathCipher {
+    /// AES-128-GCM.
+    Aes128Gcm = 1,
+    /// AES-256-GCM.
+    Aes256Gcm = 2,
+    /// ChaCha20-Poly1305.
+    Chacha20Poly1305 = 3,
+}
+
+impl std::fmt::Debug for PathOffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PathOffer({:08x}, port {}, {:?})", self.id, self.port, self.cipher)
+    }
+}
+
+impl PathOffer {
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(7 + PATH_SECRET);
+        out.put_u32(self.id);
+        out.put_u16(self.port);
+        out.put_u8(self.cipher as u8);
+        out.put_slice(&self.secret);
+        out
+    }
+
+    /// `Some(None)` of no bytes at all.
+    fn parse(mut body: &[u8]) -> Option<Option<Self>> {
+        if body.is_empty() {
+            return Some(None);
+        }
+        let (id, port) = (body.try_get_u32().ok()?, body.try_get_u16().ok()?);
+        let cipher = match body.try_get_u8().ok()? {
+            1 => PathCipher::Aes128Gcm,
+            2 => PathCipher::Aes256Gcm,
+            3 => PathCipher::Chacha20Poly1305,
+            _ => return None,
+        };
+        let secret = take_array(&mut body)?;
+        body.is_empty().then_some(Some(Self { id, port, cipher, secret }))
     }
 }
 
@@ -68,6 +126,16 @@ pub enum Protocol {
     Tcp = 6,
     /// UDP datagrams.
     Udp = 17,
+}
+
+impl Protocol {
+    fn parse(body: &mut &[u8]) -> Option<Self> {
+        match body.try_get_u8().ok()? {
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            _ => None,
+        }
+    }
 }
 
 /// `REGISTER`: the contact point that an internal peer asks for.
@@ -89,11 +157,7 @@ impl Registration {
     }
 
     pub(super) fn parse(body: &mut &[u8]) -> Option<Self> {
-        let protocol = match body.try_get_u8().ok()? {
-            6 => Protocol::Tcp,
-            17 => Protocol::Udp,
-            _ => return None,
-        };
+        let protocol = Protocol::parse(body)?;
         let port = body.try_get_u16().ok()?;
         let name = take_text(body, NAME_MAX)?;
         is_name(&name).then_some(Self { protocol, port, name })
@@ -201,6 +265,8 @@ pub struct Open {
     pub contact: ContactId,
     /// The caller's address, as the opening side saw it.
     pub source: SocketAddr,
+    /// TCP or UDP.
+    pub protocol: Protocol,
     /// Where it is to lead.
     pub to: Destination,
 }
@@ -219,6 +285,7 @@ impl Open {
             }
         }
         out.put_u16(self.source.port());
+        out.put_u8(self.protocol as u8);
         self.to.encode(out);
     }
 
@@ -230,40 +297,75 @@ impl Open {
             _ => return None,
         };
         let source = SocketAddr::new(ip, body.try_get_u16().ok()?);
-        Some(Self { contact, source, to: Destination::parse(body)? })
+        let protocol = Protocol::parse(body)?;
+        Some(Self { contact, source, protocol, to: Destination::parse(body)? })
     }
 }
 
-/// `DATAGRAM`: one datagram, or a batch of equal ones, or a part of a long one.
+/// `DATAGRAM`: datagrams of a flow, or a part of one that is too long for its packet or record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Datagram<'a> {
-    /// Size of each datagram in the payload but the last; 0 when there is only one.
-    pub segment: u16,
-    /// More parts of the same datagram follow; they are joined before delivery.
-    pub more: bool,
-    /// The datagrams' bytes.
-    pub payload: &'a [u8],
+pub enum Datagram<'a> {
+    /// One or several.
+    Whole {
+        /// Size of each datagram in the payload but the last, which may be shorter; 0 when there is
+        /// only one.
+        segment: u16,
+        /// The datagrams' bytes.
+        payload: &'a [u8],
+    },
+    /// A part. Parts may come in any order, since packets may.
+    Part {
+        /// Which of the flow's datagrams that were cut.
+        number: u16,
+        /// Where in the datagram it belongs.
+        offset: u16,
+        /// The datagram's length.
+        total: u16,
+        /// The part's bytes.
+        payload: &'a [u8],
+    },
 }
 
 impl<'a> Datagram<'a> {
-    const MORE: u8 = 1;
+    const PART: u8 = 1;
 
     pub(super) fn flags(self) -> u8 {
-        if self.more { Self::MORE } else { 0 }
+        match self {
+            Self::Whole { .. } => 0,
+            Self::Part { .. } => Self::PART,
+        }
     }
 
     pub(super) fn encode(self, out: &mut Vec<u8>) {
-        out.put_u16(self.segment);
-        out.put_slice(self.payload);
+        match self {
+            Self::Whole { segment, payload } => {
+                out.put_u16(segment);
+                out.put_slice(payload);
+            }
+            Self::Part { number, offset, total, payload } => {
+                out.put_u16(number);
+                out.put_u16(offset);
+                out.put_u16(total);
+                out.put_slice(payload);
+            }
+        }
     }
 
     pub(super) fn parse(flags: u8, mut body: &'a [u8]) -> Option<Self> {
-        let segment = body.try_get_u16().ok()?;
-        (flags & !Self::MORE == 0).then_some(Self {
-            segment,
-            more: flags & Self::MORE != 0,
-            payload: body,
-        })
+        match flags {
+            0 => {
+                let segment = body.try_get_u16().ok()?;
+                Some(Self::Whole { segment, payload: body })
+            }
+            Self::PART => {
+                let number = body.try_get_u16().ok()?;
+                let (offset, total) = (body.try_get_u16().ok()?, body.try_get_u16().ok()?);
+                let end = usize::from(offset) + body.len();
+                let is_within = !body.is_empty() && end <= usize::from(total);
+                is_within.then_some(Self::Part { number, offset, total, payload: body })
+            }
+            _ => None,
+        }
     }
 }
 

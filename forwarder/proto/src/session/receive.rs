@@ -98,6 +98,7 @@ impl<B> Session<B> {
             Frame::Unregister(id) => control(events, ControlFrame::Unregister(id)),
             Frame::Goaway(body) => control(events, ControlFrame::Goaway(body)),
             // Datagram flows are not offered by this version: nothing is granted for them.
+            Frame::Pad(_) => {}
             Frame::Hello(_) | Frame::Welcome(_) | Frame::Datagram(..) => {
                 return Err(SessionError::Unexpected(kind));
             }

@@ -223,7 +223,7 @@ impl<B> Session<B> {
             grant: poll.bytes,
             flow_window: FLOW_WINDOW,
             grace: self.grace,
-            datagram_keys: Vec::new(),
+            path: None,
         }
     }
 

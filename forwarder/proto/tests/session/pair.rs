@@ -221,7 +221,7 @@ impl Pair {
 
 pub(crate) fn open() -> Open {
     let source = SocketAddr::from(([203, 0, 113, 10], 40_000));
-    Open { contact: ContactId(3), source, to: Destination::Contact }
+    Open { contact: ContactId(3), source, protocol: Protocol::Tcp, to: Destination::Contact }
 }
 
 pub(crate) fn encode(frames: &[Frame<'_>]) -> Vec<u8> {

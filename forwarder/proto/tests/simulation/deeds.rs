@@ -49,7 +49,10 @@ impl World {
         let flow = self.oracle.opened();
         let source = SocketAddr::from((Ipv4Addr::from_bits(flow), 1));
         let contact = ContactId(flow % 3);
-        match session.open_flow(Open { contact, source, to: Destination::Contact }, clock) {
+        match session.open_flow(
+            Open { contact, source, protocol: Protocol::Tcp, to: Destination::Contact },
+            clock,
+        ) {
             Ok(id) => {
                 let is_eager = self.random.chance(50);
                 self.add(side, id, flow, is_eager);
