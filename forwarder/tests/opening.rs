@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit::handoff::{
-    Answer, Command, Destination, Event, Listening, Open, ProxyHeader, ProxyVersion, Quota,
-    Replies, ResetReason, Service, Target,
+    Answer, Command, Destination, Event, Listening, Open, Protocol, ProxyHeader, ProxyVersion,
+    Quota, Replies, ResetReason, Service, Target,
 };
 use adit::net;
 use adit::sources::Sources;

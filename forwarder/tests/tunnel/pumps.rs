@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit::handoff::{
-    Arrival, Carrier, Command, Destination, Down, Event, EventReceiver, PumpHandle, Quota, Report,
-    Service, SessionKey, Target, events,
+    Arrival, Carrier, Command, ContactSocket, Destination, Down, Event, EventReceiver, PumpHandle,
+    Quota, Report, Service, SessionKey, Target, events,
 };
 use adit::key::{PrivateKey, PublicKey};
 use adit::pump;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use adit_proto::frame::{Destination, Frame, Open};
+use adit_proto::frame::{Destination, Frame, Open, Protocol};
 use adit_proto::id::{ContactId, FlowId, SessionId, Side, Time};
 use adit_proto::limits::{CARRIER_SEND_MAX, GRACE, PAYLOAD_MAX};
 use adit_proto::record::{Opened, RecordLayer};

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use adit_proto::frame::{ControlFrame, Destination, Open, ResetReason};
+use adit_proto::frame::{ControlFrame, Destination, Open, Protocol, ResetReason};
 use adit_proto::id::{ContactId, FlowId, Side};
 use adit_proto::session::{Event, OpenError};
 
