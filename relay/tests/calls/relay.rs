@@ -266,7 +266,7 @@ impl Member {
         let refused = |reason| format!("{reason:?}\n").into_bytes();
         let listening =
             Some(Listening::Caller(Replies { accepted: b"accepted\n".to_vec(), refused }));
-        let (open, far) = (Open { contact, source, to }, far.into());
+        let (open, far) = (Open { contact, source, protocol: Protocol::Tcp, to }, far.into());
         self.pump.send(Command::Open { session, open, peer, stream: far, listening }).unwrap();
         let mut line = String::new();
         BufReader::new(&mut stream).read_line(&mut line).unwrap();
