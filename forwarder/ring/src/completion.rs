@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::buffer::Buffer;
+use crate::message::Message;
 use crate::slice::SliceList;
 use crate::socket::Socket;
 
@@ -22,6 +23,13 @@ pub enum Completion {
     Connected(io::Result<()>),
     /// Bytes came. `ENOBUFS` says that the group was empty: arm again when buffers are back.
     Received(io::Result<Received>),
+    /// A UDP socket has brought something; false when the receive has to be armed again.
+    Message {
+        /// What. `ENOBUFS` says that the group was empty.
+        result: io::Result<Message>,
+        /// Whether more will come.
+        more: bool,
+    },
     /// The send has ended; its slices come back.
     Sent {
         /// How many bytes the socket took.

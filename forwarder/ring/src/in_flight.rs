@@ -9,6 +9,7 @@ use socket2::SockAddr;
 
 use crate::completion::Token;
 use crate::group::Group;
+use crate::message::{CONTROL, CONTROL_WORDS, Envelope, NAME};
 use crate::slice::SliceList;
 use crate::socket::Socket;
 
@@ -23,6 +24,7 @@ pub(crate) enum Operation {
     Writable,
     Wake,
     Cancel,
+    Messages(Group),
 }
 
 impl Operation {
@@ -35,6 +37,7 @@ impl Operation {
             Self::Writable => 5,
             Self::Wake => 6,
             Self::Cancel => 7,
+            Self::Messages(_) => 8,
         }
     }
 }
@@ -66,6 +69,7 @@ struct Message {
     header: libc::msghdr,
     pieces: Vec<libc::iovec>,
     address: Option<SockAddr>,
+    control: Option<Box<[u64; CONTROL_WORDS]>>,
 }
 
 /// One operation in flight, or a place for one.
@@ -83,7 +87,8 @@ impl Entry {
     fn free() -> Self {
         // SAFETY: a zeroed msghdr is valid: null pointers and zero lengths.
         let header = unsafe { std::mem::zeroed() };
-        let message = Box::new(Message { header, pieces: Vec::new(), address: None });
+        let message =
+            Box::new(Message { header, pieces: Vec::new(), address: None, control: None });
         let (token, slices) = (Token(0), SliceList::new());
         Self { generation: 0, operation: None, token, socket: None, slices, message }
     }
@@ -143,6 +148,50 @@ impl InFlight {
         }));
         message.header.msg_iov = message.pieces.as_mut_ptr();
         message.header.msg_iovlen = message.pieces.len() as _;
+        message.header.msg_name = ptr::null_mut();
+        message.header.msg_namelen = 0;
+        message.header.msg_control = ptr::null_mut();
+        message.header.msg_controllen = 0;
+        ptr::from_ref(&message.header)
+    }
+
+    /// The same with an envelope, on a socket of either family.
+    pub(crate) fn enveloped(
+        &mut self,
+        user_data: UserData,
+        envelope: Envelope,
+        is_v6: bool,
+    ) -> *const libc::msghdr {
+        self.message(user_data);
+        let message = &mut *self.entries[user_data.parts().2].message;
+        if let Some(name) = envelope.name(is_v6) {
+            let name = message.address.insert(name);
+            message.header.msg_namelen = name.len();
+            message.header.msg_name = name.as_ptr().cast_mut().cast();
+        }
+        let control = envelope.control(is_v6);
+        if !control.is_empty() {
+            // Words, since the kernel wants the messages aligned.
+            let words = message.control.get_or_insert_with(Default::default);
+            for (word, bytes) in words.iter_mut().zip(control.chunks_exact(8)) {
+                *word = bytes.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
+            }
+            message.header.msg_controllen = control.len() as _;
+            message.header.msg_control = words.as_mut_ptr().cast();
+        }
+        ptr::from_ref(&message.header)
+    }
+
+    /// The header for receiving messages: only what room they are to have.
+    pub(crate) fn room(&mut self, user_data: UserData) -> *const libc::msghdr {
+        let message = &mut *self.entries[user_data.parts().2].message;
+        message.pieces.clear();
+        message.header.msg_iov = ptr::null_mut();
+        message.header.msg_iovlen = 0;
+        message.header.msg_name = ptr::null_mut();
+        message.header.msg_control = ptr::null_mut();
+        message.header.msg_namelen = libc::socklen_t::try_from(NAME).unwrap_or(0);
+        message.header.msg_controllen = CONTROL as _;
         ptr::from_ref(&message.header)
     }
 

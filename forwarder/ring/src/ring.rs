@@ -16,6 +16,7 @@ use nix::libc;
 use crate::completion::{Completion, Token};
 use crate::group::{Group, Provided};
 use crate::in_flight::{InFlight, Landed, Operation, UserData};
+use crate::message::{self, Envelope};
 use crate::pool::{Layout, Pool};
 use crate::probe::Features;
 use crate::refusal::Refusal;
@@ -188,6 +189,35 @@ impl Ring {
         self.push(entry, user_data);
     }
 
+    /// Receives datagrams into buffers of `group`, which has [`MESSAGE_ROOM`](crate::MESSAGE_ROOM) in
+    /// each of them, until it fails or is cancelled (multishot).
+    pub fn recv_messages(&mut self, socket: &Socket, group: Group, token: Token) {
+        let in_flight = &mut self.parts.in_flight;
+        let operation = Operation::Messages(group);
+        let kept = Some(socket.clone());
+        let user_data = in_flight.launch(operation, token, kept, SliceList::new());
+        let room = in_flight.room(user_data);
+        let entry = opcode::RecvMsgMulti::new(Fd(socket.raw()), room, group.0).build();
+        self.push(entry, user_data);
+    }
+
+    /// Sends the slices as one datagram, or as several as the envelope says; `WouldBlock` when the
+    /// socket is full.
+    pub fn send_message(
+        &mut self,
+        socket: &Socket,
+        envelope: Envelope,
+        slices: SliceList,
+        token: Token,
+    ) {
+        let in_flight = &mut self.parts.in_flight;
+        let user_data = in_flight.launch(Operation::Send, token, Some(socket.clone()), slices);
+        let message = in_flight.enveloped(user_data, envelope, socket.is_v6());
+        let flags = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL).cast_unsigned();
+        let entry = opcode::SendMsg::new(Fd(socket.raw()), message).flags(flags).build();
+        self.push(entry, user_data);
+    }
+
     /// Completes once when the socket can be written to, or has failed.
     pub fn poll_writable(&mut self, socket: &Socket, token: Token) {
         let mask = u32::from(libc::POLLOUT.cast_unsigned());
@@ -322,6 +352,22 @@ impl Ring {
                         Err(error)
                     }
                 })
+            }
+            Operation::Messages(group) => {
+                let provided = &mut self.parts.groups[usize::from(group.0)];
+                let buffer = cqueue::buffer_select(entry.flags())
+                    .map(|first| provided.take(first, result.as_ref().map_or(0, |len| *len)));
+                let received = match (result, buffer) {
+                    // A buffer that came with an error holds nothing; it goes straight back.
+                    (Err(error), _) | (Ok(_), Some(Err(error))) => Err(error),
+                    (Ok(_), None) => Err(io::ErrorKind::UnexpectedEof.into()),
+                    (Ok(_), Some(Ok(buffers))) => buffers
+                        .into_iter()
+                        .next()
+                        .and_then(message::read)
+                        .ok_or_else(|| io::ErrorKind::InvalidData.into()),
+                };
+                Completion::Message { result: received, more }
             }
             Operation::Send => Completion::Sent { result, slices: landed.slices },
             Operation::Writable => Completion::Writable(result.map(drop)),

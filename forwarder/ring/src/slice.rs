@@ -30,6 +30,14 @@ impl Slice {
         self.start = self.end.min(self.start.saturating_add(n));
     }
 
+    /// The bytes of `range` within it, cut to what it has.
+    #[must_use]
+    pub fn part(&self, range: Range<usize>) -> Self {
+        let end = self.end.min(self.start.saturating_add(range.end));
+        let start = end.min(self.start.saturating_add(range.start));
+        Self { memory: Rc::clone(&self.memory), start, end }
+    }
+
     /// Whether it keeps a pool's buffer from going back.
     pub fn is_leased(&self) -> bool {
         matches!(*self.memory, Memory::Pool(_))

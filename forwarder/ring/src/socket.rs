@@ -2,6 +2,7 @@
 
 #![expect(unsafe_code, reason = "takes over descriptors whose runtime gives none up")]
 
+use std::cell::OnceCell;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -14,17 +15,24 @@ use socket2::SockRef;
 /// A socket. Clones share the descriptor, the operations in flight hold one each, and the last to
 /// go closes it.
 #[derive(Clone, Debug)]
-pub struct Socket(Rc<OwnedFd>);
+pub struct Socket(Rc<Descriptor>);
+
+#[derive(Debug)]
+struct Descriptor {
+    own: OwnedFd,
+    /// Whether it is an IPv6 socket, once that was asked.
+    is_v6: OnceCell<bool>,
+}
 
 impl From<OwnedFd> for Socket {
     fn from(descriptor: OwnedFd) -> Self {
-        Self(Rc::new(descriptor))
+        Self(Rc::new(Descriptor { own: descriptor, is_v6: OnceCell::new() }))
     }
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.0.own.as_fd()
     }
 }
 
@@ -41,7 +49,7 @@ impl Socket {
     }
 
     fn reference(&self) -> SockRef<'_> {
-        SockRef::from(&*self.0)
+        SockRef::from(&self.0.own)
     }
 
     /// Small segments go at once (`TCP_NODELAY`, tcp(7)).
@@ -148,10 +156,131 @@ impl Socket {
         Ok(LineSample::read(&info))
     }
 
+    /// Lets the kernel put together datagrams of one source and one size (`UDP_GRO`, udp(7)).
+    ///
+    /// # Errors
+    /// When it is no UDP socket, or the kernel is older than 5.0.
+    pub fn set_gro(&self) -> io::Result<()> {
+        self.set_number(libc::SOL_UDP, libc::UDP_GRO, 1)
+    }
+
+    /// Lets datagrams say to which address they came (`IP_PKTINFO`, ip(7); `IPV6_RECVPKTINFO`, ipv6(7)).
+    ///
+    /// # Errors
+    /// When it is no internet socket.
+    pub fn set_packet_info(&self) -> io::Result<()> {
+        if self.is_v6() {
+            return self.set_number(libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1);
+        }
+        self.set_number(libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
+    }
+
+    /// Forbids fragments, and lets us find out ourselves what the path takes (`IP_MTU_DISCOVER`
+    /// `IP_PMTUDISC_PROBE`, ip(7)).
+    ///
+    /// # Errors
+    /// When it is no internet socket.
+    pub fn set_path_mtu_probing(&self) -> io::Result<()> {
+        if self.is_v6() {
+            let probe = libc::IPV6_PMTUDISC_PROBE;
+            self.set_number(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, probe)?;
+        }
+        // A socket of both families has both.
+        self.set_number(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
+    }
+
+    /// How many bytes the kernel may hold in each direction: as many as asked for where that is allowed
+    /// (`CAP_NET_ADMIN`), else as the system's limits let it (`SO_RCVBUF`, socket(7)).
+    ///
+    /// # Errors
+    /// When it is no socket.
+    pub fn set_buffers(&self, receive: usize, send: usize) -> io::Result<()> {
+        let set = |forced, plain, bytes: usize| {
+            let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
+            self.set_number(libc::SOL_SOCKET, forced, bytes)
+                .or_else(|_not_allowed| self.set_number(libc::SOL_SOCKET, plain, bytes))
+        };
+        set(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, receive)?;
+        set(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, send)
+    }
+
+    /// Datagrams that found the socket's buffer full (`SO_MEMINFO`, since Linux 4.12); 0 where the kernel
+    /// does not say.
+    pub fn drops(&self) -> u32 {
+        const DROPS: usize = 8;
+        let mut info = [0_u32; DROPS + 1];
+        let mut len = libc::socklen_t::try_from(size_of_val(&info)).unwrap_or(0);
+        // SAFETY: the kernel writes at most `len` bytes, which is the array's length, and the
+        // descriptor is ours.
+        let result = unsafe {
+            libc::getsockopt(
+                self.raw(),
+                libc::SOL_SOCKET,
+                SO_MEMINFO,
+                info.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        };
+        if result == 0 { info[DROPS] } else { 0 }
+    }
+
+    /// Of as many sockets that share a port (`SO_REUSEPORT`), lets each get the datagrams whose first
+    /// word, modulo `count`, is its place among them in the order in which they were bound
+    /// (`SO_ATTACH_REUSEPORT_CBPF`, socket(7)). One of them is told for all.
+    ///
+    /// # Errors
+    /// When it shares no port.
+    pub fn steer(&self, count: u32) -> io::Result<()> {
+        let step = |code: u32, k: u32| {
+            let code = u16::try_from(code).unwrap_or(0);
+            libc::sock_filter { code, jt: 0, jf: 0, k }
+        };
+        // The kernel lets the program begin at the payload.
+        let mut program = [
+            step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
+            step(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, count),
+            step(libc::BPF_RET | libc::BPF_A, 0),
+        ];
+        let filter = libc::sock_fprog { len: 3, filter: program.as_mut_ptr() };
+        let len = libc::socklen_t::try_from(size_of_val(&filter)).unwrap_or(0);
+        // SAFETY: the kernel reads `len` bytes of `filter` and the three steps that it points to, all
+        // of which live until it returns; the descriptor is ours.
+        let result = unsafe {
+            libc::setsockopt(
+                self.raw(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_REUSEPORT_CBPF,
+                (&raw const filter).cast(),
+                len,
+            )
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Whether it is an IPv6 socket, which may serve both families.
+    pub(crate) fn is_v6(&self) -> bool {
+        *self
+            .0
+            .is_v6
+            .get_or_init(|| self.reference().local_addr().is_ok_and(|local| local.is_ipv6()))
+    }
+
+    fn set_number(&self, level: i32, option: i32, value: i32) -> io::Result<()> {
+        let len = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
+        // SAFETY: the kernel reads `len` bytes of `value`, which lives until it returns; the
+        // descriptor is ours.
+        let result =
+            unsafe { libc::setsockopt(self.raw(), level, option, (&raw const value).cast(), len) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
     pub(crate) fn raw(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.0.own.as_raw_fd()
     }
 }
+
+/// `SO_MEMINFO` of asm-generic/socket.h.
+const SO_MEMINFO: i32 = 55;
 
 /// `struct tcp_info` of linux/tcp.h up to `tcpi_min_rtt`.
 const TCP_INFO_LEN: usize = 152;

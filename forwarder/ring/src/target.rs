@@ -50,6 +50,17 @@ impl Target {
         Ok(Socket::from(std::os::fd::OwnedFd::from(socket)))
     }
 
+    /// A UDP socket that hears this address alone, and sends there. It takes no time: nothing is
+    /// sent for it.
+    ///
+    /// # Errors
+    /// When there is no way there, or the process has no descriptor left (`connect(2)`).
+    pub fn associate(&self) -> io::Result<Socket> {
+        let socket = self.socket()?;
+        socket2::SockRef::from(&socket).connect(&self.address()?)?;
+        Ok(socket)
+    }
+
     /// As the kernel takes it.
     ///
     /// # Errors
