@@ -101,7 +101,7 @@ impl Collected {
 /// From a record's content to the memory that it lies in.
 pub(crate) fn shift(events: &mut [Event], by: usize) {
     for event in events {
-        if let Event::Data(_, range) = event {
+        if let Event::Data(_, range) | Event::Datagrams { range, .. } = event {
             *range = range.start + by..range.end + by;
         }
     }

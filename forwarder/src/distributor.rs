@@ -5,9 +5,11 @@ use adit_proto::limits::{GATHERED_MAX, PAYLOAD_MAX};
 use adit_ring::{Slice, SliceList};
 use std::collections::VecDeque;
 
+mod batch;
 mod line;
 mod proxy_header;
 
+pub(crate) use batch::{Batch, Gathered};
 pub(crate) use line::Line;
 pub(crate) use proxy_header::proxy_header;
 

@@ -21,7 +21,7 @@ pub use command::{
     Answer, Arrival, Carrier, Command, ContactSocket, Listening, PathSocket, ProxyHeader,
     ProxyVersion, Quota, Replies, Service, SessionKey,
 };
-pub use event::{Down, Event, Report, SessionReport};
+pub use event::{DatagramReport, Down, Event, Report, SessionReport};
 
 /// The control plane's end towards one pump.
 #[derive(Clone, Debug)]

@@ -12,27 +12,36 @@
 //! **Architecture Invariant:** a pump never blocks but in step 5, takes no lock, and never waits
 //! for the control plane.
 
+mod associating;
+mod associations;
 mod carriers;
 mod contacts;
 mod flows;
 mod greetings;
+mod inlets;
 mod meter;
 mod opening;
 mod owners;
+mod paths;
 mod sessions;
 mod slots;
+mod source_table;
 mod timers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
 use std::thread;
 use std::time::Duration;
 
 use adit_proto::id::Time;
 use adit_proto::limits::{
     CARRIER_BUFFER, CARRIER_BUFFERS, CARRIER_BUFFERS_PUBLISHED, FLOW_SLOTS, FLOW_SLOTS_PUBLISHED,
-    PAYLOAD_MAX, RECORD_TRAILER, SLOT_HEADROOM, TURN_COMPLETIONS_MAX,
+    MESSAGE_BUFFERS, MESSAGE_BUFFERS_PUBLISHED, MESSAGE_BYTES_MAX, PAYLOAD_MAX, RECORD_TRAILER,
+    SLOT_HEADROOM, TURN_COMPLETIONS_MAX,
 };
-use adit_ring::{Completion, Features, Group, Layout, Refusal, Ring, SliceList, Token};
+use adit_ring::{
+    Completion, Features, Group, Layout, MESSAGE_ROOM, Message, Refusal, Ring, SliceList, Token,
+};
 use crossbeam::channel::bounded;
 use nix::time::ClockId;
 
@@ -42,10 +51,13 @@ use crate::handoff::{
     crossing,
 };
 use crate::key::PublicKey;
+use associations::Association;
 use carriers::CarrierSocket;
 use contacts::{Door, Listener};
 use flows::FlowSocket;
+use inlets::Inlet;
 use owners::Owner;
+use paths::{PathSocket, Paths};
 use sessions::Tunnel;
 use slots::{Purpose, Slot, Slots};
 use timers::{Openings, Timer, Timers};
@@ -78,9 +90,17 @@ struct Pump {
     carriers: Slots<CarrierSocket>,
     flows: Slots<FlowSocket>,
     listeners: Slots<Listener>,
+    associations: Slots<Association>,
+    /// When it is looked whether an association is silent.
+    idle: Openings,
+    inlets: Slots<Inlet>,
+    paths: Paths,
     /// Whose turn to send it is.
     tunnels_to_send: Vec<Slot>,
     flows_to_send: Vec<Slot>,
+    associations_to_send: Vec<Slot>,
+    /// UDP sockets that found no buffer.
+    messages_dry: Vec<(Purpose, Slot)>,
     /// What could not be armed because a group was dry.
     carriers_dry: Vec<Slot>,
     flows_dry: VecDeque<Slot>,
@@ -94,6 +114,7 @@ struct Pump {
 struct Groups {
     carriers: Group,
     flows: Group,
+    messages: Group,
 }
 
 /// Starts a pump in a thread of its own; its events go to `events`.
@@ -133,10 +154,17 @@ impl Pump {
             buffers: FLOW_SLOTS,
             published: FLOW_SLOTS_PUBLISHED,
         })?;
+        let messages = ring.add_group(Layout {
+            headroom: 0,
+            payload: MESSAGE_ROOM + MESSAGE_BYTES_MAX,
+            tailroom: 0,
+            buffers: MESSAGE_BUFFERS,
+            published: MESSAGE_BUFFERS_PUBLISHED,
+        })?;
         let (handle, end) = crossing(ring.waker(), events);
         let pump = Self {
             ring,
-            groups: Groups { carriers, flows },
+            groups: Groups { carriers, flows, messages },
             end,
             unsent: VecDeque::new(),
             caught_up: 0,
@@ -149,8 +177,14 @@ impl Pump {
             carriers: Slots::default(),
             flows: Slots::default(),
             listeners: Slots::default(),
+            associations: Slots::default(),
+            idle: Openings::default(),
+            inlets: Slots::default(),
+            paths: Paths::default(),
             tunnels_to_send: Vec::new(),
             flows_to_send: Vec::new(),
+            associations_to_send: Vec::new(),
+            messages_dry: Vec::new(),
             carriers_dry: Vec::new(),
             flows_dry: VecDeque::new(),
             flows_blocked: BTreeSet::new(),
@@ -196,11 +230,13 @@ impl Pump {
         if !self.unsent.is_empty() {
             return Duration::from_millis(1);
         }
-        let is_work_left = !self.tunnels_to_send.is_empty() || !self.flows_to_send.is_empty();
+        let is_work_left = !self.tunnels_to_send.is_empty()
+            || !self.flows_to_send.is_empty()
+            || !self.messages_dry.is_empty();
         if is_work_left || self.can_arm_flows() && !self.flows_dry.is_empty() {
             return Duration::ZERO;
         }
-        let dues = [self.timers.next_due(), self.openings.next_due()];
+        let dues = [self.timers.next_due(), self.openings.next_due(), self.idle.next_due()];
         let due = dues.into_iter().flatten().min().map(|due| due.since(self.clock()));
         // Completions are never left unreaped here, so it is safe to sleep.
         due.unwrap_or(WAIT_MAX).min(WAIT_MAX)
@@ -267,6 +303,16 @@ impl Pump {
             (Purpose::Accept, Completion::Accepted(result, more)) => {
                 self.handle_accepted(slot, result, more);
             }
+            (
+                Purpose::InletReceive | Purpose::AssociationReceive | Purpose::PathReceive,
+                Completion::Message { result, more },
+            ) => self.handle_message(purpose, slot, result, more),
+            (Purpose::AssociationSend, Completion::Sent { result, slices }) => {
+                self.handle_association_sent(slot, result, slices);
+            }
+            (Purpose::PathSend, Completion::Sent { result, .. }) => {
+                self.handle_path_sent(slot, result);
+            }
             (purpose, completion) => {
                 unreachable!("invariant: {completion:?} answers no {purpose:?}")
             }
@@ -275,6 +321,7 @@ impl Pump {
 
     fn run_timers(&mut self) {
         self.give_up_openings();
+        self.end_idle();
         while let Some(timer) = self.timers.pop_due(self.now) {
             match timer {
                 Timer::Session(slot) => self.handle_session_timeout(slot),
@@ -295,8 +342,14 @@ impl Pump {
         self.relieve_slots();
         let mut flows = std::mem::take(&mut self.flows_to_send);
         flows.drain(..).for_each(|slot| self.send_flow(slot));
+        let mut associations = std::mem::take(&mut self.associations_to_send);
+        associations.drain(..).for_each(|slot| self.flush_association(slot));
+        self.associations_to_send = associations;
         let mut tunnels = std::mem::take(&mut self.tunnels_to_send);
-        tunnels.drain(..).for_each(|slot| self.send_carrier(slot));
+        for slot in tunnels.drain(..) {
+            self.send_packets(slot);
+            self.send_carrier(slot);
+        }
         // What became due meanwhile waits for the next turn; the lists' memory is kept.
         flows.append(&mut self.flows_to_send);
         self.flows_to_send = flows;
@@ -312,11 +365,57 @@ impl Pump {
         for slot in self.carriers_dry.drain(..count).collect::<Vec<_>>() {
             self.arm_carrier(slot);
         }
+        for (purpose, slot) in std::mem::take(&mut self.messages_dry) {
+            self.arm_messages(purpose, slot);
+        }
         if self.can_arm_flows() {
             let count = usize::from(FLOW_SLOTS_PUBLISHED).min(self.flows_dry.len());
             for slot in self.flows_dry.drain(..count).collect::<Vec<_>>() {
                 self.arm_dry_flow(slot);
             }
+        }
+    }
+
+    /// Takes what a UDP socket brings.
+    fn handle_message(
+        &mut self,
+        purpose: Purpose,
+        slot: Slot,
+        result: io::Result<Message>,
+        more: bool,
+    ) {
+        let is_dry = matches!(&result, Err(error) if carriers::is_dry(error));
+        match (purpose, result) {
+            (Purpose::InletReceive, Ok(message)) => self.handle_called(slot, &message),
+            (Purpose::AssociationReceive, Ok(message)) => self.collect(slot, &message),
+            (_, Ok(message)) => self.handle_packets(slot, message),
+            (Purpose::PathReceive, Err(error)) if !is_dry => {
+                self.handle_path_receive_error(slot, &error);
+            }
+            // That nobody listens at the other end is nothing that lasts: the socket goes on.
+            (_, Err(_)) => {}
+        }
+        if more {
+            return;
+        }
+        if is_dry {
+            self.messages_dry.push((purpose, slot));
+        } else {
+            self.arm_messages(purpose, slot);
+        }
+    }
+
+    /// Lets a UDP socket bring what comes, if it is still there.
+    fn arm_messages(&mut self, purpose: Purpose, slot: Slot) {
+        let socket = match purpose {
+            Purpose::InletReceive => self.inlets.get(slot).map(|inlet| &inlet.socket),
+            Purpose::AssociationReceive => {
+                self.associations.get(slot).and_then(Association::own_socket)
+            }
+            _ => self.paths.sockets.get(slot).map(PathSocket::socket),
+        };
+        if let Some(socket) = socket {
+            self.ring.recv_messages(socket, self.groups.messages, slot.token(purpose));
         }
     }
 
@@ -350,7 +449,7 @@ impl Pump {
     }
 
     fn report(&self) -> Report {
-        let groups = [self.groups.carriers, self.groups.flows];
+        let groups = [self.groups.carriers, self.groups.flows, self.groups.messages];
         let pools = groups.map(|group| self.ring.pool(group));
         Report {
             memory_held: pools.iter().map(|pool| pool.held() * pool.stride()).sum(),

@@ -30,6 +30,7 @@ use adit_proto::limits;
 use adit_proto::record::{ALERT_LEN, AlertDescription, RecordLayer};
 use rustls::pki_types::ServerName;
 
+pub(crate) use config::cpu_has_aes;
 pub use config::{ClientTls, ServerTls, Trust};
 pub use error::HandshakeError;
 pub use message::{MESSAGE_BYTES_MAX, MessageError, Messages};

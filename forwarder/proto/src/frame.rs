@@ -103,6 +103,8 @@ pub enum ResetReason {
     Ending = 6,
     /// The source may not use what is registered.
     Forbidden = 7,
+    /// No datagram has gone either way for too long.
+    Idle = 8,
 }
 
 impl ResetReason {
@@ -114,6 +116,7 @@ impl ResetReason {
             Self::Limit,
             Self::Ending,
             Self::Forbidden,
+            Self::Idle,
         ];
         others.into_iter().find(|known| *known as u8 == reason).unwrap_or(Self::Peer)
     }

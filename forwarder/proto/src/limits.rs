@@ -118,6 +118,17 @@ pub const ANNOUNCED_MAX: Duration = Duration::from_secs(30);
 pub const JUDGED_MAX: usize = 1_024;
 /// What one session may tell the control plane while that is behind.
 pub const EVENTS_WAITING_MAX: usize = HANDOFF_MAX / 4;
+/// How long an association may be silent: RFC 4787 recommends five minutes.
+pub const ASSOCIATION_IDLE: Duration = Duration::from_secs(300);
+/// The same for one whose source has not been heard since it was answered.
+pub const ASSOCIATION_UNANSWERED: Duration = Duration::from_secs(30);
+/// Associations of one UDP contact point …
+pub const ASSOCIATIONS_PER_CONTACT_MAX: usize = 4_096;
+/// … and of one source prefix among them (a /24 of IPv4, a /56 of IPv6).
+pub const ASSOCIATIONS_PER_PREFIX_MAX: usize = 512;
+/// Datagrams that may wait until it is judged where their flow leads.
+pub const ASSOCIATION_WAITING_MAX: usize = 8;
+
 /// How long a TLS handshake may take, from the first byte to the last.
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// Handshakes under way at once on a relay …
@@ -174,6 +185,15 @@ pub const FLOW_RECEIVE_SLOTS: usize = 16;
 /// Pieces that one send to a flow's socket gathers (`UIO_MAXIOV` is 1,024).
 pub const FLOW_SEND_PIECES: usize = 64;
 
+/// What a UDP socket's receive may bring at once: several datagrams that the kernel has put together.
+pub const MESSAGE_BYTES_MAX: usize = 65_536;
+/// Buffers for what UDP sockets bring …
+pub const MESSAGE_BUFFERS: u16 = 128;
+/// … and how many of them the kernel may hold at once.
+pub const MESSAGE_BUFFERS_PUBLISHED: u16 = 64;
+/// Bytes that the kernel may hold for a UDP socket in each direction.
+pub const DATAGRAM_SOCKET_BYTES: usize = 4 * 1024 * 1024;
+
 /// Completions that a pump handles in one turn.
 pub const TURN_COMPLETIONS_MAX: usize = 1_024;
 
@@ -183,7 +203,8 @@ pub const HANDOFF_MAX: usize = 16_384;
 /// The most memory that one pump's pools may take.
 pub const POOL_BYTES_MAX: usize = CARRIER_BUFFERS as usize
     * (RECORD_ACCEPTED_MAX + CARRIER_BUFFER + 64)
-    + FLOW_SLOTS as usize * (SLOT_HEADROOM + PAYLOAD_MAX + RECORD_TRAILER + 64);
+    + FLOW_SLOTS as usize * (SLOT_HEADROOM + PAYLOAD_MAX + RECORD_TRAILER + 64)
+    + MESSAGE_BUFFERS as usize * (MESSAGE_BYTES_MAX + 512);
 
 // The pools together stay within what the documentation promises: 160 MiB a pump, of which only
 // what was touched at once is ever resident.

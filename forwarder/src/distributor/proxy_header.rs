@@ -2,20 +2,32 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use adit_proto::frame;
 use ppp::v2::{Builder, Command, Protocol, Version};
 use ppp::{v1, v2};
 
 use crate::handoff::{ProxyHeader, ProxyVersion};
 
-/// The header for a connection from `source`.
-pub(crate) fn proxy_header(header: ProxyHeader, source: SocketAddr) -> Vec<u8> {
+/// The header for a connection from `source`, or for each datagram from there: those have the binary
+/// form alone.
+pub(crate) fn proxy_header(
+    header: ProxyHeader,
+    protocol: frame::Protocol,
+    source: SocketAddr,
+) -> Vec<u8> {
     let (source, contact) = same_family(source, header.contact);
+    let kind = match protocol {
+        frame::Protocol::Tcp => Protocol::Stream,
+        frame::Protocol::Udp => Protocol::Datagram,
+    };
     match header.version {
-        ProxyVersion::V1 => v1::Addresses::from((source, contact)).to_string().into_bytes(),
-        ProxyVersion::V2 => {
+        ProxyVersion::V1 if protocol == frame::Protocol::Tcp => {
+            v1::Addresses::from((source, contact)).to_string().into_bytes()
+        }
+        ProxyVersion::V1 | ProxyVersion::V2 => {
             let addresses = v2::Addresses::from((source, contact));
             let command = Version::Two | Command::Proxy;
-            Builder::with_addresses(command, Protocol::Stream, addresses)
+            Builder::with_addresses(command, kind, addresses)
                 .build()
                 .expect("invariant: two addresses fit into a header")
         }
@@ -48,7 +60,8 @@ mod tests {
 
     fn header(version: ProxyVersion, source: &str, contact: Option<&str>) -> Vec<u8> {
         let contact = contact.map(|contact| contact.parse().unwrap());
-        proxy_header(ProxyHeader { version, contact }, source.parse().unwrap())
+        let protocol = frame::Protocol::Tcp;
+        proxy_header(ProxyHeader { version, contact }, protocol, source.parse().unwrap())
     }
 
     /// The text form is one line, as haproxy writes it.

@@ -117,6 +117,8 @@ pub struct Arrival {
     pub sessions_max: usize,
     /// What all sessions of the key together may use.
     pub quota: Quota,
+    /// Whether datagrams may have a path of their own, at the forwarder; the relay offers one or none.
+    pub has_path: bool,
 }
 
 /// A socket of a contact address.

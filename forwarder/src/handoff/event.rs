@@ -115,6 +115,21 @@ pub struct Report {
     pub sessions: Vec<SessionReport>,
 }
 
+/// A session's datagrams.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DatagramReport {
+    /// Sent into the tunnel.
+    pub sent: u64,
+    /// Received from the tunnel.
+    pub received: u64,
+    /// Dropped, by cause.
+    pub dropped: std::collections::BTreeMap<&'static str, u64>,
+    /// Packets of the path that were refused, by cause.
+    pub packets_refused: std::collections::BTreeMap<&'static str, u64>,
+    /// How often the path was lost, and datagrams fell back to the carrier.
+    pub path_losses: u64,
+}
+
 /// A snapshot of one session.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SessionReport {
@@ -140,6 +155,10 @@ pub struct SessionReport {
     pub flows_forbidden: u64,
     /// Connections turned away by the owner's quota.
     pub flows_over_quota: u64,
+    /// Where datagrams go that have a path of their own; empty while they ride the carrier.
+    pub path: String,
+    /// Datagrams.
+    pub datagrams: DatagramReport,
     /// Stream bytes sent into the tunnel.
     pub bytes_sent: u64,
     /// Stream bytes received from the tunnel.

@@ -1,6 +1,7 @@
 //! Carriers: records in, batches of records out, and what becomes of one that is lost.
 
 use std::io;
+use std::net::IpAddr;
 
 use adit_proto::frame::Frame;
 use adit_proto::id::Time;
@@ -301,6 +302,11 @@ impl CarrierSocket {
         slices.extend(sealed.iter().map(|s| Slice::from_memory(&s.memory, 0..s.len)));
         self.line.handle_given(slices.iter().map(|slice| slice.len()).sum());
         Ok(())
+    }
+
+    /// The other end's address.
+    pub(super) fn remote_ip(&self) -> Option<IpAddr> {
+        self.socket.peer_address().ok().map(|remote| remote.ip().to_canonical())
     }
 
     /// The most payload that one record should have.

@@ -2,6 +2,7 @@
 //! flows.
 
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use adit_ring::Socket;
 use super::Pump;
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
-use crate::handoff::{ContactSocket, PathSocket, Protocol, Service, SessionKey};
+use crate::handoff::{ContactSocket, Protocol, Service, SessionKey};
 use crate::sources::Sources;
 
 /// How long a listener waits when the process or the system has no descriptor left.
@@ -31,6 +32,8 @@ pub(super) enum Contact {
     },
     /// Connections to a listener are opened as flows.
     Listen(Slot),
+    /// What comes to a UDP socket is opened as associations.
+    Receive(Slot),
 }
 
 /// A listening socket of a contact point.
@@ -67,10 +70,14 @@ impl Pump {
         old.into_iter().for_each(|old| self.drop_contact(old));
     }
 
-    pub(super) fn offer_paths(&mut self, _socket: PathSocket) {}
-
     pub(super) fn listen(&mut self, key: SessionKey, door: Door, socket: ContactSocket) {
-        let ContactSocket::Tcp(listener) = socket else { return };
+        match socket {
+            ContactSocket::Tcp(listener) => self.listen_for_connections(key, door, listener),
+            ContactSocket::Udp(socket) => self.listen_for_datagrams(key, door, socket),
+        }
+    }
+
+    fn listen_for_connections(&mut self, key: SessionKey, door: Door, listener: TcpListener) {
         let Some((tunnel, _)) = self.tunnel_of(key) else { return };
         let contact = door.contact;
         let socket = Socket::from(OwnedFd::from(listener));
@@ -84,9 +91,14 @@ impl Pump {
 
     pub(super) fn admit(&mut self, key: SessionKey, contact: ContactId, sources: Arc<Sources>) {
         let Some((_, tunnel)) = self.tunnel_of(key) else { return };
-        let Some(&Contact::Listen(slot)) = tunnel.contacts.get(&contact) else { return };
-        if let Some(listener) = self.listeners.get_mut(slot) {
-            listener.door.sources = sources;
+        match tunnel.contacts.get(&contact) {
+            Some(&Contact::Listen(slot)) => {
+                if let Some(listener) = self.listeners.get_mut(slot) {
+                    listener.door.sources = sources;
+                }
+            }
+            Some(&Contact::Receive(slot)) => self.admit_callers(slot, sources),
+            Some(Contact::Serve { .. }) | None => {}
         }
     }
 
@@ -97,9 +109,14 @@ impl Pump {
     }
 
     pub(super) fn drop_contact(&mut self, contact: Contact) {
-        let Contact::Listen(slot) = contact else { return };
-        if let Some(listener) = self.listeners.remove(slot) {
-            self.ring.cancel(&listener.socket);
+        match contact {
+            Contact::Serve { .. } => {}
+            Contact::Listen(slot) => {
+                if let Some(listener) = self.listeners.remove(slot) {
+                    self.ring.cancel(&listener.socket);
+                }
+            }
+            Contact::Receive(slot) => self.drop_inlet(slot),
         }
     }
 

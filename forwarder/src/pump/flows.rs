@@ -300,6 +300,9 @@ impl Pump {
 
     /// The other end has reset the flow.
     pub(super) fn reset_flow(&mut self, tunnel: Slot, id: FlowId, reason: ResetReason) {
+        if let Some(slot) = self.association_of(tunnel, id) {
+            return self.reset_association(slot, reason);
+        }
         let Some(slot) = self.slot_of(tunnel, id) else { return };
         let Some(flow) = self.flows.get(slot) else { return };
         tracing::debug!(peer = %flow.peer, flow = id.0, ?reason, "flow reset by the other end");

@@ -11,7 +11,7 @@ use adit_ring::Memory;
 use std::rc::Rc;
 
 use super::Pump;
-use super::carriers::Role;
+use super::carriers::{CarrierSocket, Role};
 use super::meter::SharedMeter;
 use super::sessions::Tunnel;
 use super::slots::Slot;
@@ -84,8 +84,10 @@ impl Pump {
         session: Session<Memory>,
         meter: SharedMeter,
     ) -> Slot {
-        let Arrival { session: key, key: owner, name, .. } = arrival;
-        let slot = self.tunnels.insert(Tunnel::new(key, owner, name, session, meter));
+        let Arrival { session: key, key: owner, name, has_path, .. } = arrival;
+        let mut tunnel = Tunnel::new(key, owner, name, session, meter);
+        tunnel.has_path = has_path;
+        let slot = self.tunnels.insert(tunnel);
         self.tunnels_by_key.insert(key, slot);
         slot
     }
@@ -141,6 +143,9 @@ impl Pump {
     /// oldest is over.
     fn begin(&mut self, slot: Slot, arrival: Arrival, hello: &Hello) -> Result<(), Down> {
         let mut session = Session::new(Side::Relay, random_id(), arrival.grace, self.now);
+        let path = self.new_path();
+        let path_id = path.as_ref().map(|path| path.id);
+        path.into_iter().for_each(|path| session.offer_path(path));
         let welcome = session.handle_hello(hello, self.now).map_err(broken)?;
         let (by, owner) = (arrival.session, arrival.key);
         self.make_room(&arrival);
@@ -148,6 +153,7 @@ impl Pump {
         known.meter.borrow_mut().handle_quota(arrival.quota);
         let meter = Rc::clone(&known.meter);
         let at = self.insert_tunnel(arrival, session, meter);
+        path_id.into_iter().for_each(|id| self.keep_path(at, id));
         self.owners.entry(owner).or_default().tunnels.push_back(at);
         self.attach(at, slot, false, by);
         self.send_greeting(slot, &Frame::Welcome(welcome)).map_err(broken)
@@ -216,6 +222,8 @@ impl Pump {
         match tunnel.session.handle_welcome(welcome, self.now) {
             Ok(greeted) => {
                 self.attach(at, slot, greeted == Greeted::Resumed, key);
+                let relay = self.carriers.get(slot).and_then(CarrierSocket::remote_ip);
+                self.take_path(at, relay);
                 Ok(())
             }
             Err(error) => {
@@ -284,6 +292,7 @@ impl Pump {
             self.check_suspect(slot);
             self.schedule_send(slot);
         }
+        self.take_path(slot, None);
     }
 
     /// Tells the control plane whether another carrier is worth having.

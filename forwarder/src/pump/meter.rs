@@ -135,6 +135,15 @@ impl Meter {
         Some(now + pace.paid_at.since(now).saturating_sub(pace.burst / 2))
     }
 
+    /// Whether datagrams of so many bytes may go on; if so they are counted.
+    pub(super) fn admits_bytes(&mut self, bytes: usize, now: Time) -> bool {
+        let is_paid = self.bytes_due(now).is_none();
+        if is_paid {
+            self.charge_bytes(bytes, now);
+        }
+        is_paid
+    }
+
     /// Bytes have moved.
     pub(super) fn charge_bytes(&mut self, bytes: usize, now: Time) {
         if let Some(pace) = &mut self.bytes {

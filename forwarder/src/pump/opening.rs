@@ -14,13 +14,13 @@
 use std::io;
 use std::sync::Arc;
 
-use adit_proto::frame::{Destination, Open, ResetReason};
+use adit_proto::frame::{Destination, Open, Protocol, ResetReason};
 use adit_proto::id::{FlowId, Time};
 use adit_proto::limits::{ANNOUNCED_MAX, CONNECT_MAX, JUDGED_MAX};
 use adit_ring::{Socket, Target};
 
 use super::Pump;
-use super::contacts::Contact;
+use super::associations::{Association, End};
 use super::flows::{FlowSocket, State};
 use super::meter::Seat;
 use super::slots::{Purpose, Slot};
@@ -44,6 +44,9 @@ impl Pump {
             return self.dismiss(&socket, listening.as_ref(), ResetReason::ConnectFailed);
         }
         match self.tunnel_of(key) {
+            Some((tunnel, _)) if open.protocol == Protocol::Udp => {
+                self.open_association(tunnel, open, peer, socket, listening);
+            }
             Some((tunnel, _)) => self.open_flow(tunnel, open, peer, socket, listening),
             None => self.dismiss(&socket, listening.as_ref(), ResetReason::Ending),
         }
@@ -91,6 +94,9 @@ impl Pump {
     /// The other end has opened a flow.
     pub(super) fn handle_opened(&mut self, tunnel: Slot, id: FlowId, open: Open) {
         match open.to {
+            Destination::Contact if open.protocol == Protocol::Udp => {
+                self.associate_contact(tunnel, id, &open);
+            }
             Destination::Contact => self.dial_contact(tunnel, id, &open),
             Destination::Name(_) | Destination::Address(_) => self.judge(tunnel, id, open),
         }
@@ -109,14 +115,23 @@ impl Pump {
         }
         state.judged += 1;
         let (session, peer, seat) = (state.key, Arc::clone(&state.name), Seat::from(&state.meter));
-        let slot = self.insert_flow(FlowSocket::new((tunnel, id), peer, None, State::Judged, seat));
-        self.expect_opening(slot);
+        if open.protocol == Protocol::Udp {
+            let end = End::Judged(Vec::new());
+            self.insert_association(Association::new((tunnel, id), peer, end, seat, now));
+        } else {
+            let flow = FlowSocket::new((tunnel, id), peer, None, State::Judged, seat);
+            let slot = self.insert_flow(flow);
+            self.expect_opening(slot);
+        }
         self.emit_bounded(tunnel, Event::Opened { session, flow: id, open });
     }
 
     /// The control plane's judgement; the flow may have gone meanwhile.
     pub(super) fn answer(&mut self, key: SessionKey, id: FlowId, answer: Answer) {
         let Some((tunnel, _)) = self.tunnel_of(key) else { return };
+        if let Some(slot) = self.association_of(tunnel, id) {
+            return self.answer_association(slot, answer);
+        }
         let Some(slot) = self.slot_of(tunnel, id) else { return };
         let Some(flow) = self.flows.get_mut(slot) else { return };
         if !matches!(flow.state, State::Judged) {
@@ -144,17 +159,16 @@ impl Pump {
     /// Connects to the internal peer behind a contact point.
     fn dial_contact(&mut self, tunnel: Slot, id: FlowId, open: &Open) {
         let Some(state) = self.tunnels.get_mut(tunnel) else { return };
-        let Some(Contact::Serve { peer, service }) = state.contacts.get(&open.contact) else {
+        let Some((peer, service)) = state.served(open) else {
             return self.refuse(tunnel, id, ResetReason::NoContact);
         };
-        let (peer, service) = (Arc::clone(peer), service.clone());
         if !service.sources.accepts(open.source.ip()) {
             state.flows_forbidden += 1;
             tracing::debug!(%peer, source = %open.source, "turned away: its address is not let in");
             return self.refuse(tunnel, id, ResetReason::Forbidden);
         }
         let seat = Seat::from(&state.meter);
-        let header = service.proxy.map(|proxy| proxy_header(proxy, open.source));
+        let header = service.proxy.map(|proxy| proxy_header(proxy, open.protocol, open.source));
         let connecting = State::Connecting(Vec::new());
         let slot = self.insert_flow(FlowSocket::new((tunnel, id), peer, None, connecting, seat));
         self.expect_opening(slot);
@@ -183,7 +197,7 @@ impl Pump {
         }
     }
 
-    fn refuse(&mut self, tunnel: Slot, id: FlowId, reason: ResetReason) {
+    pub(super) fn refuse(&mut self, tunnel: Slot, id: FlowId, reason: ResetReason) {
         if let Some(state) = self.tunnels.get_mut(tunnel) {
             state.flows_failed += 1;
             state.session.handle_reset(id, reason);
@@ -268,6 +282,9 @@ impl Pump {
 
     /// The far end is connected: whoever waits to hear it is told.
     pub(super) fn handle_flow_accepted(&mut self, tunnel: Slot, id: FlowId) {
+        if let Some(slot) = self.association_of(tunnel, id) {
+            return self.handle_association_accepted(slot);
+        }
         let Some(slot) = self.slot_of(tunnel, id) else { return };
         let Some(flow) = self.flows.get_mut(slot) else { return };
         let (State::Announced(listening), Some(socket)) = (&flow.state, &flow.socket) else {
@@ -366,7 +383,12 @@ impl Pump {
     }
 
     /// Closes a connection that gets no flow, and says why to whoever listens.
-    fn dismiss(&mut self, socket: &Socket, listening: Option<&Listening>, reason: ResetReason) {
+    pub(super) fn dismiss(
+        &mut self,
+        socket: &Socket,
+        listening: Option<&Listening>,
+        reason: ResetReason,
+    ) {
         match listening {
             // Whether a caller still hears it is its own affair.
             Some(listening) => _ = self.let_hear(socket, listening, reason),

@@ -1,25 +1,26 @@
 //! Sessions: what belongs to one, what its events mean, and how it ends.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_proto::frame::{ControlFrame, GoawayReason};
+use adit_proto::frame::{ControlFrame, GoawayReason, Open, Protocol};
 use adit_proto::id::{ContactId, FlowId, Time};
 use adit_proto::limits::{CARRIER_BUFFERS_LOW, EVENTS_WAITING_MAX, FLOW_SLOTS_LOW};
 use adit_proto::session::{self, SessionError};
-use adit_ring::{Memory, Slice};
+use adit_ring::{Memory, Slice, Target};
 
 use super::Pump;
 use super::carriers::Role;
 use super::contacts::Contact;
 use super::meter::SharedMeter;
 use super::owners::Owner;
+use super::paths::PathState;
 use super::slots::Slot;
 use super::timers::Timer;
 use crate::collector::broken;
-use crate::handoff::{Down, Event, SessionKey, SessionReport};
+use crate::handoff::{Down, Event, Service, SessionKey, SessionReport};
 use crate::key::PublicKey;
 
 /// The least time between two runs of a session's timer.
@@ -40,6 +41,13 @@ pub(super) struct Tunnel {
     pub(super) session: session::Session<Memory>,
     pub(super) contacts: BTreeMap<ContactId, Contact>,
     pub(super) flows: BTreeMap<FlowId, Slot>,
+    pub(super) associations: HashMap<FlowId, Slot>,
+    /// Its datagram path.
+    pub(super) path: PathState,
+    /// Whether it is to have one.
+    pub(super) has_path: bool,
+    /// Datagrams that ended here.
+    pub(super) drops: Drops,
     pub(super) flows_failed: u64,
     pub(super) flows_forbidden: u64,
     pub(super) flows_over_quota: u64,
@@ -73,7 +81,30 @@ pub(super) struct Tunnel {
     timer: Option<Time>,
 }
 
+/// Datagrams that a pump drops, by cause; the session counts its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Drops {
+    /// Longer than the buffer that they came into.
+    pub(super) cut: u64,
+    /// The owner's quota of bytes is used up.
+    pub(super) over_quota: u64,
+    /// Too many wait until it is judged where they lead.
+    pub(super) unjudged: u64,
+    /// Sends that the socket did not take.
+    pub(super) unsent: u64,
+}
+
 impl Tunnel {
+    /// What serves flows of the contact point that was called, if it is of their protocol.
+    pub(super) fn served(&self, open: &Open) -> Option<(Arc<str>, Service)> {
+        let Contact::Serve { peer, service } = self.contacts.get(&open.contact)? else {
+            return None;
+        };
+        let is_udp = matches!(service.target, Target::Udp(_));
+        let is_asked = is_udp == (open.protocol == Protocol::Udp);
+        is_asked.then(|| (Arc::clone(peer), service.clone()))
+    }
+
     pub(super) fn new(
         key: SessionKey,
         owner: PublicKey,
@@ -88,6 +119,10 @@ impl Tunnel {
             session,
             contacts: BTreeMap::new(),
             flows: BTreeMap::new(),
+            associations: HashMap::new(),
+            path: PathState::default(),
+            has_path: true,
+            drops: Drops::default(),
             flows_failed: 0,
             flows_forbidden: 0,
             flows_over_quota: 0,
@@ -117,7 +152,10 @@ impl Tunnel {
     /// Every flow has ended, and the other end has all of it, unless it is out of reach.
     fn has_drained(&self) -> bool {
         let has_all = self.session.records_retained() == 0 || !self.session.is_carried();
-        self.flows.is_empty() && self.session.flows() == 0 && has_all
+        self.flows.is_empty()
+            && self.associations.is_empty()
+            && self.session.flows() == 0
+            && has_all
     }
 }
 
@@ -136,6 +174,12 @@ impl Pump {
         match event {
             session::Event::Data(flow, range) => {
                 self.distribute(slot, flow, Slice::from_memory(memory, range));
+            }
+            session::Event::Datagrams { flow, segment, range } => {
+                self.hand_out(slot, flow, segment.into(), Slice::from_memory(memory, range));
+            }
+            session::Event::Joined(flow, datagram) => {
+                self.hand_out(slot, flow, 0, Slice::from(datagram));
             }
             session::Event::Opened(flow, open) => self.handle_opened(slot, flow, open),
             session::Event::Accepted(flow) => self.handle_flow_accepted(slot, flow),
@@ -290,7 +334,11 @@ impl Pump {
         let Some(tunnel) = self.tunnels.get_mut(slot) else { return };
         let flows = std::mem::take(&mut tunnel.flows);
         let contacts = std::mem::take(&mut tunnel.contacts);
+        let mut associations: Vec<Slot> =
+            std::mem::take(&mut tunnel.associations).into_values().collect();
+        associations.sort_unstable();
         flows.into_values().for_each(|flow| self.outlive(flow));
+        associations.into_iter().for_each(|slot| self.end_association(slot, None));
         contacts.into_values().for_each(|contact| self.drop_contact(contact));
     }
 
@@ -299,6 +347,7 @@ impl Pump {
         self.let_go(slot);
         let Some(tunnel) = self.tunnels.remove(slot) else { return };
         self.tunnels_by_key.remove(&tunnel.key);
+        self.drop_path(tunnel.path);
         let now = self.now;
         let is_over = |owner: &mut Owner| owner.handle_end(slot, now);
         if self.owners.get_mut(&tunnel.owner).is_some_and(is_over) {
@@ -320,7 +369,7 @@ impl Pump {
             carrier: carrier.map(|carrier| carrier.remote.clone()).unwrap_or_default(),
             resumptions: tunnel.resumptions,
             round_trip_us: u64::try_from(tunnel.session.round_trip().as_micros()).unwrap_or(0),
-            flows: tunnel.flows.len(),
+            flows: tunnel.flows.len() + tunnel.associations.len(),
             flows_opened: counters.flows_opened,
             flows_failed: tunnel.flows_failed,
             flows_forbidden: tunnel.flows_forbidden,

@@ -15,6 +15,11 @@ pub(crate) enum Purpose {
     FlowSend,
     FlowWritable,
     Accept,
+    InletReceive,
+    AssociationReceive,
+    AssociationSend,
+    PathReceive,
+    PathSend,
 }
 
 impl Purpose {
@@ -27,6 +32,11 @@ impl Purpose {
             Self::FlowSend,
             Self::FlowWritable,
             Self::Accept,
+            Self::InletReceive,
+            Self::AssociationReceive,
+            Self::AssociationSend,
+            Self::PathReceive,
+            Self::PathSend,
         ]
         .into_iter()
         .find(|purpose| *purpose as u64 == bits)

@@ -143,17 +143,17 @@ fn provider() -> CryptoProvider {
 }
 
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-fn cpu_has_aes() -> bool {
+pub(crate) fn cpu_has_aes() -> bool {
     std::is_x86_feature_detected!("aes")
 }
 
 #[cfg(target_arch = "aarch64")]
-fn cpu_has_aes() -> bool {
+pub(crate) fn cpu_has_aes() -> bool {
     std::arch::is_aarch64_feature_detected!("aes")
 }
 
 #[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
-fn cpu_has_aes() -> bool {
+pub(crate) fn cpu_has_aes() -> bool {
     false
 }
 

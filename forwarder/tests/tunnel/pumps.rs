@@ -80,7 +80,7 @@ impl End {
         let (side, carrier) = (self.side, Box::new(carrier));
         let (name, grace, sessions_max) = ("test".into(), self.grace, self.sessions_max);
         let quota = Quota::default();
-        let arrival = Arrival { session, key, name, grace, sessions_max, quota };
+        let arrival = Arrival { session, key, name, grace, sessions_max, quota, has_path: true };
         self.pump.send(Command::Carry { side, arrival, carrier }).unwrap();
     }
 
@@ -209,6 +209,11 @@ pub(crate) fn service(target: impl Into<Target>) -> Service {
 }
 
 impl Tunnel {
+    /// What is up already; `contact` is where external peers come.
+    pub(crate) fn over(relay: End, forwarder: End, contact: SocketAddr, cut: TcpStream) -> Self {
+        Self { relay, forwarder, contact, cut, carriers: 1 }
+    }
+
     /// Leads the contact point to `target`.
     pub(crate) fn serve(&self, target: SocketAddr) {
         self.serve_at(CONTACT, service(target));

@@ -1,0 +1,113 @@
+//! How an association comes to its socket: one that the control plane gives, one that a contact point
+//! leads to, or one that is judged first.
+
+use std::sync::Arc;
+
+use adit_proto::frame::{Open, ResetReason};
+use adit_proto::id::FlowId;
+use adit_ring::{Slice, Socket, Target};
+
+use super::Pump;
+use super::associations::{Association, End};
+use super::meter::Seat;
+use super::slots::{Purpose, Slot};
+use crate::distributor::proxy_header;
+use crate::handoff::{Answer, Listening};
+
+impl Pump {
+    /// Opens an association for a connected socket that the control plane has.
+    pub(super) fn open_association(
+        &mut self,
+        tunnel: Slot,
+        open: Open,
+        peer: &Arc<str>,
+        socket: Socket,
+        listening: Option<Listening>,
+    ) {
+        let now = self.now;
+        let Some(state) = self.tunnels.get_mut(tunnel) else { return };
+        if !state.meter.borrow_mut().admits_flow(now) {
+            state.flows_over_quota += 1;
+            return self.dismiss(&socket, listening.as_ref(), ResetReason::Limit);
+        }
+        let Ok(id) = state.session.open_flow(open, now) else {
+            state.flows_failed += 1;
+            return self.dismiss(&socket, listening.as_ref(), ResetReason::Limit);
+        };
+        let seat = Seat::from(&state.meter);
+        socket.set_gro().ok();
+        let end = End::Own(socket);
+        let mut association = Association::new((tunnel, id), Arc::clone(peer), end, seat, now);
+        association.listening = listening;
+        let slot = self.insert_association(association);
+        self.arm_messages(Purpose::AssociationReceive, slot);
+        self.schedule_send(tunnel);
+    }
+
+    /// Joins an association to the internal peer behind a contact point.
+    pub(super) fn associate_contact(&mut self, tunnel: Slot, id: FlowId, open: &Open) {
+        let now = self.now;
+        let Some(state) = self.tunnels.get_mut(tunnel) else { return };
+        let Some((peer, service)) = state.served(open) else {
+            return self.refuse(tunnel, id, ResetReason::NoContact);
+        };
+        if !service.sources.accepts(open.source.ip()) {
+            state.flows_forbidden += 1;
+            tracing::debug!(%peer, source = %open.source, "turned away: its address is not let in");
+            return self.refuse(tunnel, id, ResetReason::Forbidden);
+        }
+        let seat = Seat::from(&state.meter);
+        let end = End::Judged(Vec::new());
+        let mut association = Association::new((tunnel, id), peer, end, seat, now);
+        let header = service.proxy.map(|proxy| proxy_header(proxy, open.protocol, open.source));
+        association.header = header.map(Slice::from);
+        let slot = self.insert_association(association);
+        if let Some(state) = self.tunnels.get_mut(tunnel) {
+            // What is judged counts as such; this one is at once.
+            state.judged += 1;
+        }
+        self.associate(slot, &service.target);
+    }
+
+    /// The control plane's judgement of an association.
+    pub(super) fn answer_association(&mut self, slot: Slot, answer: Answer) {
+        let Some(association) = self.associations.get(slot) else { return };
+        if !matches!(association.end, End::Judged(_)) {
+            return;
+        }
+        match answer {
+            Answer::Refuse(reason) => self.fail_association(slot, reason),
+            Answer::Dial(target) => self.associate(slot, &target),
+            Answer::Join(socket) => self.accept_association(slot, Socket::from(socket)),
+        }
+    }
+
+    fn associate(&mut self, slot: Slot, target: &Target) {
+        match target.associate() {
+            Ok(socket) => self.accept_association(slot, socket),
+            Err(error) => {
+                tracing::warn!(%target, %error, "no socket for datagrams to go there");
+                self.fail_association(slot, ResetReason::ConnectFailed);
+            }
+        }
+    }
+
+    fn accept_association(&mut self, slot: Slot, socket: Socket) {
+        let Some(association) = self.associations.get(slot) else { return };
+        let (tunnel, id) = (association.tunnel, association.id);
+        if let Some(state) = self.tunnels.get_mut(tunnel) {
+            state.judged -= 1;
+            state.session.accept_flow(id);
+        }
+        self.start_association(slot, socket);
+        self.schedule_send(tunnel);
+    }
+
+    fn fail_association(&mut self, slot: Slot, reason: ResetReason) {
+        let tunnel = self.associations.get(slot).map(|association| association.tunnel);
+        if let Some(state) = tunnel.and_then(|tunnel| self.tunnels.get_mut(tunnel)) {
+            state.flows_failed += 1;
+        }
+        self.end_association(slot, Some(reason));
+    }
+}

@@ -1,0 +1,138 @@
+//! UDP contact points on a pump: a bound socket whose callers become associations.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use adit_proto::frame::{Open, Protocol, ResetReason};
+use adit_proto::limits::DATAGRAM_SOCKET_BYTES;
+use adit_ring::{Message, Socket};
+
+use super::Pump;
+use super::associations::{Association, End};
+use super::contacts::{Contact, Door};
+use super::meter::Seat;
+use super::slots::{Purpose, Slot};
+use super::source_table::{Room, SourceTable};
+use crate::handoff::SessionKey;
+use crate::sources::Sources;
+
+/// The socket of a UDP contact point.
+#[derive(Debug)]
+pub(super) struct Inlet {
+    tunnel: Slot,
+    pub(super) door: Door,
+    pub(super) socket: Socket,
+    table: SourceTable,
+}
+
+/// One who calls a contact point.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caller {
+    pub(super) inlet: Slot,
+    pub(super) source: SocketAddr,
+    /// The address that was called: answers come from there.
+    pub(super) local: Option<IpAddr>,
+}
+
+impl Pump {
+    /// Takes datagrams that come to `socket`. The same contact point once more keeps its callers, and
+    /// has new terms.
+    pub(super) fn listen_for_datagrams(&mut self, key: SessionKey, door: Door, socket: UdpSocket) {
+        let Some((tunnel, state)) = self.tunnel_of(key) else { return };
+        if let Some(&Contact::Receive(slot)) = state.contacts.get(&door.contact)
+            && let Some(inlet) = self.inlets.get_mut(slot)
+        {
+            inlet.door = door;
+            return;
+        }
+        let socket = Socket::from(OwnedFd::from(socket));
+        // Without these it works, only less well.
+        socket.set_gro().ok();
+        socket.set_packet_info().ok();
+        socket.set_buffers(DATAGRAM_SOCKET_BYTES, DATAGRAM_SOCKET_BYTES).ok();
+        let contact = door.contact;
+        let slot =
+            self.inlets.insert(Inlet { tunnel, door, socket, table: SourceTable::default() });
+        if let Some((_, tunnel)) = self.tunnel_of(key) {
+            let old = tunnel.contacts.insert(contact, Contact::Receive(slot));
+            old.into_iter().for_each(|old| self.drop_contact(old));
+        }
+        self.arm_messages(Purpose::InletReceive, slot);
+    }
+
+    /// From now on these may call.
+    pub(super) fn admit_callers(&mut self, slot: Slot, sources: Arc<Sources>) {
+        if let Some(inlet) = self.inlets.get_mut(slot) {
+            inlet.door.sources = sources;
+        }
+    }
+
+    /// The contact point is no more: nobody is answered from it.
+    pub(super) fn drop_inlet(&mut self, slot: Slot) {
+        let Some(inlet) = self.inlets.remove(slot) else { return };
+        self.ring.cancel(&inlet.socket);
+        for association in inlet.table.slots() {
+            self.end_association(association, Some(ResetReason::Ending));
+        }
+    }
+
+    pub(super) fn forget_caller(&mut self, caller: &Caller) {
+        if let Some(inlet) = self.inlets.get_mut(caller.inlet) {
+            inlet.table.remove(&caller.source);
+        }
+    }
+
+    /// Somebody has sent something to a contact point.
+    pub(super) fn handle_called(&mut self, slot: Slot, message: &Message) {
+        let Some(inlet) = self.inlets.get(slot) else { return };
+        let Some(source) = message.source else { return };
+        let found = inlet.table.get(&source);
+        let caller = Caller { inlet: slot, source, local: message.local };
+        if let Some(association) = found.or_else(|| self.let_in(caller)) {
+            self.collect(association, message);
+        }
+    }
+
+    /// Opens an association for a new caller, if it may call and there is room.
+    fn let_in(&mut self, caller: Caller) -> Option<Slot> {
+        let inlet = self.inlets.get_mut(caller.inlet)?;
+        let (tunnel, source, now) = (inlet.tunnel, caller.source, self.now);
+        let state = self.tunnels.get_mut(tunnel)?;
+        if !inlet.door.sources.accepts(source.ip()) {
+            state.flows_forbidden += 1;
+            return None;
+        }
+        let is_newcomer =
+            |slot: Slot| self.associations.get(slot).is_some_and(Association::is_newcomer);
+        let room = inlet.table.room(&source, is_newcomer);
+        if room == Room::Full {
+            state.flows_failed += 1;
+            return None;
+        }
+        if !state.meter.borrow_mut().admits_flow(now) {
+            state.flows_over_quota += 1;
+            return None;
+        }
+        if let Room::InPlaceOf(oldest) = room {
+            self.end_association(oldest, Some(ResetReason::Limit));
+        }
+        let inlet = self.inlets.get(caller.inlet)?;
+        let (contact, to) = (inlet.door.contact, inlet.door.to.clone());
+        let peer = Arc::clone(&inlet.door.peer);
+        let state = self.tunnels.get_mut(tunnel)?;
+        let open = Open { contact, source, protocol: Protocol::Udp, to };
+        let Ok(id) = state.session.open_flow(open, now) else {
+            state.flows_failed += 1;
+            return None;
+        };
+        let seat = Seat::from(&state.meter);
+        let end = End::Caller(caller);
+        let slot = self.insert_association(Association::new((tunnel, id), peer, end, seat, now));
+        let is_newcomer =
+            |slot: Slot| self.associations.get(slot).is_some_and(Association::is_newcomer);
+        self.inlets.get_mut(caller.inlet)?.table.insert(source, slot, is_newcomer);
+        self.schedule_send(tunnel);
+        Some(slot)
+    }
+}
