@@ -53,6 +53,15 @@ pub(super) enum Stage {
     Accepted,
 }
 
+/// Where frames may stand.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// Where they end at the latest.
+    pub(super) end: usize,
+    /// How many bytes an empty record or packet takes: what is longer is cut.
+    pub(super) full: usize,
+}
+
 /// One flow.
 #[derive(Debug)]
 struct DatagramFlow {
@@ -223,21 +232,16 @@ impl Datagrams {
         }
     }
 
-    /// Fills `out` with frames: `room` is where they may stand in it.
-    pub(super) fn encode(
-        &mut self,
-        stage: Stage,
-        room: Range<usize>,
-        now: Time,
-        out: &mut Vec<u8>,
-    ) {
+    /// Fills `out` with frames, as far as `room` says: where they end, and how many bytes of them
+    /// an empty record or packet takes.
+    pub(super) fn encode(&mut self, stage: Stage, room: Room, now: Time, out: &mut Vec<u8>) {
         while let Some(flow) = self.next_flow(stage, now) {
             let left = room.end.saturating_sub(out.len());
             let queue = match stage {
                 Stage::Opening => &mut self.opening,
                 Stage::Accepted => &mut self.accepted,
             };
-            let Some(taken) = queue.encode(left, room.len(), &mut self.number, out) else { return };
+            let Some(taken) = queue.encode(left, room.full, &mut self.number, out) else { return };
             self.count_sent(taken);
             if taken.is_last && stage == Stage::Opening {
                 self.count_early_out(flow);

@@ -7,7 +7,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::datagrams::Stage;
+use super::datagrams::{Room, Stage};
 use super::error::TransmitError;
 use super::resume::{Carriage, Retained};
 use super::{Sealed, Session, SessionError};
@@ -166,7 +166,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
     ) -> Result<(), SealError> {
         let first = turn.records.len();
         while turn.has_room() && turn.datagrams_left >= RECORD_MAX {
-            let room = RECORD_HEADER..RECORD_HEADER + CONTENT_MAX;
+            let room = Room { end: RECORD_HEADER + CONTENT_MAX, full: CONTENT_MAX };
             self.datagrams.encode(stage, room, now, turn.gathered);
             let before = turn.bytes_left;
             if !turn.flush()? {

@@ -40,6 +40,7 @@ fn numbered(number: usize, len: usize) -> Vec<u8> {
 #[test]
 fn datagrams_of_any_length_arrive_in_order() {
     let (mut pair, flow) = pair_with_datagrams();
+    pair.wait(2 * POLL_DELAY);
     let lengths = [0, 1, 16_373, 16_374, 16_375, 16_384, 40_000, DATAGRAM_MAX, 0, 9, DATAGRAM_MAX];
     let sent: Vec<_> =
         lengths.into_iter().enumerate().map(|(number, len)| numbered(number, len)).collect();
