@@ -214,6 +214,11 @@ impl Frame<'_> {
         let start = out.len();
         out.extend_from_slice(&header(self.kind(), self.flags(), 0, self.flow()));
         self.encode_body(out);
+        Self::set_length(out, start);
+    }
+
+    /// Writes into the frame that begins at `start` how long it is, now that its body is behind it.
+    pub(crate) fn set_length(out: &mut [u8], start: usize) {
         let length = u16::try_from(out.len() - start - FRAME_HEADER)
             .expect("invariant: bodies are bounded by limits");
         out[start + 2..start + 4].copy_from_slice(&length.to_be_bytes());

@@ -56,6 +56,41 @@ pub const SESSION_WINDOW: u64 = 64 * 1024 * 1024;
 /// Reliable records that may wait for the peer's `POLL`. With the grant it bounds the retention:
 /// full records reach the grant first, gathered ones this.
 pub const RETAINED_RECORDS_MAX: usize = 8_192;
+/// The longest datagram: what UDP over IPv4 takes.
+pub const DATAGRAM_MAX: usize = 65_507;
+/// Bytes of datagrams that wait to be sent, with [`DATAGRAM_COST`] for each batch; beyond it the
+/// oldest is dropped.
+pub const DATAGRAMS_QUEUED_MAX: usize = 1024 * 1024;
+/// What a batch of datagrams in the queue counts beyond its bytes, so that empty ones are bounded.
+pub const DATAGRAM_COST: usize = 32;
+/// A datagram that has waited longer is dropped: whoever sent it has sent it again, or needs it no
+/// more.
+pub const DATAGRAM_AGE_MAX: Duration = Duration::from_millis(250);
+/// The most datagrams in one batch: what Linux takes in one send (`UDP_MAX_SEGMENTS` of kernels
+/// before 6.9).
+pub const DATAGRAM_SEGMENTS_MAX: usize = 64;
+/// What stands in front of the payload of a `DATAGRAM` that has whole datagrams …
+pub const DATAGRAM_WHOLE_HEADER: usize = FRAME_HEADER + 2;
+/// … and of one that has a part.
+pub const DATAGRAM_PART_HEADER: usize = FRAME_HEADER + 6;
+/// The least payload that a part has, unless it is the last: less is not worth its header.
+pub const DATAGRAM_PART_MIN: usize = 256;
+/// Datagrams of one session that may wait for their parts …
+pub const JOINS_MAX: usize = 16;
+/// … how long each may …
+pub const JOIN_TIME_MAX: Duration = Duration::from_secs(1);
+/// … how many may be cut after it, so that its number cannot come round again …
+pub const JOIN_BEHIND_MAX: u16 = 1_024;
+/// … and in how many parts: the longest is cut into 57 on the narrowest path.
+pub const JOIN_PARTS_MAX: usize = 128;
+/// Control frames that may wait when a datagram flow is opened. Any packet from a new source opens
+/// one: a flood of them must leave room for what other flows owe.
+pub const DATAGRAM_OPENS_QUEUED_MAX: usize = CONTROL_QUEUED_MAX / 4;
+/// Packets that are sealed at once for one send on the datagram path …
+pub const PACKETS_MAX: usize = 64;
+/// … and their bytes: the kernel takes one send of less than 64 KiB.
+pub const PACKETS_BYTES_MAX: usize = 64_000;
+
 /// Bytes that one flow may have read ahead of the scheduler.
 pub const FLOW_QUEUED_MAX: usize = 512 * 1024;
 

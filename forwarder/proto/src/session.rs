@@ -7,6 +7,7 @@
 //! it did not grant: stream bytes are bounded by the `POLL` grant, records by
 //! [`crate::limits::RETAINED_RECORDS_MAX`].
 
+mod datagrams;
 mod error;
 mod liveness;
 mod receive;
@@ -20,16 +21,19 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::flow::{Chunk, Flow};
-use crate::frame::{ControlFrame, Frame, Goaway, GoawayReason, Open, ResetReason};
+use crate::frame::{ControlFrame, Frame, Goaway, GoawayReason, Open, Protocol, ResetReason};
 use crate::id::{FlowId, SessionId, Side, Time};
 use crate::limits::{
-    CONTROL_QUEUED_MAX, DETACHED_FLOWS_MAX, FLOWS_MAX, PAYLOAD_MAX, ROUND_TRIP_MIN, SESSION_WINDOW,
+    CONTROL_QUEUED_MAX, DATAGRAM_OPENS_QUEUED_MAX, DETACHED_FLOWS_MAX, FLOWS_MAX, PAYLOAD_MAX,
+    ROUND_TRIP_MIN, SESSION_WINDOW,
 };
 use crate::schedule::Schedule;
+use datagrams::Datagrams;
 use liveness::Liveness;
 use resume::{Carriage, Retained};
 use share::Waiting;
 
+pub use datagrams::DatagramCounters;
 pub use error::{OpenError, SessionError, TransmitError};
 pub use resume::{Greeted, parse_greeting, seal_greeting};
 
@@ -49,6 +53,17 @@ pub enum Event {
     Finished(FlowId),
     /// The flow is gone: reset its socket.
     Reset(FlowId, ResetReason),
+    /// Datagrams for the flow's socket.
+    Datagrams {
+        /// Whose they are.
+        flow: FlowId,
+        /// The size of each but the last, which may be shorter; 0 when there is only one.
+        segment: u16,
+        /// Where they lie: in the record's content, or in the packet.
+        range: Range<usize>,
+    },
+    /// A datagram for the flow's socket, made whole from its parts.
+    Joined(FlowId, Vec<u8>),
 }
 
 /// A sealed record, to be sent as it is: the first `len` bytes of `memory`.
@@ -90,7 +105,10 @@ pub struct Session<B> {
     grace: Duration,
     /// Flows that we opened while there was no carrier.
     opened_detached: usize,
+    /// The flows that are streams.
     flows: HashMap<FlowId, Flow<B>>,
+    /// Those that are datagrams, and what waits of them.
+    datagrams: Datagrams,
     next_flow: FlowId,
     schedule: Schedule,
     /// Bytes of all flows that wait to be sent.
@@ -152,6 +170,7 @@ impl<B> Session<B> {
             grace,
             opened_detached: 0,
             flows: HashMap::new(),
+            datagrams: Datagrams::default(),
             next_flow: side.first_flow(),
             schedule: Schedule::default(),
             queued: 0,
@@ -196,15 +215,20 @@ impl<B> Session<B> {
         self.liveness.handle_doubt(now);
     }
 
-    /// Opens a flow to what is registered under the contact point.
+    /// Opens a flow to what is registered under the contact point, a stream or one of datagrams.
     ///
     /// # Errors
-    /// When the session is not up or has as many flows as it may.
+    /// When the session is not up or has as many flows as it may; for one of datagrams also when
+    /// many an `OPEN` waits to be sent already.
     pub fn open_flow(&mut self, open: Open, now: Time) -> Result<FlowId, OpenError> {
         if !self.is_up() {
             return Err(OpenError::NotUp);
         }
-        if self.flows.len() >= FLOWS_MAX {
+        if self.flows() >= FLOWS_MAX {
+            return Err(OpenError::Limit);
+        }
+        let is_datagram = open.protocol == Protocol::Udp;
+        if is_datagram && self.control.len() >= DATAGRAM_OPENS_QUEUED_MAX {
             return Err(OpenError::Limit);
         }
         if !self.is_carried() {
@@ -213,14 +237,19 @@ impl<B> Session<B> {
             }
             self.opened_detached += 1;
         }
-        while self.flows.contains_key(&self.next_flow) {
+        while self.has_flow(self.next_flow) {
             self.advance_flow_id();
         }
         let id = self.next_flow;
         self.advance_flow_id();
-        let mut flow = Flow::new(open.contact, self.sent.flow_window, now);
-        flow.is_unannounced = !self.is_carried();
-        self.flows.insert(id, flow);
+        let is_unannounced = !self.is_carried();
+        if is_datagram {
+            self.datagrams.open_flow(id, is_unannounced);
+        } else {
+            let mut flow = Flow::new(open.contact, self.sent.flow_window, now);
+            flow.is_unannounced = is_unannounced;
+            self.flows.insert(id, flow);
+        }
         self.counters.flows_opened += 1;
         self.control.push_back(Frame::Open(id, open));
         Ok(id)
@@ -231,9 +260,13 @@ impl<B> Session<B> {
         self.next_flow = if next.0 < 2 { self.side.first_flow() } else { next };
     }
 
+    fn has_flow(&self, id: FlowId) -> bool {
+        self.flows.contains_key(&id) || self.datagrams.has_flow(id)
+    }
+
     /// The flow that the other end opened is connected.
     pub fn accept_flow(&mut self, id: FlowId) {
-        if self.flows.contains_key(&id) {
+        if self.has_flow(id) {
             self.control.push_back(Frame::Accept(id));
         }
     }
@@ -252,7 +285,10 @@ impl<B> Session<B> {
 
     /// The flow is gone at this end: its socket was reset, or it could not be connected.
     pub fn handle_reset(&mut self, id: FlowId, reason: ResetReason) {
-        let is_unannounced = self.flows.get(&id).is_some_and(|flow| flow.is_unannounced);
+        let is_unannounced = match self.flows.get(&id) {
+            Some(flow) => flow.is_unannounced,
+            None => self.datagrams.is_unannounced(id),
+        };
         if !self.remove_flow(id) {
             return;
         }
@@ -292,6 +328,7 @@ impl<B> Session<B> {
     /// gone; the other end resets them when it hears it.
     pub fn handle_close(&mut self, reason: GoawayReason, why: &str) {
         self.flows.clear();
+        self.datagrams.clear();
         self.queued = 0;
         self.control.clear();
         self.credits_due.clear();
@@ -314,9 +351,9 @@ impl<B> Session<B> {
         self.queued
     }
 
-    /// Flows that are open.
+    /// Flows that are open, streams and those of datagrams.
     pub fn flows(&self) -> usize {
-        self.flows.len()
+        self.flows.len() + self.datagrams.flows()
     }
 
     /// Reliable records sent that the other end has not acknowledged.
@@ -350,7 +387,7 @@ impl<B> Session<B> {
     }
 
     fn remove_flow(&mut self, id: FlowId) -> bool {
-        let Some(flow) = self.flows.remove(&id) else { return false };
+        let Some(flow) = self.flows.remove(&id) else { return self.datagrams.remove_flow(id) };
         self.queued -= flow.queued();
         true
     }

@@ -16,6 +16,8 @@ use adit_proto::limits::{FLOW_WINDOW, PAYLOAD_MAX, POLL_DELAY, VERSION};
 use adit_proto::session::{Event, SessionError, parse_greeting};
 use proptest::prelude::*;
 
+#[path = "session/datagrams.rs"]
+mod datagrams;
 #[path = "session/keys.rs"]
 mod keys;
 #[path = "session/pair.rs"]

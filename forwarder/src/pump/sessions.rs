@@ -186,6 +186,8 @@ impl Pump {
             session::Event::Finished(flow) => self.finish_flow(slot, flow),
             session::Event::Reset(flow, reason) => self.reset_flow(slot, flow, reason),
             session::Event::Control(frame) => self.handle_control(slot, frame),
+            // No flow here has a socket for datagrams.
+            session::Event::Datagrams { .. } | session::Event::Joined(..) => {}
         }
     }
 

@@ -53,6 +53,9 @@ pub enum SessionError {
     /// It opened a flow under an id that is not its to choose, or in use.
     #[error("it opened flow {}, which is not free to it", .0.0)]
     FlowTaken(FlowId),
+    /// It sent bytes for a flow of datagrams, or datagrams for a stream.
+    #[error("flow {} is of another protocol than what came for it", .0.0)]
+    WrongProtocol(FlowId),
     /// It makes us owe more answers than it takes.
     #[error("it asks more than it reads")]
     Flooded,
@@ -87,8 +90,8 @@ pub enum OpenError {
     /// `WELCOME` has not come yet.
     #[error("the tunnel is not up yet")]
     NotUp,
-    /// The session has [`FLOWS_MAX`] flows.
-    #[error("the tunnel has {FLOWS_MAX} flows already")]
+    /// The session has [`FLOWS_MAX`] flows, or datagram flows are opened faster than it can say.
+    #[error("the tunnel has {FLOWS_MAX} flows already, or too many are being opened at once")]
     Limit,
     /// There is no carrier, and [`DETACHED_FLOWS_MAX`] flows wait for one.
     #[error("{DETACHED_FLOWS_MAX} connections wait for the tunnel already")]

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{Event, Session, SessionError};
 use crate::flow::Flow;
 use crate::frame::{
-    ControlFrame, Credit, Frame, FrameError, Frames, Kind, Open, Poll, ResetReason,
+    ControlFrame, Credit, Frame, FrameError, Frames, Kind, Open, Poll, Protocol, ResetReason,
 };
 use crate::id::{FlowId, Side, Time};
 use crate::limits::{FLOW_WINDOW, FLOWS_MAX, POLL_BYTES, POLL_DELAY, POLL_RECORDS, SESSION_WINDOW};
@@ -73,7 +73,7 @@ impl<B> Session<B> {
             }
             Frame::Open(id, open) => self.handle_open(id, open, now, events)?,
             Frame::Accept(id) => {
-                if self.flows.contains_key(&id) {
+                if self.datagrams.handle_accept(id) || self.flows.contains_key(&id) {
                     events.push(Event::Accepted(id));
                 }
             }
@@ -84,8 +84,21 @@ impl<B> Session<B> {
                     events.push(Event::Reset(id, reason));
                 }
             }
-            Frame::Credit(id, credit) => self.handle_credit(id, credit),
-            Frame::Blocked(id) => self.handle_blocked(id),
+            Frame::Credit(id, credit) => {
+                self.check_is_stream(id)?;
+                self.handle_credit(id, credit);
+            }
+            Frame::Blocked(id) => {
+                self.check_is_stream(id)?;
+                self.handle_blocked(id);
+            }
+            Frame::Datagram(id, datagram) => {
+                if self.flows.contains_key(&id) {
+                    return Err(SessionError::WrongProtocol(id));
+                }
+                self.liveness.handle_busy(now);
+                self.datagrams.handle_datagram(id, datagram, end, now, events);
+            }
             Frame::Poll(poll) => self.handle_poll(poll)?,
             Frame::Ping(number) => self.liveness.handle_ping(number),
             Frame::Pong(number) => self.liveness.handle_pong(number, now),
@@ -97,13 +110,17 @@ impl<B> Session<B> {
             Frame::Refused(id, body) => control(events, ControlFrame::Refused(id, body)),
             Frame::Unregister(id) => control(events, ControlFrame::Unregister(id)),
             Frame::Goaway(body) => control(events, ControlFrame::Goaway(body)),
-            // Datagram flows are not offered by this version: nothing is granted for them.
             Frame::Pad(_) => {}
-            Frame::Hello(_) | Frame::Welcome(_) | Frame::Datagram(..) => {
+            Frame::Hello(_) | Frame::Welcome(_) => {
                 return Err(SessionError::Unexpected(kind));
             }
         }
         Ok(())
+    }
+
+    fn check_is_stream(&self, id: FlowId) -> Result<(), SessionError> {
+        let is_stream = !self.datagrams.has_flow(id);
+        is_stream.then_some(()).ok_or(SessionError::WrongProtocol(id))
     }
 
     fn handle_data(
@@ -120,6 +137,7 @@ impl<B> Session<B> {
         if self.counters.bytes_received > self.received.grant {
             return Err(SessionError::Grant);
         }
+        self.check_is_stream(id)?;
         let Some(flow) = self.flows.get_mut(&id) else {
             // Our RESET and its data crossed on the way.
             self.received.taken += payload.len() as u64;
@@ -139,20 +157,26 @@ impl<B> Session<B> {
         now: Time,
         events: &mut Vec<Event>,
     ) -> Result<(), SessionError> {
-        if !self.side.other().opens(id) || self.flows.contains_key(&id) {
+        if !self.side.other().opens(id) || self.has_flow(id) {
             return Err(SessionError::FlowTaken(id));
         }
-        if self.flows.len() >= FLOWS_MAX {
+        if self.flows() >= FLOWS_MAX {
             self.control.push_back(Frame::Reset(id, ResetReason::Limit));
             return Ok(());
         }
-        self.flows.insert(id, Flow::new(open.contact, self.sent.flow_window, now));
+        match open.protocol {
+            Protocol::Tcp => {
+                self.flows.insert(id, Flow::new(open.contact, self.sent.flow_window, now));
+            }
+            Protocol::Udp => self.datagrams.handle_open(id),
+        }
         self.counters.flows_opened += 1;
         events.push(Event::Opened(id, open));
         Ok(())
     }
 
     fn handle_fin(&mut self, id: FlowId, events: &mut Vec<Event>) -> Result<(), SessionError> {
+        self.check_is_stream(id)?;
         let Some(flow) = self.flows.get_mut(&id) else { return Ok(()) };
         if !flow.handle_fin() {
             return Err(SessionError::Unexpected(Kind::Fin));

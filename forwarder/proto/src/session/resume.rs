@@ -194,6 +194,7 @@ impl<B> Session<B> {
         self.carriage = Carriage::Carried;
         if std::mem::take(&mut self.opened_detached) > 0 {
             self.flows.values_mut().for_each(|flow| flow.is_unannounced = false);
+            self.datagrams.handle_attached();
         }
         self.sent.unsent = self.sent.retained.len();
         self.sent.withheld = Duration::ZERO;

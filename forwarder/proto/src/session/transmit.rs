@@ -1,5 +1,5 @@
-//! What is sent: answers and probes first, then what a lost carrier owes, control frames, and the
-//! flows by the schedule.
+//! What is sent: answers and probes first, then datagrams, what a lost carrier owes, control
+//! frames, datagrams of flows that these open, and the streams by the schedule.
 //!
 //! A large payload is sealed where it lies and is a record of its own; small frames are gathered
 //! by copy into a shared one.
@@ -7,6 +7,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::datagrams::{Room, Stage};
 use super::error::TransmitError;
 use super::resume::{Carriage, Retained};
 use super::{Sealed, Session, SessionError};
@@ -25,6 +26,8 @@ struct Turn<'a, B> {
     sealer: &'a mut Sealer,
     records: &'a mut Vec<Sealed<B>>,
     bytes_left: usize,
+    /// What datagrams may take of it while others wait.
+    datagrams_left: usize,
     /// Small frames of the record being gathered, behind the record header's room.
     gathered: &'a mut Vec<u8>,
 }
@@ -33,6 +36,12 @@ impl<B: AsMut<[u8]> + From<Box<[u8]>>> Turn<'_, B> {
     fn has_room(&self) -> bool {
         self.bytes_left >= self.gathered.len().max(RECORD_MAX)
             && self.records.len() < CARRIER_SEND_PIECES
+    }
+
+    /// Whatever was sent before, what comes next has room for a record: small budgets would be
+    /// used up by others in each turn.
+    fn ensure_record(&mut self) {
+        self.bytes_left = self.bytes_left.max(RECORD_MAX);
     }
 
     fn gather(&mut self, frame: &Frame<'_>) {
@@ -92,26 +101,83 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
         }
         let mut gathered = std::mem::take(&mut self.gathered);
         gathered.resize(RECORD_HEADER, 0);
-        let mut turn = Turn { sealer, records, bytes_left: bytes, gathered: &mut gathered };
-        let result = self.transmit(&mut turn, now);
+        let mut turn = Turn {
+            sealer,
+            records,
+            bytes_left: bytes,
+            // The first record of datagrams always may go.
+            datagrams_left: (bytes / 4 * 3).max(RECORD_MAX),
+            gathered: &mut gathered,
+        };
+        let result = self.transmit(&mut turn, bytes, now);
         self.gathered = gathered;
         result
     }
 
-    fn transmit(&mut self, turn: &mut Turn<'_, B>, now: Time) -> Result<(), TransmitError> {
+    fn transmit(
+        &mut self,
+        turn: &mut Turn<'_, B>,
+        bytes: usize,
+        now: Time,
+    ) -> Result<(), TransmitError> {
         if self.sent.retained.is_empty() {
             self.sent.withheld = Duration::ZERO;
             self.sent.reckoned_until = now;
         }
+        let first = turn.records.len();
+        self.datagrams.promote();
         self.transmit_unreliable(turn, now)?;
+        self.transmit_datagrams(turn, Stage::Accepted, now)?;
+        self.transmit_reliable(turn, now)?;
+        // Nobody else had use for the rest.
+        let sent: usize = turn.records.iter().skip(first).map(|record| record.len).sum();
+        turn.bytes_left = bytes.saturating_sub(sent);
+        turn.datagrams_left = turn.bytes_left;
+        if self.sent.unsent == 0 {
+            self.transmit_datagrams(turn, Stage::Opening, now)?;
+        }
+        Ok(self.transmit_datagrams(turn, Stage::Accepted, now)?)
+    }
+
+    fn transmit_reliable(
+        &mut self,
+        turn: &mut Turn<'_, B>,
+        now: Time,
+    ) -> Result<(), TransmitError> {
         self.transmit_unsent(turn)?;
         if self.sent.unsent > 0 {
             // The other end counts by order: nothing new may go ahead.
             return Ok(());
         }
         self.transmit_control(turn)?;
+        // Datagrams are not counted: they may not share a record with what is.
+        self.flush(turn)?;
+        self.transmit_datagrams(turn, Stage::Opening, now)?;
         self.transmit_flows(turn)?;
         Ok(self.flush(turn)?)
+    }
+
+    /// Datagrams in records of their own, which are neither counted nor retained.
+    fn transmit_datagrams(
+        &mut self,
+        turn: &mut Turn<'_, B>,
+        stage: Stage,
+        now: Time,
+    ) -> Result<(), SealError> {
+        let first = turn.records.len();
+        while turn.has_room() && turn.datagrams_left >= RECORD_MAX {
+            let room = Room { end: RECORD_HEADER + CONTENT_MAX, full: CONTENT_MAX };
+            self.datagrams.encode(stage, room, now, turn.gathered);
+            let before = turn.bytes_left;
+            if !turn.flush()? {
+                break;
+            }
+            turn.datagrams_left -= before - turn.bytes_left;
+        }
+        if turn.records.len() > first {
+            turn.ensure_record();
+        }
+        Ok(())
     }
 
     /// Sends again what the lost carrier did not bring.
@@ -146,6 +212,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
             };
             if !turn.fits(CONTROL_FRAME_MAX) {
                 self.flush(turn)?;
+            }
+            if let Frame::Open(id, _) = &frame {
+                self.datagrams.handle_announced(*id);
             }
             turn.gather(&frame);
         }
@@ -290,6 +359,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
             Carriage::Carried => {}
         }
         self.wake_parked(now);
+        self.datagrams.expire(now);
         self.reckon_withheld(now);
         if self.sent.withheld > UNACKNOWLEDGED_MAX {
             return Err(SessionError::Unacknowledged);

@@ -20,6 +20,8 @@ pub(crate) struct End {
     /// Bytes that a stalled socket has not taken.
     pub(crate) untaken: BTreeMap<FlowId, usize>,
     pub(crate) stalled: bool,
+    /// Datagrams, each with its flow.
+    pub(crate) datagrams: Vec<(FlowId, Vec<u8>)>,
     pub(crate) events: Vec<Event>,
 }
 
@@ -36,6 +38,7 @@ impl End {
             delivered: BTreeMap::new(),
             untaken: BTreeMap::new(),
             stalled: false,
+            datagrams: Vec::new(),
             events: Vec::new(),
         }
     }
@@ -74,9 +77,26 @@ impl End {
                     self.session.handle_taken(*flow, bytes.len(), now);
                 }
             }
+            self.take_datagrams(&event, content);
             self.events.push(event);
         }
         Ok(())
+    }
+
+    /// Keeps the datagrams that an event has, or that lie in `content`.
+    pub(crate) fn take_datagrams(&mut self, event: &Event, content: &[u8]) {
+        match event {
+            Event::Joined(flow, datagram) => self.datagrams.push((*flow, datagram.clone())),
+            Event::Datagrams { flow, segment, range } => {
+                let payload = &content[range.clone()];
+                if *segment == 0 {
+                    return self.datagrams.push((*flow, payload.to_vec()));
+                }
+                let each = payload.chunks(usize::from(*segment));
+                self.datagrams.extend(each.map(|datagram| (*flow, datagram.to_vec())));
+            }
+            _ => {}
+        }
     }
 
     pub(crate) fn take_what_waits(&mut self, now: Time) {
@@ -217,6 +237,11 @@ impl Pair {
         self.exchange();
         flow
     }
+}
+
+/// As [`open`], of datagrams.
+pub(crate) fn open_udp() -> Open {
+    Open { protocol: Protocol::Udp, ..open() }
 }
 
 pub(crate) fn open() -> Open {

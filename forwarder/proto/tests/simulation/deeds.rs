@@ -246,6 +246,7 @@ impl World {
                 }
                 Event::Reset(id, reason) => self.reset_heard(side, id, reason)?,
                 Event::Control(frame) => self.control_heard(side, &frame)?,
+                Event::Datagrams { .. } | Event::Joined(..) => {}
             }
         }
         Ok(())

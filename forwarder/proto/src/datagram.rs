@@ -1,0 +1,4 @@
+//! Datagrams: those that wait to be sent, and those that come in parts.
+
+pub(crate) mod join;
+pub(crate) mod queue;
