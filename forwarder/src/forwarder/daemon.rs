@@ -257,7 +257,8 @@ impl Daemon {
         let (side, name, carrier) = (Side::Forwarder, self.name.clone(), Box::new(carrier));
         // The relay's WELCOME says how long the grace really is.
         let quota = Quota::default();
-        let arrival = Arrival { session, key, name, grace: GRACE, sessions_max: 1, quota };
+        let arrival =
+            Arrival { session, key, name, grace: GRACE, sessions_max: 1, quota, has_path: true };
         self.tell(Command::Carry { side, arrival, carrier })
     }
 

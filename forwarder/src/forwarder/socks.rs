@@ -158,7 +158,9 @@ pub(super) fn refused(reason: ResetReason) -> Vec<u8> {
         ResetReason::ConnectRefused => ReplyError::ConnectionRefused,
         ResetReason::ConnectFailed => ReplyError::HostUnreachable,
         ResetReason::NoContact | ResetReason::Forbidden => ReplyError::ConnectionNotAllowed,
-        ResetReason::Peer | ResetReason::Limit | ResetReason::Ending => ReplyError::GeneralFailure,
+        ResetReason::Peer | ResetReason::Limit | ResetReason::Ending | ResetReason::Idle => {
+            ReplyError::GeneralFailure
+        }
     };
     reply(code)
 }

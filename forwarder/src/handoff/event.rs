@@ -1,5 +1,7 @@
 //! What a pump tells the control plane.
 
+use std::collections::BTreeMap;
+
 use adit_proto::frame::{ControlFrame, GoawayReason, Open, ResetReason};
 use adit_proto::id::{FlowId, SessionId};
 use serde::Serialize;
@@ -123,9 +125,9 @@ pub struct DatagramReport {
     /// Received from the tunnel.
     pub received: u64,
     /// Dropped, by cause.
-    pub dropped: std::collections::BTreeMap<&'static str, u64>,
+    pub dropped: BTreeMap<&'static str, u64>,
     /// Packets of the path that were refused, by cause.
-    pub packets_refused: std::collections::BTreeMap<&'static str, u64>,
+    pub packets_refused: BTreeMap<&'static str, u64>,
     /// How often the path was lost, and datagrams fell back to the carrier.
     pub path_losses: u64,
 }

@@ -20,7 +20,7 @@ use super::paths::PathState;
 use super::slots::Slot;
 use super::timers::Timer;
 use crate::collector::broken;
-use crate::handoff::{Down, Event, Service, SessionKey, SessionReport};
+use crate::handoff::{DatagramReport, Down, Event, Service, SessionKey, SessionReport};
 use crate::key::PublicKey;
 
 /// The least time between two runs of a session's timer.
@@ -144,6 +144,35 @@ impl Tunnel {
         }
     }
 
+    fn report_datagrams(&self) -> DatagramReport {
+        let counters = self.session.datagram_counters();
+        let path = self.session.path().map(|path| path.counters()).unwrap_or_default();
+        let dropped = [
+            ("aged", counters.dropped_aged),
+            ("overflow", counters.dropped_overflow),
+            ("ended", counters.dropped_ended),
+            ("oversize", counters.dropped_oversize),
+            ("unknown_flow", counters.dropped_unknown),
+            ("incomplete", counters.dropped_incomplete),
+            ("cut", self.drops.cut),
+            ("quota", self.drops.over_quota),
+            ("unjudged", self.drops.unjudged),
+            ("unsent", self.drops.unsent),
+        ];
+        let refused =
+            [("forged", path.forged), ("replayed", path.replayed), ("malformed", path.malformed)];
+        let counted = |causes: &[(&'static str, u64)]| {
+            causes.iter().copied().filter(|(_, count)| *count > 0).collect()
+        };
+        DatagramReport {
+            sent: counters.sent,
+            received: counters.received,
+            dropped: counted(&dropped),
+            packets_refused: counted(&refused),
+            path_losses: path.losses,
+        }
+    }
+
     /// Nothing is left to be done but to say goodbye, and that is said.
     pub(super) fn is_over(&self) -> bool {
         self.is_closing && !self.session.owes_control() || self.is_draining && self.has_drained()
@@ -187,7 +216,6 @@ impl Pump {
             session::Event::Reset(flow, reason) => self.reset_flow(slot, flow, reason),
             session::Event::Control(frame) => self.handle_control(slot, frame),
             // No flow here has a socket for datagrams.
-            session::Event::Datagrams { .. } | session::Event::Joined(..) => {}
         }
     }
 
@@ -364,12 +392,15 @@ impl Pump {
     pub(super) fn report_session(&self, tunnel: &Tunnel) -> SessionReport {
         let counters = tunnel.session.counters();
         let carrier = tunnel.carrier.and_then(|carrier| self.carriers.get(carrier));
+        let path = tunnel.session.path().and_then(|path| path.remote());
         SessionReport {
             key: tunnel.key.0,
             name: tunnel.name.to_string(),
             id: tunnel.session.id().to_string(),
             carrier: carrier.map(|carrier| carrier.remote.clone()).unwrap_or_default(),
             resumptions: tunnel.resumptions,
+            path: path.map(|remote| remote.to_string()).unwrap_or_default(),
+            datagrams: tunnel.report_datagrams(),
             round_trip_us: u64::try_from(tunnel.session.round_trip().as_micros()).unwrap_or(0),
             flows: tunnel.flows.len() + tunnel.associations.len(),
             flows_opened: counters.flows_opened,
