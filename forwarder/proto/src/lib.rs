@@ -17,6 +17,7 @@
 //! 5. At [`session::Session::poll_timeout`]: [`session::Session::handle_timeout`].
 #![forbid(unsafe_code)]
 
+pub mod datagram;
 pub mod flow;
 pub mod frame;
 pub mod id;
