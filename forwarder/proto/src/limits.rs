@@ -34,6 +34,41 @@ pub const TEXT_MAX: usize = 256;
 
 /// The secret of a datagram path.
 pub const PATH_SECRET: usize = 32;
+/// Packets that one key of a datagram path seals, as a power of two. Half a gigabyte short of what
+/// AES-GCM allows (RFC 8446 §5.5), and more than a line carries in the time that the loss of a path
+/// takes to be noticed: the receiver is never two keys behind.
+pub const PATH_GENERATION_BITS: u32 = 22;
+/// How far packets may overtake each other on a datagram path: an older one is dropped.
+pub const PATH_WINDOW: u64 = 2_048;
+/// The UDP payload that any line is expected to carry (RFC 8899 §5.1.2) …
+pub const PATH_PACKET_BASE: usize = 1_200;
+/// … and what is tried beyond: IPv6's least MTU, tunnels and PPPoE, Ethernet under IPv6 and IPv4,
+/// jumbo frames.
+pub const PATH_PACKET_CANDIDATES: [usize; 7] = [1_232, 1_372, 1_392, 1_432, 1_452, 1_472, 8_972];
+/// The longest packet of a datagram path.
+pub const PATH_PACKET_MAX: usize = 8_972;
+/// How often a size is tried.
+pub const PATH_SEARCH_TRIES: usize = 3;
+/// How long after a search the next begins.
+pub const PATH_SEARCH_AGAIN: Duration = Duration::from_secs(600);
+/// How often a datagram path in use is probed, and the least time between two probes.
+pub const PATH_PROBE_BUSY: Duration = Duration::from_millis(500);
+/// How often an idle one is: NATs forget a UDP mapping after 30 s.
+pub const PATH_PROBE_IDLE: Duration = Duration::from_secs(15);
+/// How often a closed one is that flows wait for.
+pub const PATH_PROBE_WANTED: Duration = Duration::from_secs(2);
+/// The longest wait for a probe's answer, on a line that is known to be slow.
+pub const PATH_ANSWER_MAX: Duration = Duration::from_secs(1);
+/// Unanswered probes that close a datagram path for sending.
+pub const PATH_MISSED_MAX: u32 = 2;
+/// Probes whose answers are still taken.
+pub const PATH_UNANSWERED_MAX: usize = 8;
+/// Answers that may wait to be sent.
+pub const PATH_ANSWERS_MAX: usize = 8;
+/// How often the relay challenges an address that it has not heard again in between.
+pub const PATH_CHALLENGES_MAX: u32 = 3;
+/// How long the relay probes an address that is silent.
+pub const PATH_SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// Flows that one session may have at once, both sides' together.
 pub const FLOWS_MAX: usize = 65_536;

@@ -10,6 +10,7 @@
 mod datagrams;
 mod error;
 mod liveness;
+mod paths;
 mod receive;
 mod resume;
 mod share;
@@ -35,6 +36,7 @@ use share::Waiting;
 
 pub use datagrams::DatagramCounters;
 pub use error::{OpenError, SessionError, TransmitError};
+pub use paths::Packets;
 pub use resume::{Greeted, parse_greeting, seal_greeting};
 
 /// What the session asks its owner to do. Ranges are within the record's content.

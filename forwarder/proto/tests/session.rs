@@ -22,6 +22,8 @@ mod datagrams;
 mod keys;
 #[path = "session/pair.rs"]
 mod pair;
+#[path = "session/paths.rs"]
+mod paths;
 #[path = "session/polls.rs"]
 mod polls;
 #[path = "session/resume.rs"]

@@ -13,9 +13,10 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::{Event, Session};
+use crate::datagram::Path;
 use crate::datagram::join::{Joins, Part};
 use crate::datagram::queue::{Queue, Taken};
-use crate::frame::Datagram;
+use crate::frame::{Datagram, PathOffer};
 use crate::id::{FlowId, Time};
 use crate::limits::{DATAGRAM_AGE_MAX, DATAGRAM_MAX, DATAGRAM_SEGMENTS_MAX, DATAGRAMS_QUEUED_MAX};
 
@@ -26,6 +27,8 @@ pub struct DatagramCounters {
     pub sent: u64,
     /// Their bytes.
     pub bytes_sent: u64,
+    /// Those of them that went on the path.
+    pub sent_on_path: u64,
     /// Datagrams received whole.
     pub received: u64,
     /// Their bytes.
@@ -86,7 +89,11 @@ pub(super) struct Datagrams {
     joins: Joins,
     /// Counts the datagrams that were cut.
     number: u16,
-    counters: DatagramCounters,
+    pub(super) counters: DatagramCounters,
+    /// What the relay offers, and the path that came of it; both are the session's, whatever
+    /// carries it.
+    pub(super) offer: Option<PathOffer>,
+    pub(super) path: Option<Path>,
 }
 
 impl Datagrams {
@@ -103,6 +110,7 @@ impl Datagrams {
         let stage = Stage::Opening;
         let flow = DatagramFlow { stage, is_announced: false, is_unannounced, early: 0 };
         self.flows.insert(id, flow);
+        self.tell_wanted();
     }
 
     /// A flow that the other end opened: it knows of it.
@@ -110,6 +118,7 @@ impl Datagrams {
         let stage = Stage::Accepted;
         let flow = DatagramFlow { stage, is_announced: true, is_unannounced: false, early: 0 };
         self.flows.insert(id, flow);
+        self.tell_wanted();
     }
 
     /// The flow's `OPEN` goes to the carrier now.
@@ -137,7 +146,24 @@ impl Datagrams {
     }
 
     pub(super) fn remove_flow(&mut self, id: FlowId) -> bool {
-        self.flows.remove(&id).is_some()
+        let was_there = self.flows.remove(&id).is_some();
+        if was_there {
+            self.tell_wanted();
+        }
+        was_there
+    }
+
+    /// A path that nobody needs is probed less often.
+    pub(super) fn tell_wanted(&mut self) {
+        let is_wanted = !self.flows.is_empty();
+        if let Some(path) = &mut self.path {
+            path.set_wanted(is_wanted);
+        }
+    }
+
+    /// Whether datagrams of accepted flows go on the path.
+    pub(super) fn is_path_open(&self) -> bool {
+        self.path.as_ref().is_some_and(Path::is_open)
     }
 
     /// No flow is left.
@@ -146,6 +172,7 @@ impl Datagrams {
         self.accepted = Queue::default();
         self.opening = Queue::default();
         self.joins.clear();
+        self.tell_wanted();
     }
 
     fn queue(&mut self, stage: Stage) -> &mut Queue {
@@ -289,9 +316,12 @@ impl Datagrams {
         }
     }
 
-    /// Forgets what waits for parts in vain.
-    pub(super) fn expire(&mut self, now: Time) {
+    /// Forgets what waits for parts in vain, and lets time pass on the path.
+    pub(super) fn handle_timeout(&mut self, now: Time) {
         self.joins.expire(now);
+        if let Some(path) = &mut self.path {
+            path.handle_timeout(now);
+        }
     }
 
     fn count_received(&mut self, datagrams: u64, bytes: usize) {

@@ -181,6 +181,7 @@ impl<B> Session<B> {
             let epoch = self.epoch;
             *self = Self::new(self.side, welcome.session, Duration::ZERO, now);
             self.epoch = epoch;
+            self.datagrams.offer = welcome.path.clone();
             Greeted::Started
         };
         self.grace = welcome.grace.min(GRACE_MAX);
@@ -192,6 +193,7 @@ impl<B> Session<B> {
 
     fn attach(&mut self, now: Time) {
         self.carriage = Carriage::Carried;
+        self.make_path(now);
         if std::mem::take(&mut self.opened_detached) > 0 {
             self.flows.values_mut().for_each(|flow| flow.is_unannounced = false);
             self.datagrams.handle_attached();
@@ -224,7 +226,7 @@ impl<B> Session<B> {
             grant: poll.bytes,
             flow_window: FLOW_WINDOW,
             grace: self.grace,
-            path: None,
+            path: self.offered_path(),
         }
     }
 

@@ -164,6 +164,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
         stage: Stage,
         now: Time,
     ) -> Result<(), SealError> {
+        if stage == Stage::Accepted && self.datagrams.is_path_open() {
+            return Ok(());
+        }
         let first = turn.records.len();
         while turn.has_room() && turn.datagrams_left >= RECORD_MAX {
             let room = Room { end: RECORD_HEADER + CONTENT_MAX, full: CONTENT_MAX };
@@ -332,6 +335,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
 
     /// When [`Session::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Time {
+        let of_carrier = self.poll_carrier_timeout();
+        let path = self.path();
+        path.map_or(of_carrier, |path| of_carrier.min(path.poll_timeout()))
+    }
+
+    fn poll_carrier_timeout(&self) -> Time {
         match self.carriage {
             Carriage::Opening => self.liveness.poll_timeout(),
             Carriage::Lost { since } => since + self.grace,
@@ -342,11 +351,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
         }
     }
 
-    /// Lets time pass: a probe or a `POLL` may have become due.
+    /// Lets time pass: a probe or a `POLL` may have become due, or something on the path.
     ///
     /// # Errors
     /// [`SessionError::Silent`] when the carrier is dead; any other when the session is over.
     pub fn handle_timeout(&mut self, now: Time) -> Result<(), SessionError> {
+        self.datagrams.handle_timeout(now);
         match self.carriage {
             Carriage::Opening => {
                 self.liveness.rest(now);
@@ -359,7 +369,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
             Carriage::Carried => {}
         }
         self.wake_parked(now);
-        self.datagrams.expire(now);
         self.reckon_withheld(now);
         if self.sent.withheld > UNACKNOWLEDGED_MAX {
             return Err(SessionError::Unacknowledged);

@@ -16,23 +16,29 @@ use super::*;
 /// A flow of datagrams that the relay opened and the forwarder accepted.
 fn pair_with_datagrams() -> (Pair, FlowId) {
     let mut pair = Pair::new();
+    let flow = open_datagrams(&mut pair);
+    (pair, flow)
+}
+
+/// As [`Pair::open`], of datagrams.
+pub(crate) fn open_datagrams(pair: &mut Pair) -> FlowId {
     let flow = pair.relay.session.open_flow(open_udp(), pair.now).unwrap();
     pair.exchange();
     assert!(pair.forwarder.events.contains(&Event::Opened(flow, open_udp())));
     pair.forwarder.session.accept_flow(flow);
     pair.exchange();
     assert!(pair.relay.events.contains(&Event::Accepted(flow)));
-    (pair, flow)
+    flow
 }
 
 /// What came of one flow.
-fn received(end: &End, flow: FlowId) -> Vec<&[u8]> {
+pub(crate) fn received(end: &End, flow: FlowId) -> Vec<&[u8]> {
     let of_flow = end.datagrams.iter().filter(|(id, _)| *id == flow);
     of_flow.map(|(_, datagram)| datagram.as_slice()).collect()
 }
 
 /// Datagrams of `len` bytes that can be told apart.
-fn numbered(number: usize, len: usize) -> Vec<u8> {
+pub(crate) fn numbered(number: usize, len: usize) -> Vec<u8> {
     (0..len).map(|at| (number * 31 + at) as u8).collect()
 }
 
@@ -326,7 +332,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// Whether `got` is `sent` with some left out.
-fn is_subsequence(got: &[&[u8]], sent: &[Vec<u8>]) -> bool {
+pub(crate) fn is_subsequence(got: &[&[u8]], sent: &[Vec<u8>]) -> bool {
     let mut sent = sent.iter();
     got.iter().all(|datagram| sent.any(|known| known == datagram))
 }

@@ -144,13 +144,12 @@ fn id(side: Side) -> SessionId {
 impl Pair {
     /// A pair that is up.
     pub(crate) fn new() -> Self {
-        let mut pair = Self {
-            forwarder: End::new(Side::Forwarder),
-            relay: End::new(Side::Relay),
-            now: Time(0),
-            lost: (false, false),
-            keys: 0,
-        };
+        Self::of(End::new(Side::Forwarder), End::new(Side::Relay))
+    }
+
+    /// These ends, as a pair that is up.
+    pub(crate) fn of(forwarder: End, relay: End) -> Self {
+        let mut pair = Self { forwarder, relay, now: Time(0), lost: (false, false), keys: 0 };
         pair.greet().unwrap();
         pair.exchange();
         assert!(pair.forwarder.session.is_up() && pair.relay.session.is_up());

@@ -1,0 +1,7 @@
+//! Both ends of a datagram path: what is sealed opens once and unaltered, no address gets what it
+//! did not ask for, and the path is open exactly while the wire carries it.
+
+mod path {
+    mod ends;
+    mod packets;
+}
