@@ -134,7 +134,7 @@ pub fn spawn(features: Features, events: EventSender) -> Result<PumpHandle, Refu
         }
     };
     thread::Builder::new().name("pump".into()).spawn(body).map_err(Refusal::Other)?;
-    receiver.recv().unwrap_or_else(|_| Err(Refusal::Other(std::io::ErrorKind::Other.into())))
+    receiver.recv().unwrap_or_else(|_| Err(Refusal::Other(io::ErrorKind::Other.into())))
 }
 
 impl Pump {

@@ -145,7 +145,7 @@ impl Pump {
         let mut session = Session::new(Side::Relay, random_id(), arrival.grace, self.now);
         let path = self.new_path();
         let path_id = path.as_ref().map(|path| path.id);
-        path.into_iter().for_each(|path| session.offer_path(path, self.now));
+        path.into_iter().for_each(|path| session.offer_path(path));
         let welcome = session.handle_hello(hello, self.now).map_err(broken)?;
         let (by, owner) = (arrival.session, arrival.key);
         self.make_room(&arrival);

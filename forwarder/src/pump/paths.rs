@@ -196,7 +196,7 @@ impl Pump {
         let Some(of) = self.paths.sockets.get(slot).map(|path| path.of) else { return };
         let Message { mut buffer, payload, source, local, segment, .. } = message;
         let segment = if segment == 0 { payload.len() } else { segment }.max(1);
-        let now = self.now;
+        let (random, now) = (u64::from_be_bytes(random()), self.now);
         let (mut events, mut of_packet) = (Vec::new(), Vec::new());
         let mut last = None;
         for start in payload.clone().step_by(segment) {
@@ -207,7 +207,7 @@ impl Pump {
                 continue;
             };
             let Some(tunnel) = self.tunnels.get_mut(at) else { continue };
-            if tunnel.session.handle_packet(packet, from, now, &mut of_packet).is_ok() {
+            if tunnel.session.handle_packet(packet, from, random, now, &mut of_packet).is_ok() {
                 tunnel.path.local = local;
                 crate::collector::shift(&mut of_packet, start);
                 events.extend(of_packet.drain(..).map(|event| (at, event)));
@@ -288,8 +288,10 @@ impl Pump {
                 tunnel.drops.unsent += 1;
             }
             _ => {
-                tunnel.session.handle_unreachable(now);
-                self.schedule_send(at);
+                if let Some(path) = tunnel.session.path_mut() {
+                    path.handle_unreachable(now);
+                    self.schedule_send(at);
+                }
             }
         }
     }

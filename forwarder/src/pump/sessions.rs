@@ -159,8 +159,12 @@ impl Tunnel {
             ("unjudged", self.drops.unjudged),
             ("unsent", self.drops.unsent),
         ];
-        let refused =
-            [("forged", path.forged), ("replayed", path.replayed), ("malformed", path.malformed)];
+        let refused = [
+            ("forged", path.forged),
+            ("replayed", path.replayed),
+            ("malformed", path.malformed),
+            ("other_id", path.other_id),
+        ];
         let counted = |causes: &[(&'static str, u64)]| {
             causes.iter().copied().filter(|(_, count)| *count > 0).collect()
         };
@@ -169,7 +173,7 @@ impl Tunnel {
             received: counters.received,
             dropped: counted(&dropped),
             packets_refused: counted(&refused),
-            path_losses: path.losses,
+            path_losses: path.falls_back,
         }
     }
 
