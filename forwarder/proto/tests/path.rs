@@ -3,5 +3,10 @@
 
 mod path {
     mod ends;
+    mod liveness;
+    mod mutants;
     mod packets;
+    mod sizes;
+    mod strangers;
+    mod world;
 }
