@@ -162,7 +162,7 @@ impl World {
             let mut packet = vec![0; PACKET_HEADER];
             Frame::Datagram(FlowId(5), datagram).encode(&mut packet);
             packet.resize(packet.len() + PACKET_TRAILER, 0);
-            path.seal(&mut packet).unwrap();
+            path.seal(&mut packet).expect("it has room");
             path.handle_sent(self.now);
             self.fly(is_to_relay, to, packet);
         }
