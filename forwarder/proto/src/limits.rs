@@ -118,6 +118,9 @@ pub const JOIN_TIME_MAX: Duration = Duration::from_secs(1);
 pub const JOIN_BEHIND_MAX: u16 = 1_024;
 /// … and in how many parts: the longest is cut into 57 on the narrowest path.
 pub const JOIN_PARTS_MAX: usize = 128;
+/// Flows of datagrams that one end may open: whoever floods it from many sources leaves as much to
+/// streams.
+pub const DATAGRAM_FLOWS_MAX: usize = FLOWS_MAX / 2;
 /// Control frames that may wait when a datagram flow is opened. Any packet from a new source opens
 /// one: a flood of them must leave room for what other flows owe.
 pub const DATAGRAM_OPENS_QUEUED_MAX: usize = CONTROL_QUEUED_MAX / 4;
