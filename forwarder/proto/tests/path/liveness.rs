@@ -75,7 +75,8 @@ fn the_relay_follows_a_rebinding() {
     }
 }
 
-/// Who copies packets and is faster than the line does not get the datagrams.
+/// Who copies packets and is faster than the line does not get the datagrams, nor more bytes than
+/// he sent.
 #[test]
 fn the_relay_never_follows_a_copy() {
     let mut world = World::new(3);
@@ -84,7 +85,10 @@ fn the_relay_never_follows_a_copy() {
     for _ in 0..3_000 {
         world.run(Duration::from_millis(10));
         assert_ne!(world.relay.remote(), Some(at(ELSEWHERE)));
+        let [received, sent] = world.elsewhere;
+        assert!(sent <= received, "{sent} B sent for {received} B");
     }
+    assert!(world.elsewhere[1] > 0, "the other address was never challenged");
     world.wire.is_copied = false;
     world.wait(3 * SECOND, World::both_open);
 }
