@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use adit_proto::frame::PathCipher;
 use adit_proto::id::Time;
 
-use super::ends::{ELSEWHERE, at};
+use super::ends::{ELSEWHERE, NAT, RELAY, at, pair, settle};
 use super::world::World;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -140,4 +141,25 @@ fn a_refusal_closes_and_an_answer_reopens() {
     }
     let counters = world.forwarder.counters();
     assert_eq!((counters.falls_back, counters.returns), (10, 11));
+}
+
+/// An answer that was under way when the refusal came does not reopen: only a later probe's does.
+#[test]
+fn an_older_answer_does_not_reopen() {
+    let (mut forwarder, mut relay) = pair(PathCipher::Aes256Gcm, 22);
+    settle(&mut forwarder, &mut relay, NAT, Time(1));
+    let (mut probe, mut answer, mut now) = (Vec::new(), Vec::new(), Time(1));
+    for is_older in [true, false] {
+        now = now + 20 * SECOND;
+        forwarder.poll_own(5, now, &mut probe).unwrap();
+        relay.handle_packet(&mut probe, at(NAT), 6, now).unwrap();
+        relay.poll_own(7, now, &mut answer).unwrap();
+        if is_older {
+            forwarder.handle_unreachable(now);
+        }
+        forwarder.handle_packet(&mut answer, at(RELAY), 8, now).unwrap();
+        assert_eq!(forwarder.is_open(), !is_older);
+        probe.clear();
+        answer.clear();
+    }
 }
