@@ -154,6 +154,8 @@ fn an_older_answer_does_not_reopen() {
         forwarder.poll_own(5, now, &mut probe).unwrap();
         relay.handle_packet(&mut probe, at(NAT), 6, now).unwrap();
         relay.poll_own(7, now, &mut answer).unwrap();
+        // However long the probe was, the answer is short.
+        assert_eq!((probe.len(), answer.len()), (8_972, 44));
         if is_older {
             forwarder.handle_unreachable(now);
         }
