@@ -44,6 +44,8 @@ pub(crate) struct World {
     pub(crate) arrived: [u64; 2],
     /// The path's own packets, by the forwarder and by the relay.
     pub(crate) own: [u64; 2],
+    /// Bytes that came from elsewhere, and that the relay sent there.
+    pub(crate) elsewhere: [usize; 2],
     flying: BTreeMap<(Time, u64), Flying>,
     number: u64,
     next_datagram: Time,
@@ -71,6 +73,7 @@ impl World {
             every: Some(Duration::from_millis(40)),
             arrived: [0; 2],
             own: [0; 2],
+            elsewhere: [0; 2],
             flying: BTreeMap::new(),
             number: 0,
             next_datagram: Time(0),
@@ -127,9 +130,13 @@ impl World {
             let Flying { is_to_relay, from, mut packet } = entry.remove();
             let path = if is_to_relay { &mut self.relay } else { &mut self.forwarder };
             let random = self.random.draw();
+            let bytes = packet.len();
             let Ok(content) = path.handle_packet(&mut packet, from, random, self.now) else {
                 continue;
             };
+            if from == at(ELSEWHERE) {
+                self.elsewhere[0] += bytes;
+            }
             let datagrams = Frames::new(&packet[content])
                 .filter(|frame| matches!(frame, Ok(Frame::Datagram(..))))
                 .count();
@@ -173,6 +180,9 @@ impl World {
         if is_to_relay && wire.is_copied && to == at(RELAY) {
             let copy = Flying { is_to_relay, from: at(ELSEWHERE), packet: packet.clone() };
             self.flying.insert((self.now + Duration::from_millis(1), self.number), copy);
+        }
+        if to == at(ELSEWHERE) {
+            self.elsewhere[1] += packet.len();
         }
         self.number += 1;
         let is_there = to == if is_to_relay { at(RELAY) } else { wire.nat };
