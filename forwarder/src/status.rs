@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::api::Reply;
-use crate::handoff::Report;
+use crate::handoff::{DatagramReport, Report};
 
 pub use gathering::Gathering;
 pub use table::{Table, bytes, forwarder_table, peers_table, relay_table};
@@ -39,6 +39,8 @@ pub struct ForwarderStatus {
     pub flows: usize,
     /// Flows and bytes since the session began.
     pub traffic: Traffic,
+    /// Datagrams, and their path.
+    pub datagrams: DatagramReport,
     /// Buffers.
     pub memory: Memory,
 }
@@ -154,6 +156,8 @@ pub struct AdmittedStatus {
     pub flows: usize,
     /// Flows and bytes since the session began.
     pub traffic: Traffic,
+    /// Datagrams, and their path.
+    pub datagrams: DatagramReport,
 }
 
 /// A contact point.
@@ -161,6 +165,8 @@ pub struct AdmittedStatus {
 pub struct ContactStatus {
     /// The internal peer's name.
     pub peer: String,
+    /// What it carries: `tcp` or `udp`.
+    pub protocol: String,
     /// Its port; a private one has none, and is called by the peer's name.
     pub port: Option<u16>,
     /// How long it is kept without a session, in seconds; nothing while there is one.

@@ -89,7 +89,7 @@ fn ask(client: &UdpSocket, contact: SocketAddr, question: &[u8]) -> Vec<u8> {
 fn wait_for_path(tunnel: &Tunnel) {
     let deadline = Instant::now() + DEADLINE;
     while Instant::now() < deadline {
-        let has_path = |end: &End| !end.report().sessions[0].path.is_empty();
+        let has_path = |end: &End| end.report().sessions[0].datagrams.path.is_some();
         if has_path(&tunnel.relay) && has_path(&tunnel.forwarder) {
             return;
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use adit_proto::frame::{ControlFrame, GoawayReason, Open, ResetReason};
 use adit_proto::id::{FlowId, SessionId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::SessionKey;
 
@@ -118,16 +118,20 @@ pub struct Report {
 }
 
 /// A session's datagrams.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatagramReport {
+    /// Where they go while they have a path of their own; nothing while they ride the carrier.
+    pub path: Option<String>,
+    /// The length of the path's packets, as UDP payload.
+    pub packet_bytes: usize,
     /// Sent into the tunnel.
     pub sent: u64,
     /// Received from the tunnel.
     pub received: u64,
     /// Dropped, by cause.
-    pub dropped: BTreeMap<&'static str, u64>,
+    pub dropped: BTreeMap<String, u64>,
     /// Packets of the path that were refused, by cause.
-    pub packets_refused: BTreeMap<&'static str, u64>,
+    pub packets_refused: BTreeMap<String, u64>,
     /// How often the path was lost, and datagrams fell back to the carrier.
     pub path_losses: u64,
 }
@@ -157,8 +161,6 @@ pub struct SessionReport {
     pub flows_forbidden: u64,
     /// Connections turned away by the owner's quota.
     pub flows_over_quota: u64,
-    /// Where datagrams go that have a path of their own; empty while they ride the carrier.
-    pub path: String,
     /// Datagrams.
     pub datagrams: DatagramReport,
     /// Stream bytes sent into the tunnel.

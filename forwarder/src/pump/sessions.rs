@@ -165,10 +165,14 @@ impl Tunnel {
             ("malformed", path.malformed),
             ("other_id", path.other_id),
         ];
-        let counted = |causes: &[(&'static str, u64)]| {
-            causes.iter().copied().filter(|(_, count)| *count > 0).collect()
+        let counted = |causes: &[(&str, u64)]| {
+            let counted = causes.iter().filter(|(_, count)| *count > 0);
+            counted.map(|(cause, count)| ((*cause).to_owned(), *count)).collect()
         };
+        let remote = self.session.path().and_then(|path| path.remote());
         DatagramReport {
+            path: remote.map(|remote| remote.to_string()),
+            packet_bytes: path.mtu,
             sent: counters.sent,
             received: counters.received,
             dropped: counted(&dropped),
@@ -396,14 +400,12 @@ impl Pump {
     pub(super) fn report_session(&self, tunnel: &Tunnel) -> SessionReport {
         let counters = tunnel.session.counters();
         let carrier = tunnel.carrier.and_then(|carrier| self.carriers.get(carrier));
-        let path = tunnel.session.path().and_then(|path| path.remote());
         SessionReport {
             key: tunnel.key.0,
             name: tunnel.name.to_string(),
             id: tunnel.session.id().to_string(),
             carrier: carrier.map(|carrier| carrier.remote.clone()).unwrap_or_default(),
             resumptions: tunnel.resumptions,
-            path: path.map(|remote| remote.to_string()).unwrap_or_default(),
             datagrams: tunnel.report_datagrams(),
             round_trip_us: u64::try_from(tunnel.session.round_trip().as_micros()).unwrap_or(0),
             flows: tunnel.flows.len() + tunnel.associations.len(),

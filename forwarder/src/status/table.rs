@@ -123,6 +123,10 @@ pub fn forwarder_table(status: &ForwarderStatus) -> String {
         format!("flows     {} open; {}", status.flows, traffic(&status.traffic)),
         format!("memory    {}", memory(status.memory)),
     ];
+    if let Some(path) = &status.datagrams.path {
+        let packet = status.datagrams.packet_bytes;
+        lines.push(format!("datagrams on their own path to {path}, {packet} bytes a packet"));
+    }
     if let Some(error) = &carrier.last_error {
         lines.push(format!("last lost {error}"));
     }
@@ -143,6 +147,7 @@ pub fn relay_table(status: &RelayStatus) -> String {
     for forwarder in &status.forwarders {
         let contact = |contact: &super::ContactStatus| {
             let place = match contact.port {
+                Some(port) if contact.protocol == "udp" => format!("{}:{port}/udp", contact.peer),
                 Some(port) => format!("{}:{port}", contact.peer),
                 None => format!("{} (private)", contact.peer),
             };

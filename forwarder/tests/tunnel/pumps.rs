@@ -197,7 +197,7 @@ pub(crate) fn tunnel_with(target: SocketAddr, grace: Duration) -> Tunnel {
     assert!(!relay.wait_until_up());
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let contact = listener.local_addr().unwrap();
-    let tunnel = Tunnel { relay, forwarder, contact, cut, carriers: 1 };
+    let tunnel = Tunnel::over(relay, forwarder, contact, cut);
     tunnel.serve(target);
     tunnel.relay.listen(listener, Destination::Contact, Sources::any());
     tunnel

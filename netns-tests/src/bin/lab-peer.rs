@@ -3,7 +3,7 @@
 
 use std::hint;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::Parser;
 use netns_tests::traffic::abuse::{self, Abuse};
 use netns_tests::traffic::client;
+use netns_tests::traffic::datagrams;
 use netns_tests::traffic::latency;
 use netns_tests::traffic::registrations;
 use netns_tests::traffic::server::{Behaviour, serve};
@@ -34,6 +35,21 @@ enum Role {
     Watch { at: SocketAddr },
     /// Server: answers swarms.
     Exchange { at: SocketAddr },
+    /// Server: sends datagrams back.
+    DatagramEcho { at: SocketAddr },
+    /// Client: numbered datagrams.
+    DatagramPing {
+        to: SocketAddr,
+        count: u32,
+        #[arg(long, default_value_t = 20)]
+        every_ms: u64,
+        #[arg(long, default_value_t = 64)]
+        size: usize,
+    },
+    /// Client: a datagram of each size.
+    DatagramSizes { to: SocketAddr, sizes: Vec<usize> },
+    /// Client: a datagram from each of many addresses.
+    DatagramCrowd { to: SocketAddr, from: Ipv4Addr, count: u32 },
     /// Client: connects.
     Connect {
         to: SocketAddr,
@@ -127,6 +143,12 @@ fn play(role: Role) -> io::Result<()> {
         Role::Farewell { at } => serve(at, Behaviour::Farewell),
         Role::Watch { at } => serve(at, Behaviour::Watch),
         Role::Exchange { at } => swarm::exchange(at),
+        Role::DatagramEcho { at } => datagrams::echo(at),
+        Role::DatagramPing { to, count, every_ms, size } => {
+            datagrams::ping(to, count, Duration::from_millis(every_ms), size)
+        }
+        Role::DatagramSizes { to, sizes } => datagrams::sizes(to, &sizes),
+        Role::DatagramCrowd { to, from, count } => datagrams::crowd(to, from, count),
         Role::Connect { to, within_ms } => client::reach(to, Duration::from_millis(within_ms)),
         Role::HalfClose { to, bytes } => client::half_close(to, bytes),
         Role::HearOut { to, bytes } => client::hear_out(to, bytes),

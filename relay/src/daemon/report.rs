@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use adit::config::Admitted;
-use adit::handoff::{Report, SessionKey, SessionReport};
+use adit::handoff::{Protocol, Report, SessionKey, SessionReport};
 use adit::key::PublicKey;
 use adit::status::{AdmittedStatus, ContactStatus, Memory, RelayStatus, Traffic, VERSION};
 
@@ -66,6 +66,10 @@ impl Daemon {
         for lease in self.registrar.leases() {
             holdings.entry(lease.key).or_default().contacts.push(ContactStatus {
                 peer: lease.peer.clone(),
+                protocol: match lease.protocol {
+                    Protocol::Tcp => "tcp".to_owned(),
+                    Protocol::Udp => "udp".to_owned(),
+                },
                 port: lease.contact.port(),
                 lease_s: lease.kept_until().map(|until| until.duration_since(now).as_secs()),
             });
@@ -94,6 +98,10 @@ fn status_of(
         contacts: holding.contacts.clone(),
         flows: reports().map(|report| report.flows).sum(),
         traffic: reports().map(Traffic::from).fold(Traffic::default(), sum),
+        datagrams: reports()
+            .find(is_shown)
+            .map(|shown| shown.datagrams.clone())
+            .unwrap_or_default(),
     }
 }
 

@@ -86,7 +86,7 @@ fn a_failed_open_leaves_nothing_behind() {
     let mut registrar: Registrar<usize> = Registrar::default();
     let policy = policy("office", &["8080"]);
     let caller = Caller { key: OFFICE.into(), holder: holder(1, 1), policy: &policy };
-    let open = |_| Err(io::ErrorKind::AddrInUse.into());
+    let open = |_, _| Err(io::ErrorKind::AddrInUse.into());
     let refusal = registrar.handle_register(caller, &asked(8080), |_| false, open).unwrap_err();
     assert!(refusal.frame().may_retry);
     assert_eq!(registrar.leases().count(), 0);

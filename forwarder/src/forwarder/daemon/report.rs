@@ -26,6 +26,7 @@ impl Daemon {
             peers: self.registrar.peers(now),
             flows: report.map_or(0, |report| report.flows),
             traffic: report.map(Traffic::from).unwrap_or_default(),
+            datagrams: report.map(|report| report.datagrams.clone()).unwrap_or_default(),
             memory: Memory::of(reports),
         }
     }
