@@ -15,7 +15,8 @@ use super::window::Window;
 use crate::frame::{Frame, PathOffer};
 use crate::id::{Side, Time};
 use crate::limits::{
-    FRAME_HEADER, PATH_ANSWERS_MAX, PATH_GENERATION_BITS, PATH_PACKET_MAX, PATH_SILENCE_MAX,
+    FRAME_HEADER, PATH_ANSWERS_MAX, PATH_FORGED_MAX, PATH_GENERATION_BITS, PATH_PACKET_MAX,
+    PATH_SILENCE_MAX,
 };
 
 /// What a path has done so far.
@@ -201,6 +202,10 @@ impl Path {
                 None => {}
             }
         }
+        if self.side == Side::Forwarder && own.has_datagrams {
+            // Should the NAT give it another address, only what it sends tells the relay.
+            self.liveness.handle_busy();
+        }
         if let Some(number) = own.pong {
             self.handle_pong(number, from, now);
         }
@@ -224,6 +229,9 @@ impl Path {
         }
         if !self.window.is_fresh(counter) {
             return Err(PacketError::Replayed(counter));
+        }
+        if self.counters.forged >= PATH_FORGED_MAX {
+            return Err(PacketError::Forged);
         }
         let opened = self.opening.open(counter, *header, sealed);
         opened.map_err(|Unspecified| PacketError::Forged)?;
@@ -270,7 +278,7 @@ impl Path {
 
     /// Datagrams were sent: the path is probed while that goes on.
     pub fn handle_sent(&mut self, _now: Time) {
-        self.liveness.handle_sent();
+        self.liveness.handle_busy();
     }
 
     /// A send failed, or ICMP says that nobody is there. Anybody may say so: the path is closed

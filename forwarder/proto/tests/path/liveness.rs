@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use adit_proto::frame::PathCipher;
 use adit_proto::id::Time;
 
-use super::ends::{ELSEWHERE, at};
+use super::ends::{ELSEWHERE, NAT, RELAY, at, pair, settle};
 use super::world::World;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -75,7 +76,21 @@ fn the_relay_follows_a_rebinding() {
     }
 }
 
-/// Who copies packets and is faster than the line does not get the datagrams.
+/// A forwarder that only receives is followed as well, before the relay gives the path up.
+#[test]
+fn a_listening_forwarder_is_followed() {
+    for seed in 0..20 {
+        let mut world = World::new(seed);
+        world.speaks[0] = false;
+        world.run(Duration::from_millis(5_000 + seed * 53));
+        world.wire.nat = at("203.0.113.7:50001");
+        world.wait(SECOND, |w| w.relay.remote() == Some(w.wire.nat));
+        assert_eq!(world.relay.counters().falls_back, 0);
+    }
+}
+
+/// Who copies packets and is faster than the line does not get the datagrams, nor more bytes than
+/// he sent.
 #[test]
 fn the_relay_never_follows_a_copy() {
     let mut world = World::new(3);
@@ -84,7 +99,10 @@ fn the_relay_never_follows_a_copy() {
     for _ in 0..3_000 {
         world.run(Duration::from_millis(10));
         assert_ne!(world.relay.remote(), Some(at(ELSEWHERE)));
+        let [received, sent] = world.elsewhere;
+        assert!(sent <= received, "{sent} B sent for {received} B");
     }
+    assert!(world.elsewhere[1] > 0, "the other address was never challenged");
     world.wire.is_copied = false;
     world.wait(3 * SECOND, World::both_open);
 }
@@ -136,4 +154,27 @@ fn a_refusal_closes_and_an_answer_reopens() {
     }
     let counters = world.forwarder.counters();
     assert_eq!((counters.falls_back, counters.returns), (10, 11));
+}
+
+/// An answer that was under way when the refusal came does not reopen: only a later probe's does.
+#[test]
+fn an_older_answer_does_not_reopen() {
+    let (mut forwarder, mut relay) = pair(PathCipher::Aes256Gcm, 22);
+    settle(&mut forwarder, &mut relay, NAT, Time(1));
+    let (mut probe, mut answer, mut now) = (Vec::new(), Vec::new(), Time(1));
+    for is_older in [true, false] {
+        now = now + 20 * SECOND;
+        forwarder.poll_own(5, now, &mut probe).unwrap();
+        relay.handle_packet(&mut probe, at(NAT), 6, now).unwrap();
+        relay.poll_own(7, now, &mut answer).unwrap();
+        // However long the probe was, the answer is short.
+        assert!(probe.len() >= 1_200 && answer.len() == 44);
+        if is_older {
+            forwarder.handle_unreachable(now);
+        }
+        forwarder.handle_packet(&mut answer, at(RELAY), 8, now).unwrap();
+        assert_eq!(forwarder.is_open(), !is_older);
+        probe.clear();
+        answer.clear();
+    }
 }

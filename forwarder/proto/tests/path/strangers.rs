@@ -1,5 +1,7 @@
 //! Addresses that have proven nothing.
 
+use std::time::Duration;
+
 use adit_proto::datagram::PacketError;
 use adit_proto::frame::{Frame, PathCipher};
 use adit_proto::id::Time;
@@ -37,8 +39,34 @@ fn datagrams_stay_until_the_challenge_is_answered() {
     opened(&mut forwarder, &challenge, NAT, Time(2)).unwrap();
     let mut answer = Vec::new();
     assert!(forwarder.poll_own(1, Time(2), &mut answer).is_some());
+    // Overtaken, so that the challenge stands when the answer comes.
+    let overtaking = sealed(&mut forwarder, b"x");
+    opened(&mut relay, &overtaking, ELSEWHERE, Time(3)).unwrap();
     opened(&mut relay, &answer, NAT, Time(3)).unwrap();
     assert_eq!(relay.remote(), Some(at(NAT)));
+}
+
+/// An address that never answers gets no more bytes than it sends, however long it goes on.
+#[test]
+fn a_silent_address_gets_no_more_than_it_sends() {
+    for len in [10, 40, 100, 1_000] {
+        let (mut forwarder, mut relay) = pair(PathCipher::Aes128Gcm, 22);
+        let (mut received, mut sent, mut now) = (0, 0, Time(1));
+        for _ in 0..200 {
+            now = now + Duration::from_millis(300);
+            let packet = sealed(&mut forwarder, &vec![0; len]);
+            opened(&mut relay, &packet, ELSEWHERE, now).unwrap();
+            received += packet.len();
+            for _ in 0..20 {
+                let mut out = Vec::new();
+                while relay.poll_own(9, now, &mut out).is_some() {}
+                sent += out.len();
+                assert!(sent <= received, "{sent} B sent for {received} B");
+                now = relay.poll_timeout().min(now + Duration::from_millis(100));
+            }
+        }
+        assert!(sent > 0);
+    }
 }
 
 /// A late packet from another address is taken, but neither challenged nor answered.
@@ -46,7 +74,7 @@ fn datagrams_stay_until_the_challenge_is_answered() {
 fn a_late_packet_from_elsewhere_moves_nothing() {
     let (mut forwarder, mut relay) = pair(PathCipher::Aes128Gcm, 22);
     settle(&mut forwarder, &mut relay, NAT, Time(1));
-    let late = sealed(&mut forwarder, b"late");
+    let late = sealed(&mut forwarder, &[0; 100]);
     let newer = sealed(&mut forwarder, b"newer");
     opened(&mut relay, &newer, NAT, Time(2)).unwrap();
     assert!(opened(&mut relay, &late, ELSEWHERE, Time(2)).is_ok());

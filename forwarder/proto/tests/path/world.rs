@@ -38,12 +38,16 @@ pub(crate) struct World {
     pub(crate) forwarder: Path,
     pub(crate) relay: Path,
     pub(crate) wire: Wire,
-    /// Both ends send datagrams every so often, while their path is open.
+    /// Datagrams are sent every so often, while their path is open.
     pub(crate) every: Option<Duration>,
+    /// Whether the forwarder sends some, and the relay.
+    pub(crate) speaks: [bool; 2],
     /// Datagrams that arrived, at the relay and at the forwarder.
     pub(crate) arrived: [u64; 2],
     /// The path's own packets, by the forwarder and by the relay.
     pub(crate) own: [u64; 2],
+    /// Bytes that came from elsewhere, and that the relay sent there.
+    pub(crate) elsewhere: [usize; 2],
     flying: BTreeMap<(Time, u64), Flying>,
     number: u64,
     next_datagram: Time,
@@ -69,8 +73,10 @@ impl World {
                 is_copied: false,
             },
             every: Some(Duration::from_millis(40)),
+            speaks: [true; 2],
             arrived: [0; 2],
             own: [0; 2],
+            elsewhere: [0; 2],
             flying: BTreeMap::new(),
             number: 0,
             next_datagram: Time(0),
@@ -127,9 +133,13 @@ impl World {
             let Flying { is_to_relay, from, mut packet } = entry.remove();
             let path = if is_to_relay { &mut self.relay } else { &mut self.forwarder };
             let random = self.random.draw();
+            let bytes = packet.len();
             let Ok(content) = path.handle_packet(&mut packet, from, random, self.now) else {
                 continue;
             };
+            if from == at(ELSEWHERE) {
+                self.elsewhere[0] += bytes;
+            }
             let datagrams = Frames::new(&packet[content])
                 .filter(|frame| matches!(frame, Ok(Frame::Datagram(..))))
                 .count();
@@ -156,7 +166,8 @@ impl World {
         self.next_datagram = self.now + every;
         for is_to_relay in [true, false] {
             let path = if is_to_relay { &mut self.forwarder } else { &mut self.relay };
-            let Some(to) = path.remote() else { continue };
+            let remote = path.remote().filter(|_| self.speaks[usize::from(!is_to_relay)]);
+            let Some(to) = remote else { continue };
             let payload = vec![1; path.content_max() - 10];
             let datagram = Datagram::Whole { segment: 0, payload: &payload };
             let mut packet = vec![0; PACKET_HEADER];
@@ -173,6 +184,9 @@ impl World {
         if is_to_relay && wire.is_copied && to == at(RELAY) {
             let copy = Flying { is_to_relay, from: at(ELSEWHERE), packet: packet.clone() };
             self.flying.insert((self.now + Duration::from_millis(1), self.number), copy);
+        }
+        if to == at(ELSEWHERE) {
+            self.elsewhere[1] += packet.len();
         }
         self.number += 1;
         let is_there = to == if is_to_relay { at(RELAY) } else { wire.nat };
