@@ -21,7 +21,7 @@ use crate::limits::{
 pub(super) struct Liveness {
     is_open: bool,
     is_wanted: bool,
-    /// Datagrams were sent since the latest probe.
+    /// The path was used since the latest probe.
     is_busy: bool,
     /// Closed, but a packet was heard since the latest probe.
     is_promising: bool,
@@ -57,8 +57,8 @@ impl Liveness {
         self.is_wanted = wanted;
     }
 
-    /// Datagrams were sent.
-    pub(super) fn handle_sent(&mut self) {
+    /// The path is in use.
+    pub(super) fn handle_busy(&mut self) {
         self.is_busy = true;
     }
 

@@ -75,6 +75,8 @@ pub(super) fn header(id: u32, counter: u64) -> [u8; PACKET_HEADER] {
 pub(super) struct Own {
     pub(super) ping: Option<u64>,
     pub(super) pong: Option<u64>,
+    /// There are datagrams beside that.
+    pub(super) has_datagrams: bool,
 }
 
 /// Reads a whole content before anything is done about it.
@@ -84,7 +86,8 @@ pub(super) fn parse_own(content: &[u8]) -> Result<Own, PacketError> {
         match frame.map_err(PacketError::Malformed)? {
             Frame::Ping(number) => own.ping = Some(number),
             Frame::Pong(number) => own.pong = Some(number),
-            Frame::Datagram(..) | Frame::Pad(_) => {}
+            Frame::Datagram(..) => own.has_datagrams = true,
+            Frame::Pad(_) => {}
             other => return Err(PacketError::Unexpected(other.kind())),
         }
     }

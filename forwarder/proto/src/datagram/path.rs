@@ -202,6 +202,10 @@ impl Path {
                 None => {}
             }
         }
+        if self.side == Side::Forwarder && own.has_datagrams {
+            // Should the NAT give it another address, only what it sends tells the relay.
+            self.liveness.handle_busy();
+        }
         if let Some(number) = own.pong {
             self.handle_pong(number, from, now);
         }
@@ -274,7 +278,7 @@ impl Path {
 
     /// Datagrams were sent: the path is probed while that goes on.
     pub fn handle_sent(&mut self, _now: Time) {
-        self.liveness.handle_sent();
+        self.liveness.handle_busy();
     }
 
     /// A send failed, or ICMP says that nobody is there. Anybody may say so: the path is closed

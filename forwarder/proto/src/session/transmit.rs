@@ -149,6 +149,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
             return Ok(());
         }
         self.transmit_control(turn)?;
+        if !self.control.is_empty() {
+            // Nothing may overtake the `OPEN` that is left, whatever room there will be for it.
+            return Ok(self.flush(turn)?);
+        }
         if self.datagrams.are_opening() {
             // Datagrams are not counted: they may not share a record with what is.
             self.flush(turn)?;

@@ -76,6 +76,19 @@ fn the_relay_follows_a_rebinding() {
     }
 }
 
+/// A forwarder that only receives is followed as well, before the relay gives the path up.
+#[test]
+fn a_listening_forwarder_is_followed() {
+    for seed in 0..20 {
+        let mut world = World::new(seed);
+        world.speaks[0] = false;
+        world.run(Duration::from_millis(5_000 + seed * 53));
+        world.wire.nat = at("203.0.113.7:50001");
+        world.wait(SECOND, |w| w.relay.remote() == Some(w.wire.nat));
+        assert_eq!(world.relay.counters().falls_back, 0);
+    }
+}
+
 /// Who copies packets and is faster than the line does not get the datagrams, nor more bytes than
 /// he sent.
 #[test]
@@ -155,7 +168,7 @@ fn an_older_answer_does_not_reopen() {
         relay.handle_packet(&mut probe, at(NAT), 6, now).unwrap();
         relay.poll_own(7, now, &mut answer).unwrap();
         // However long the probe was, the answer is short.
-        assert_eq!((probe.len(), answer.len()), (8_972, 44));
+        assert!(probe.len() >= 1_200 && answer.len() == 44);
         if is_older {
             forwarder.handle_unreachable(now);
         }

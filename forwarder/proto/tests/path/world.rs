@@ -38,8 +38,10 @@ pub(crate) struct World {
     pub(crate) forwarder: Path,
     pub(crate) relay: Path,
     pub(crate) wire: Wire,
-    /// Both ends send datagrams every so often, while their path is open.
+    /// Datagrams are sent every so often, while their path is open.
     pub(crate) every: Option<Duration>,
+    /// Whether the forwarder sends some, and the relay.
+    pub(crate) speaks: [bool; 2],
     /// Datagrams that arrived, at the relay and at the forwarder.
     pub(crate) arrived: [u64; 2],
     /// The path's own packets, by the forwarder and by the relay.
@@ -71,6 +73,7 @@ impl World {
                 is_copied: false,
             },
             every: Some(Duration::from_millis(40)),
+            speaks: [true; 2],
             arrived: [0; 2],
             own: [0; 2],
             elsewhere: [0; 2],
@@ -163,7 +166,8 @@ impl World {
         self.next_datagram = self.now + every;
         for is_to_relay in [true, false] {
             let path = if is_to_relay { &mut self.forwarder } else { &mut self.relay };
-            let Some(to) = path.remote() else { continue };
+            let remote = path.remote().filter(|_| self.speaks[usize::from(!is_to_relay)]);
+            let Some(to) = remote else { continue };
             let payload = vec![1; path.content_max() - 10];
             let datagram = Datagram::Whole { segment: 0, payload: &payload };
             let mut packet = vec![0; PACKET_HEADER];

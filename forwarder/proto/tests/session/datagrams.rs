@@ -287,6 +287,26 @@ fn a_turn_of_one_record_starves_nobody() {
     }
 }
 
+/// Room that is made for datagrams lets no stream go ahead of its own OPEN, which had none.
+#[test]
+fn no_stream_overtakes_its_open() {
+    let mut pair = Pair::new();
+    let first = pair.relay.session.open_flow(open_udp(), pair.now).unwrap();
+    pair.relay.session.handle_datagrams(first, 0, b"x", pair.now);
+    for _ in 0..2_000 {
+        pair.relay.session.open_flow(open(), pair.now).unwrap();
+    }
+    let flow = pair.relay.session.open_flow(open(), pair.now).unwrap();
+    pair.relay.write(flow, b"behind its OPEN");
+    for _ in 0..10 {
+        let records = pair.relay.transmit_up_to(RECORD_MAX, pair.now);
+        records.into_iter().for_each(|r| pair.forwarder.receive(r, pair.now).unwrap());
+    }
+    pair.exchange();
+    assert_eq!(pair.forwarder.delivered[&flow], b"behind its OPEN");
+    assert_eq!(received(&pair.forwarder, first), [b"x"]);
+}
+
 /// A flow that is opened in an outage is heard of with the next carrier, one that is reset before
 /// never is; what is still young goes behind its OPEN.
 #[test]
