@@ -202,6 +202,9 @@ pub const ASSOCIATION_UNANSWERED: Duration = Duration::from_secs(30);
 pub const ASSOCIATIONS_PER_CONTACT_MAX: usize = 4_096;
 /// … and of one source prefix among them (a /24 of IPv4, a /56 of IPv6).
 pub const ASSOCIATIONS_PER_PREFIX_MAX: usize = 512;
+/// New associations of one contact point in a second, and in a burst: each costs a socket at the other
+/// end, and a crowd of forged sources is not to keep those busy that serve the others.
+pub const ASSOCIATIONS_PER_S: u64 = 2_000;
 /// Datagrams that may wait until it is judged where their flow leads.
 pub const ASSOCIATION_WAITING_MAX: usize = 8;
 

@@ -41,15 +41,30 @@ pub fn pair() -> io::Result<(TcpStream, TcpStream)> {
     Err(io::Error::new(io::ErrorKind::ConnectionRefused, "strangers crowd in on loopback"))
 }
 
-/// Two UDP sockets over loopback, each of which hears the other alone.
+/// Two UDP sockets over loopback, each the other's other end. Unlike `socketpair(2)` they take and give
+/// trains of datagrams (`UDP_SEGMENT`, `UDP_GRO`), and say when the other end is gone.
 ///
 /// # Errors
 /// When the process has no descriptor left, or loopback is down.
 pub fn datagram_pair() -> io::Result<(UdpSocket, UdpSocket)> {
-    let (near, far) = (UdpSocket::bind((address(), 0))?, UdpSocket::bind((address(), 0))?);
+    let near = UdpSocket::bind((address(), 0))?;
+    let far = UdpSocket::bind((address(), 0))?;
     near.connect(far.local_addr()?)?;
     far.connect(near.local_addr()?)?;
+    // Anybody on this host may have sent something before the ends were connected; no one else can
+    // since, so that what lies there is not the other end's.
+    for end in [&near, &far] {
+        empty(end)?;
+    }
     Ok((near, far))
+}
+
+/// Takes what has come so far; what is taken is bounded by the socket's buffer.
+fn empty(socket: &UdpSocket) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    // What is longer than the room is cut off: it is thrown away anyhow.
+    while socket.recv(&mut [0]).is_ok() {}
+    socket.set_nonblocking(false)
 }
 
 #[cfg(test)]
@@ -69,5 +84,25 @@ mod tests {
         drop(far);
         let error = near.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    /// Datagrams go from one end to the other, whole; a stranger's, who knows the address, go nowhere.
+    #[test]
+    fn what_is_joined_hears_datagrams_of_the_other_end_alone() {
+        let (near, far) = datagram_pair().unwrap();
+        let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        stranger.send_to(b"knock", far.local_addr().unwrap()).unwrap();
+        near.send(b"hello").unwrap();
+        near.send(b"").unwrap();
+        far.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut heard = [0; 8];
+        assert_eq!(far.recv(&mut heard).unwrap(), 5);
+        assert_eq!(&heard[..5], b"hello");
+        assert_eq!(far.recv(&mut heard).unwrap(), 0);
+        assert_ne!(near.local_addr().unwrap().ip(), far.local_addr().unwrap().ip());
+        drop(far);
+        near.send(b"gone?").unwrap();
+        near.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        assert_eq!(near.recv(&mut heard).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 }

@@ -3,15 +3,16 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use adit_proto::frame::{Open, Protocol, ResetReason};
-use adit_proto::limits::DATAGRAM_SOCKET_BYTES;
+use adit_proto::limits::{ASSOCIATIONS_PER_S, DATAGRAM_SOCKET_BYTES};
 use adit_ring::{Message, Socket};
 
 use super::Pump;
 use super::associations::{Association, End};
 use super::contacts::{Contact, Door};
-use super::meter::Seat;
+use super::meter::{Pace, Seat};
 use super::slots::{Purpose, Slot};
 use super::source_table::{Room, SourceTable};
 use crate::handoff::SessionKey;
@@ -24,6 +25,8 @@ pub(super) struct Inlet {
     pub(super) door: Door,
     pub(super) socket: Socket,
     table: SourceTable,
+    /// How fast new callers may come.
+    pace: Pace,
 }
 
 /// One who calls a contact point.
@@ -52,8 +55,9 @@ impl Pump {
         socket.set_packet_info().ok();
         socket.set_buffers(DATAGRAM_SOCKET_BYTES, DATAGRAM_SOCKET_BYTES).ok();
         let contact = door.contact;
+        let pace = Pace::new(ASSOCIATIONS_PER_S, Duration::from_secs(1));
         let slot =
-            self.inlets.insert(Inlet { tunnel, door, socket, table: SourceTable::default() });
+            self.inlets.insert(Inlet { tunnel, door, socket, pace, table: SourceTable::default() });
         if let Some((_, tunnel)) = self.tunnel_of(key) {
             let old = tunnel.contacts.insert(contact, Contact::Receive(slot));
             old.into_iter().for_each(|old| self.drop_contact(old));
@@ -101,6 +105,10 @@ impl Pump {
         let state = self.tunnels.get_mut(tunnel)?;
         if !inlet.door.sources.accepts(source.ip()) {
             state.flows_forbidden += 1;
+            return None;
+        }
+        if !inlet.pace.admits_one(now) {
+            state.drops.crowded += 1;
             return None;
         }
         let is_newcomer =

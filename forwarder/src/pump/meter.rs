@@ -18,14 +18,14 @@ const BYTES_BURST: Duration = Duration::from_millis(100);
 /// cell rate algorithm, ITU-T I.371). What is let through may run up a debt; nothing more follows
 /// until it is paid but for the burst.
 #[derive(Clone, Copy, Debug)]
-struct Pace {
+pub(super) struct Pace {
     per_second: u64,
     burst: Duration,
     paid_at: Time,
 }
 
 impl Pace {
-    fn new(per_second: u64, burst: Duration) -> Self {
+    pub(super) fn new(per_second: u64, burst: Duration) -> Self {
         let pace = Self { per_second: per_second.max(1), burst, paid_at: Time::default() };
         // One unit must fit, or nothing ever would.
         Self { burst: burst.max(pace.cost(1)), ..pace }
@@ -38,6 +38,15 @@ impl Pace {
 
     fn is_spent(&self, now: Time) -> bool {
         self.paid_at.since(now) >= self.burst
+    }
+
+    /// Whether one more may come; if so it is counted.
+    pub(super) fn admits_one(&mut self, now: Time) -> bool {
+        let is_admitted = !self.is_spent(now);
+        if is_admitted {
+            self.charge(1, now);
+        }
+        is_admitted
     }
 
     fn charge(&mut self, units: usize, now: Time) {
@@ -100,11 +109,7 @@ impl Meter {
             return false;
         }
         match &mut self.flows {
-            Some(pace) if pace.is_spent(now) => false,
-            Some(pace) => {
-                pace.charge(1, now);
-                true
-            }
+            Some(pace) => pace.admits_one(now),
             None => true,
         }
     }

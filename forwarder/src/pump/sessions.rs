@@ -92,6 +92,8 @@ pub(super) struct Drops {
     pub(super) unjudged: u64,
     /// Sends that the socket did not take.
     pub(super) unsent: u64,
+    /// Too many callers came at once.
+    pub(super) crowded: u64,
 }
 
 impl Tunnel {
@@ -158,6 +160,7 @@ impl Tunnel {
             ("quota", self.drops.over_quota),
             ("unjudged", self.drops.unjudged),
             ("unsent", self.drops.unsent),
+            ("crowded", self.drops.crowded),
         ];
         let refused = [
             ("forged", path.forged),
