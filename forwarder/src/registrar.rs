@@ -163,7 +163,11 @@ impl Registrar {
         match self.table.update(id, begin).flatten() {
             Some(Address::Unix(path)) => self.register(id, Target::Unix(path)),
             Some(Address::Tcp(place)) => match place.literal() {
-                Some(target) => self.register(id, target.into()),
+                Some(target) => self.register(id, Target::Tcp(target)),
+                None => self.actions.push_back(Action::Resolve(id, place)),
+            },
+            Some(Address::Udp(place)) => match place.literal() {
+                Some(target) => self.register(id, Target::Udp(target)),
                 None => self.actions.push_back(Action::Resolve(id, place)),
             },
             None => {}
@@ -188,7 +192,13 @@ impl Registrar {
         let is_expected = |entry: &&Entry| entry.stage == Stage::Resolving;
         let Some(entry) = self.table.get(id).filter(is_expected) else { return };
         match resolved {
-            Ok(target) => self.register(id, target.into()),
+            Ok(target) => {
+                let target = match entry.peer.protocol() {
+                    Protocol::Tcp => Target::Tcp(target),
+                    Protocol::Udp => Target::Udp(target),
+                };
+                self.register(id, target);
+            }
             Err(error) => {
                 let text = format!("cannot resolve {}: {error}", entry.peer.address);
                 self.handle_refused(id, text, StatusCode::UNPROCESSABLE_ENTITY, Some(now));
@@ -206,7 +216,7 @@ impl Registrar {
         self.serve(contact, None);
         let (Some(session), Some(entry)) = (self.session, self.table.get(contact)) else { return };
         let registration = Registration {
-            protocol: Protocol::Tcp,
+            protocol: entry.peer.protocol(),
             port: entry.peer.contact.port(),
             name: entry.peer.name.clone(),
         };

@@ -10,7 +10,8 @@ mod sessions;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,7 +21,8 @@ use adit::api;
 use adit::config::{Admitted, Place, RelayConfig};
 use adit::exit::{Exit, Failed};
 use adit::handoff::{
-    self, Arrival, Command, Event, EventReceiver, GoawayReason, PumpHandle, SessionKey,
+    self, Arrival, Command, ContactSocket, Event, EventReceiver, GoawayReason, PathSocket,
+    PumpHandle, SessionKey,
 };
 use adit::invitation::UnixTime;
 use adit::key::{PrivateKey, PublicKey};
@@ -121,11 +123,11 @@ struct Daemon {
     /// The newest session of each key: the one whose frames count.
     sessions_by_key: BTreeMap<PublicKey, SessionKey>,
     last_session: u64,
-    registrar: Registrar<TcpListener>,
+    registrar: Registrar<ContactSocket>,
     beat: Beat<Asked>,
     absence: Absence<Asked>,
     /// Calls whose owner's peer is being connected, by number, with the caller's end.
-    calls: BTreeMap<u64, (Asked, TcpStream)>,
+    calls: BTreeMap<u64, (Asked, OwnedFd)>,
     last_call: u64,
     lookups: Lookups,
     own: OwnAddresses,
@@ -240,6 +242,33 @@ impl Daemon {
             net::spawn(Rc::clone(&reception).accept_all(listener));
             tracing::info!(%address, "listening");
         }
+        self.offer_paths()
+    }
+
+    /// Lets sessions have datagram paths, at the UDP port of the first address.
+    fn offer_paths(&self) -> Result<(), Failed> {
+        let Some(&address) = self.config.listen.first().filter(|_| self.config.datagram_path)
+        else {
+            return Ok(());
+        };
+        let sockets: io::Result<Vec<_>> =
+            self.pumps.iter().map(|_| net::bind_datagrams(address, true)).collect();
+        let sockets = match sockets {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                tracing::warn!(
+                    "no datagram path: UDP port {} cannot be had: {error}; datagrams ride the \
+                     carriers",
+                    address.port()
+                );
+                return Ok(());
+            }
+        };
+        tracing::info!(%address, "datagram paths");
+        let count = u32::try_from(sockets.len()).unwrap_or(1);
+        for ((index, socket), pump) in (0..).zip(sockets).zip(0..) {
+            self.tell(pump, Command::OfferPaths(PathSocket { socket, pump: (index, count) }))?;
+        }
         Ok(())
     }
 
@@ -312,7 +341,7 @@ impl Daemon {
         let (id, is_carried) = (None, true);
         let state = Session { key, name: Arc::clone(&name), pump, remote, local, id, is_carried };
         self.arrivals.insert(session, state);
-        let arrival = Arrival { session, key, name, grace, sessions_max, quota };
+        let arrival = Arrival { session, key, name, grace, sessions_max, quota, has_path: true };
         self.tell(pump, Command::Carry { side, arrival, carrier: Box::new(carrier) })
     }
 
@@ -333,7 +362,7 @@ impl Daemon {
             Event::Frame { session, frame } => return self.handle_frame(session, frame, now),
             Event::Heard { call, heard } => return self.handle_heard(call, heard),
             Event::Opened { session, flow, open } => {
-                return self.handle_opened(session, flow, open.to, now);
+                return self.handle_opened(session, flow, open, now);
             }
             Event::Down { session, why } => self.handle_down(session, &why, now),
             Event::Report(report) => self.gathering.handle_report(report),
@@ -428,7 +457,7 @@ impl Daemon {
     }
 
     /// Ends a contact point for good: no new flows, and the port is free.
-    fn close_contact(&self, lease: &Lease<TcpListener>) -> Result<(), Failed> {
+    fn close_contact(&self, lease: &Lease<ContactSocket>) -> Result<(), Failed> {
         if let Some(holder) = lease.holder()
             && let Some(state) = self.sessions.get(&holder.session)
         {
@@ -436,7 +465,7 @@ impl Daemon {
             self.tell(state.pump, Command::Withdraw { session, contact })?;
         }
         // The pump may close its handle a little later; the port must be free now.
-        if let Some(listener) = &lease.listener {
+        if let Some(ContactSocket::Tcp(listener)) = &lease.listener {
             net::stop_listening(listener);
         }
         Ok(())

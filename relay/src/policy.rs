@@ -31,16 +31,16 @@ pub(crate) struct Policy {
     /// How much it may use.
     pub(crate) quota: Quota,
     ports: Ports,
+    udp_ports: Ports,
     names: Vec<NamePattern>,
     calls: Vec<NamePattern>,
     dials: Vec<Dial>,
+    udp_dials: Vec<Dial>,
 }
 
 /// What a policy forbids, and the setting that would allow it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Forbidden {
-    #[error("UDP contact points are not offered by this relay")]
-    Udp,
     #[error("an external peer has no public ports: ask for a private name")]
     NoPorts,
     #[error(
@@ -48,6 +48,11 @@ pub(crate) enum Forbidden {
          [[forwarder]] {name} and reload"
     )]
     Port { port: u16, name: Arc<str> },
+    #[error(
+        "UDP port {port} is not allowed to this forwarder: at the relay, add it to udp_ports of \
+         [[forwarder]] {name} and reload"
+    )]
+    UdpPort { port: u16, name: Arc<str> },
     #[error(
         "the private name {asked} is not allowed to this {role}: at the relay, add it to names of \
          [[{role}]] {name} and reload"
@@ -60,15 +65,19 @@ pub(crate) const EXTERNAL_SESSIONS_MAX: usize = 16;
 
 impl From<Admitted> for Policy {
     fn from(admitted: Admitted) -> Self {
+        let is_udp = |dial: &Dial| dial.protocol == Protocol::Udp;
+        let (udp_dials, dials) = admitted.dials.into_iter().partition(is_udp);
         Self {
             name: admitted.name.into(),
             role: admitted.role,
             sources: Arc::new(Sources::new(admitted.allow, admitted.deny)),
             quota: admitted.quota,
             ports: admitted.ports,
+            udp_ports: admitted.udp_ports,
             names: admitted.names,
             calls: admitted.calls,
-            dials: admitted.dials,
+            dials,
+            udp_dials,
         }
     }
 }
@@ -86,9 +95,8 @@ impl Policy {
     /// The contact point that is asked for, if it may be had.
     pub(crate) fn may_register(&self, asked: &Registration) -> Result<Contact, Forbidden> {
         let contact = match asked {
-            Registration { protocol: Protocol::Udp, .. } => return Err(Forbidden::Udp),
             Registration { port: 0, name, .. } => Contact::Private(name.clone()),
-            Registration { port, .. } => Contact::Public(*port),
+            Registration { port, protocol, .. } => Contact::Public(*port, *protocol),
         };
         self.may_have(&contact).map(|()| contact)
     }
@@ -96,10 +104,15 @@ impl Policy {
     /// Whether a contact point may stand.
     pub(crate) fn may_have(&self, contact: &Contact) -> Result<(), Forbidden> {
         match contact {
-            Contact::Public(_) if self.role == Role::External => Err(Forbidden::NoPorts),
-            Contact::Public(port) if self.ports.contain(*port) => Ok(()),
-            Contact::Public(port) => {
-                Err(Forbidden::Port { port: *port, name: Arc::clone(&self.name) })
+            Contact::Public(..) if self.role == Role::External => Err(Forbidden::NoPorts),
+            Contact::Public(port, protocol) => {
+                let (port, name) = (*port, Arc::clone(&self.name));
+                match protocol {
+                    Protocol::Tcp if self.ports.contain(port) => Ok(()),
+                    Protocol::Udp if self.udp_ports.contain(port) => Ok(()),
+                    Protocol::Tcp => Err(Forbidden::Port { port, name }),
+                    Protocol::Udp => Err(Forbidden::UdpPort { port, name }),
+                }
             }
             Contact::Private(name) if is_listed(&self.names, name) => Ok(()),
             Contact::Private(asked) => {
@@ -115,23 +128,31 @@ impl Policy {
     }
 
     /// Whether `host` may lead to anything that is dialled; only then is it resolved.
-    pub(crate) fn may_resolve(&self, host: &str, port: u16) -> bool {
-        guard::may_lead_to_listed(&self.dials, host, port)
+    pub(crate) fn may_resolve(&self, protocol: Protocol, host: &str, port: u16) -> bool {
+        guard::may_lead_to_listed(self.dials(protocol), host, port)
     }
 
     /// Whether `host` itself is among what is dialled: only then is it told that it cannot be found.
-    pub(crate) fn is_listed_by_name(&self, host: &str, port: u16) -> bool {
-        guard::is_listed_by_name(&self.dials, host, port)
+    pub(crate) fn is_listed_by_name(&self, protocol: Protocol, host: &str, port: u16) -> bool {
+        guard::is_listed_by_name(self.dials(protocol), host, port)
     }
 
     /// The address to dial for `host`, when `found` is one that it resolves to.
     pub(crate) fn may_dial(
         &self,
+        protocol: Protocol,
         host: &str,
         found: SocketAddr,
         own: OwnPlaces<'_>,
     ) -> Result<SocketAddr, Guarded> {
-        guard::judge(&self.dials, host, found, own)
+        guard::judge(self.dials(protocol), host, found, own)
+    }
+
+    fn dials(&self, protocol: Protocol) -> &[Dial] {
+        match protocol {
+            Protocol::Tcp => &self.dials,
+            Protocol::Udp => &self.udp_dials,
+        }
     }
 }
 

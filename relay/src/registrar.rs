@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Instant;
 
-use adit::handoff::SessionKey;
+use adit::handoff::{Protocol, SessionKey};
 use adit::key::PublicKey;
 use adit_proto::frame::{Refused, Registration};
 use adit_proto::id::ContactId;
@@ -48,6 +48,8 @@ pub(crate) struct Lease<L> {
     pub(crate) key: PublicKey,
     /// The internal peer's name.
     pub(crate) peer: String,
+    /// What it carries.
+    pub(crate) protocol: Protocol,
     /// Where it is.
     pub(crate) contact: Contact,
     /// Where callers come in; a private one has none.
@@ -101,7 +103,7 @@ pub(crate) enum Refusal {
 impl Refusal {
     fn taken(contact: Contact) -> Self {
         match contact {
-            Contact::Public(port) => Self::PortTaken(port),
+            Contact::Public(port, _) => Self::PortTaken(port),
             Contact::Private(name) => Self::NameTaken(name),
         }
     }
@@ -111,7 +113,7 @@ impl Refusal {
         match self {
             Self::Forbidden(Forbidden::Name { .. }) => Cause::NameNotAllowed,
             Self::Forbidden(_) => Cause::PortNotAllowed,
-            Self::PortTaken(_) | Self::InUse(Contact::Public(_)) => Cause::PortTaken,
+            Self::PortTaken(_) | Self::InUse(Contact::Public(..)) => Cause::PortTaken,
             Self::NameTaken(_) | Self::InUse(Contact::Private(_)) => Cause::NameTaken,
             Self::Unavailable { .. } => Cause::PortUnavailable,
             Self::Twice(_) | Self::Limit => Cause::ContactLimit,
@@ -177,7 +179,7 @@ impl<L> Registrar<L> {
         caller: Caller<'_>,
         asked: &Registration,
         keeps: impl Fn(SessionKey) -> bool,
-        open: impl FnOnce(u16) -> io::Result<L>,
+        open: impl FnOnce(u16, Protocol) -> io::Result<L>,
     ) -> Result<Granted<'_, L>, Refusal> {
         let contact = caller.policy.may_register(asked)?;
         let holder = caller.holder;
@@ -205,6 +207,7 @@ impl<L> Registrar<L> {
                 }
                 lease.state = State::Held(holder);
                 lease.peer.clone_from(&asked.name);
+                lease.protocol = asked.protocol;
             }
             None => self.open(caller, &contact, asked, open)?,
         }
@@ -218,21 +221,23 @@ impl<L> Registrar<L> {
         caller: Caller<'_>,
         contact: &Contact,
         asked: &Registration,
-        open: impl FnOnce(u16) -> io::Result<L>,
+        open: impl FnOnce(u16, Protocol) -> io::Result<L>,
     ) -> Result<(), Refusal> {
         let count = self.counts_by_key.get(&caller.key).copied().unwrap_or(0);
         if count >= CONTACTS_MAX {
             return Err(Refusal::Limit);
         }
         let listener = match *contact {
-            Contact::Public(port) => {
-                Some(open(port).map_err(|source| Refusal::Unavailable { port, source })?)
+            Contact::Public(port, protocol) => {
+                Some(open(port, protocol).map_err(|source| Refusal::Unavailable { port, source })?)
             }
             Contact::Private(_) => None,
         };
         let (key, peer, contact) = (caller.key, asked.name.clone(), contact.clone());
         let state = State::Held(caller.holder);
-        self.leases.insert(contact.clone(), Lease { key, peer, contact, listener, state });
+        let protocol = asked.protocol;
+        let lease = Lease { key, peer, protocol, contact: contact.clone(), listener, state };
+        self.leases.insert(contact, lease);
         self.counts_by_key.insert(key, count + 1);
         Ok(())
     }

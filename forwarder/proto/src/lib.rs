@@ -14,7 +14,10 @@
 //!    `handle_input`, `handle_end` and `handle_reset` take what came of it, and `handle_taken`
 //!    says how much of the other end's data the socket took.
 //! 4. Until [`session::Session::poll_records`] has no more: send what it sealed, in order.
-//! 5. At [`session::Session::poll_timeout`]: [`session::Session::handle_timeout`].
+//! 5. For flows of datagrams: `handle_datagrams` takes them. If the relay offered a path, `open_path`
+//!    at the forwarder; then for each packet [`session::Session::handle_packet`], and
+//!    [`session::Session::poll_packets`] until it has no more.
+//! 6. At [`session::Session::poll_timeout`]: [`session::Session::handle_timeout`].
 #![forbid(unsafe_code)]
 
 pub mod datagram;

@@ -34,10 +34,13 @@ pub const TEXT_MAX: usize = 256;
 
 /// The secret of a datagram path.
 pub const PATH_SECRET: usize = 32;
-/// Packets that one key of a datagram path seals, as a power of two. Half a gigabyte short of what
-/// AES-GCM allows (RFC 8446 §5.5), and more than a line carries in the time that the loss of a path
-/// takes to be noticed: the receiver is never two keys behind.
+/// Packets that one key of a datagram path seals, as a power of two: a sixth of what AES-GCM allows
+/// (RFC 8446 §5.5), and more than a line carries in the time that the loss of a path takes to be
+/// noticed, so that the receiver is never two keys behind.
 pub const PATH_GENERATION_BITS: u32 = 22;
+/// Forged packets after which a datagram path opens nothing more: from there on ChaCha20-Poly1305
+/// does not promise enough (RFC 9001 §6.6). AES-GCM bears more.
+pub const PATH_FORGED_MAX: u64 = 1 << 36;
 /// How far packets may overtake each other on a datagram path: an older one is dropped.
 pub const PATH_WINDOW: u64 = 2_048;
 /// The UDP payload that any line is expected to carry (RFC 8899 §5.1.2) …
@@ -118,6 +121,9 @@ pub const JOIN_TIME_MAX: Duration = Duration::from_secs(1);
 pub const JOIN_BEHIND_MAX: u16 = 1_024;
 /// … and in how many parts: the longest is cut into 57 on the narrowest path.
 pub const JOIN_PARTS_MAX: usize = 128;
+/// Flows of datagrams that one end may open: whoever floods it from many sources leaves as much to
+/// streams.
+pub const DATAGRAM_FLOWS_MAX: usize = FLOWS_MAX / 2;
 /// Control frames that may wait when a datagram flow is opened. Any packet from a new source opens
 /// one: a flood of them must leave room for what other flows owe.
 pub const DATAGRAM_OPENS_QUEUED_MAX: usize = CONTROL_QUEUED_MAX / 4;

@@ -25,8 +25,8 @@ use crate::flow::{Chunk, Flow};
 use crate::frame::{ControlFrame, Frame, Goaway, GoawayReason, Open, Protocol, ResetReason};
 use crate::id::{FlowId, SessionId, Side, Time};
 use crate::limits::{
-    CONTROL_QUEUED_MAX, DATAGRAM_OPENS_QUEUED_MAX, DETACHED_FLOWS_MAX, FLOWS_MAX, PAYLOAD_MAX,
-    ROUND_TRIP_MIN, SESSION_WINDOW,
+    CONTROL_QUEUED_MAX, DATAGRAM_FLOWS_MAX, DATAGRAM_OPENS_QUEUED_MAX, DETACHED_FLOWS_MAX,
+    FLOWS_MAX, PAYLOAD_MAX, ROUND_TRIP_MIN, SESSION_WINDOW,
 };
 use crate::schedule::Schedule;
 use datagrams::Datagrams;
@@ -230,7 +230,9 @@ impl<B> Session<B> {
             return Err(OpenError::Limit);
         }
         let is_datagram = open.protocol == Protocol::Udp;
-        if is_datagram && self.control.len() >= DATAGRAM_OPENS_QUEUED_MAX {
+        let is_flood = self.control.len() >= DATAGRAM_OPENS_QUEUED_MAX
+            || self.datagrams.flows() >= DATAGRAM_FLOWS_MAX;
+        if is_datagram && is_flood {
             return Err(OpenError::Limit);
         }
         if !self.is_carried() {

@@ -28,6 +28,8 @@ use adit_proto::id::Side;
 mod carrier;
 #[path = "simulation/checks.rs"]
 mod checks;
+#[path = "simulation/datagrams.rs"]
+mod datagrams;
 #[path = "simulation/deeds.rs"]
 mod deeds;
 #[path = "simulation/end.rs"]
@@ -130,7 +132,10 @@ const EXPECTED: &[&str] = &[
     "a carrier was found silent",
     "a carrier was lost with records retained",
     "a carrier was replaced while it was in use",
+    "a batch came",
     "a clock leapt",
+    "a datagram came",
+    "a datagram came in parts",
     "a pending carrier was replaced",
     "a session never opened",
     "a session was found gone",
@@ -201,6 +206,24 @@ fn the_oracle_finds_one_wrong_record() {
             assert!(result.is_err(), "{mutation:?} of record {number} went unnoticed");
         }
     }
+}
+
+/// The oracle can fail at datagrams too: one that was altered, cut, or comes twice.
+#[test]
+fn the_oracle_finds_one_wrong_datagram() {
+    let mut datagrams = datagrams::Datagrams::default();
+    let sent = datagrams.send(1, Side::Relay, 100);
+    let mut altered = sent.clone();
+    altered[50] ^= 1;
+    for wrong in [altered.as_slice(), &sent[..99], &[]] {
+        let sent = datagrams.send(1, Side::Relay, 100);
+        let mut wrong = wrong.to_vec();
+        wrong.iter_mut().zip(&sent[..8]).for_each(|(to, from)| *to = *from);
+        assert!(datagrams.delivered(1, Side::Forwarder, &wrong).is_err());
+    }
+    assert!(datagrams.delivered(1, Side::Relay, &sent).is_err());
+    datagrams.delivered(1, Side::Forwarder, &sent).unwrap();
+    assert!(datagrams.delivered(1, Side::Forwarder, &sent).is_err());
 }
 
 /// Without a fault there is nothing to complain of.

@@ -125,7 +125,9 @@ impl Access<'_> {
             return Err(forbidden(text));
         }
         let own = match &peer.address {
-            Address::Tcp(place) => place.literal().map(|address| address.ip().to_canonical()),
+            Address::Tcp(place) | Address::Udp(place) => {
+                place.literal().map(|address| address.ip().to_canonical())
+            }
             Address::Unix(_) => None,
         };
         if own == Some(*from) {

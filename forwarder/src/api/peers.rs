@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Asker, Inbox, Json, Refusal, Reply};
-use crate::config::{self, Address, Contact, Net, Peer, health};
+use crate::config::{self, Address, BadPeer, Contact, Net, Peer, health};
 use crate::registrar::{LEASE, LEASE_MAX, LEASE_MIN, Registered};
 use crate::sources::Sources;
 use crate::status::PeerStatus;
@@ -30,6 +30,9 @@ pub struct NewPeer {
     /// Where it listens, `host:port` …
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp: Option<String>,
+    /// … the same of UDP …
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub udp: Option<String>,
     /// … or the path of its unix socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unix: Option<PathBuf>,
@@ -144,15 +147,20 @@ fn lease(seconds: Option<u64>) -> Result<Duration, Refusal> {
 
 impl NewPeer {
     fn checked(self) -> Result<Peer, Refusal> {
-        let address = match (self.tcp, self.unix) {
-            (Some(tcp), None) => Address::Tcp(tcp.parse().map_err(|bad| wrong("tcp", bad))?),
-            (None, Some(path)) if path.is_absolute() => {
+        let address = match (self.tcp, self.udp, self.unix) {
+            (None, Some(udp), None) => match (self.proxy_protocol.as_deref(), self.health_s) {
+                (Some("v1"), _) => return Err(wrong("proxy_protocol", BadPeer::DatagramProxy)),
+                (_, Some(_)) => return Err(wrong("health_s", BadPeer::DatagramHealth)),
+                _ => Address::Udp(udp.parse().map_err(|bad| wrong("udp", bad))?),
+            },
+            (Some(tcp), None, None) => Address::Tcp(tcp.parse().map_err(|bad| wrong("tcp", bad))?),
+            (None, None, Some(path)) if path.is_absolute() => {
                 Address::unix(path).map_err(|bad| wrong("unix", bad))?
             }
-            (None, Some(path)) => {
+            (None, None, Some(path)) => {
                 return Err(wrong("unix", format!("{path:?} does not begin with a slash")));
             }
-            _ => return Err(wrong("tcp", "one of tcp and unix says where the peer listens")),
+            _ => return Err(wrong("tcp", "one of tcp, udp and unix says where the peer listens")),
         };
         let contact = self.contact.map_or(Ok(Contact::Private), |contact| contact.parse());
         let contact = contact.map_err(|bad| wrong("contact", bad))?;

@@ -13,7 +13,7 @@ use crate::config::{
 };
 use crate::exit::{Exit, Failed};
 use crate::forwarder;
-use crate::handoff::Destination;
+use crate::handoff::{Destination, Protocol};
 use crate::key::{PrivateKey, PublicKey};
 
 /// Whom to call, how, and what to offer.
@@ -29,10 +29,14 @@ pub(super) struct ConnectArgs {
     /// Where this host's programs connect to reach it, such as 127.0.0.1:2222.
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+    /// It is called with datagrams, over UDP.
+    #[arg(long, requires = "listen", conflicts_with = "stdio")]
+    udp: bool,
     /// Join standard input and output to it: ssh's ProxyCommand.
     #[arg(long)]
     stdio: bool,
-    /// Offer what listens at HOST:PORT to internal peers, as NAME. May be given again.
+    /// Offer what listens at HOST:PORT to internal peers, as NAME; HOST:PORT/udp of datagrams. May be
+    /// given again.
     #[arg(long, value_name = "NAME=HOST:PORT")]
     serve: Vec<Offer>,
     /// The configuration that names this host's key and the relay's.
@@ -50,7 +54,7 @@ pub(super) struct ConnectArgs {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Offer {
     name: String,
-    at: Place,
+    at: Address,
 }
 
 impl FromStr for Offer {
@@ -60,7 +64,9 @@ impl FromStr for Offer {
         let shape = || format!("{text:?} is no offer: write NAME=HOST:PORT");
         let (name, at) =
             text.split_once('=').filter(|(name, _)| is_name(name)).ok_or_else(shape)?;
-        let at = at.parse().map_err(|error: config::BadPlace| error.to_string())?;
+        let (at, is_udp) = at.strip_suffix("/udp").map_or((at, false), |at| (at, true));
+        let at: Place = at.parse().map_err(|error: config::BadPlace| error.to_string())?;
+        let at = if is_udp { Address::Udp(at) } else { Address::Tcp(at) };
         Ok(Self { name: name.to_owned(), at })
     }
 }
@@ -86,11 +92,12 @@ impl ConnectArgs {
         };
         let key = PrivateKey::load(&known.key)?;
         let to = called.clone().map(Destination::Name);
+        let protocol = if self.udp { Protocol::Udp } else { Protocol::Tcp };
         let listener = self.listen.zip(to).map(|(listen, to)| {
             let name = called.clone().unwrap_or_default();
-            Outward { name, listen, to }
+            Outward { name, listen, protocol, to }
         });
-        let offer = |Offer { name, at }| Peer::new(name, Address::Tcp(at), Contact::Private);
+        let offer = |Offer { name, at }| Peer::new(name, at, Contact::Private);
         let config = ForwarderConfig {
             relay: Places::from(self.relay),
             peers: self.serve.into_iter().map(offer).collect(),

@@ -61,6 +61,7 @@ pub(super) struct RegisterArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
     Tcp,
+    Udp,
     Unix,
 }
 
@@ -85,13 +86,16 @@ pub(super) struct TokenArgs {
 
 impl RegisterArgs {
     fn peer(&self) -> Result<NewPeer, Failed> {
-        let (tcp, unix) = match self.kind {
-            Kind::Tcp => (Some(self.address.clone()), None),
-            Kind::Unix => (None, Some(absolute(Path::new(&self.address))?)),
+        let address = || self.address.clone();
+        let (tcp, udp, unix) = match self.kind {
+            Kind::Tcp => (Some(address()), None, None),
+            Kind::Udp => (None, Some(address()), None),
+            Kind::Unix => (None, None, Some(absolute(Path::new(&self.address))?)),
         };
         Ok(NewPeer {
             name: self.name.clone(),
             tcp,
+            udp,
             unix,
             contact: Some(self.contact.clone()),
             lease_s: Some(self.lease.as_secs()),

@@ -18,12 +18,23 @@ use super::{
 use crate::key::{PINS_MAX, Pins, PublicKey};
 
 const SCHEMA: Schema = Schema {
-    top: &["key", "relay", "relay_key", "socket", "peer", "api", "token", "listener", "socks"],
+    top: &[
+        "key",
+        "relay",
+        "relay_key",
+        "socket",
+        "datagram_path",
+        "peer",
+        "api",
+        "token",
+        "listener",
+        "socks",
+    ],
     tables: &[
         ("peer", PEER_KEYS),
         ("api", &["listen"]),
         ("token", TOKEN_KEYS),
-        ("listener", &["name", "listen", "to"]),
+        ("listener", &["name", "listen", "protocol", "to"]),
         ("socks", &["listen"]),
     ],
 };
@@ -39,6 +50,8 @@ pub struct ForwarderConfig {
     pub relay_keys: Pins,
     /// Where `adit status` asks.
     pub socket: PathBuf,
+    /// Whether datagrams may have a path of their own over UDP.
+    pub datagram_path: bool,
     /// The internal peers to register.
     pub peers: Vec<Peer>,
     /// Where peers of the LAN register themselves, if they may.
@@ -58,6 +71,7 @@ struct Raw {
     relay: Spanned<OneOrMany>,
     relay_key: Spanned<OneOrMany>,
     socket: Option<String>,
+    datagram_path: Option<bool>,
     #[serde(default)]
     peer: Vec<RawPeer>,
     #[serde(default)]
@@ -82,6 +96,7 @@ impl ForwarderConfig {
             relay,
             relay_keys: relay_keys.into(),
             socket: FORWARDER_SOCKET.into(),
+            datagram_path: true,
             peers: Vec::new(),
             api: None,
             tokens: Vec::new(),
@@ -102,6 +117,7 @@ impl ForwarderConfig {
             relay: places(&file, "relay", &raw.relay)?,
             relay_keys: relay_keys(&file, &raw.relay_key)?,
             socket: beside(path, raw.socket.as_deref().unwrap_or(FORWARDER_SOCKET)),
+            datagram_path: raw.datagram_path.unwrap_or(true),
             peers: peers(path, &file, &raw.peer)?,
             api: raw.api.map(|api| api_address(&file, &api.listen)).transpose()?,
             tokens: tokens(&file, &raw.token)?,

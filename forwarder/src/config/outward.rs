@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use adit_proto::frame::Destination;
+use adit_proto::frame::{Destination, Protocol};
 use adit_proto::limits::TEXT_MAX;
 use serde::Deserialize;
 use toml::Spanned;
@@ -25,6 +25,8 @@ pub struct Outward {
     pub name: String,
     /// Where it listens.
     pub listen: SocketAddr,
+    /// What it takes: connections, or datagrams.
+    pub protocol: Protocol,
     /// Where its flows lead.
     pub to: Destination,
 }
@@ -34,6 +36,7 @@ pub struct Outward {
 pub(super) struct RawListener {
     name: Spanned<String>,
     listen: Spanned<String>,
+    protocol: Option<Spanned<String>>,
     to: Spanned<String>,
 }
 
@@ -53,7 +56,11 @@ pub(super) fn listeners(file: &File, raw: &[RawListener]) -> Result<Vec<Outward>
         file.unique(&mut names, unique, &name, listener.name.span())?;
         let ListenAddress(listen) = file.value("listen", &listener.listen)?;
         let unique = ("address", "one address leads to one destination");
-        file.unique(&mut places, unique, &listen, listener.listen.span())?;
+        let Known(protocol) = match &listener.protocol {
+            Some(protocol) => file.value("protocol", protocol)?,
+            None => Known(Protocol::Tcp),
+        };
+        file.unique(&mut places, unique, &Listened { listen, protocol }, listener.listen.span())?;
         let To(to) = file.value("to", &listener.to)?;
         if listeners.len() >= LISTENERS_MAX {
             let reason = format!("more than {LISTENERS_MAX} listeners");
@@ -61,9 +68,37 @@ pub(super) fn listeners(file: &File, raw: &[RawListener]) -> Result<Vec<Outward>
                 file.error(listener.name.span(), Problem::Value { key: "listener", reason })
             );
         }
-        listeners.push(Outward { name, listen, to });
+        listeners.push(Outward { name, listen, protocol, to });
     }
     Ok(listeners)
+}
+
+/// A protocol as it is written.
+struct Known(Protocol);
+
+impl FromStr for Known {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "tcp" => Ok(Self(Protocol::Tcp)),
+            "udp" => Ok(Self(Protocol::Udp)),
+            _ => Err(format!("{text:?} is no protocol: write \"tcp\" or \"udp\"")),
+        }
+    }
+}
+
+/// An address of one protocol: the same one of the other is another place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Listened {
+    listen: SocketAddr,
+    protocol: Protocol,
+}
+
+impl fmt::Display for Listened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.listen.fmt(f)
+    }
 }
 
 /// Where SOCKS5 is offered, if it is.

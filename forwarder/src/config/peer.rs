@@ -13,12 +13,12 @@ use toml::Spanned;
 use super::file::{File, OneOrMany, Seen};
 use super::forwarder::checked_name;
 use super::{ConfigError, Contact, Net, Place, Problem, beside};
-use crate::handoff::ProxyVersion;
+use crate::handoff::{Protocol, ProxyVersion};
 use crate::sources::Sources;
 
 /// The keys of `[[peer]]`.
 pub(super) const PEER_KEYS: &[&str] =
-    &["name", "tcp", "unix", "contact", "proxy_protocol", "allow", "deny", "health_s"];
+    &["name", "tcp", "udp", "unix", "contact", "proxy_protocol", "allow", "deny", "health_s"];
 
 /// The longest path of a unix socket: what the kernel's `sun_path` holds (unix(7)).
 const UNIX_PATH_MAX: usize = 107;
@@ -50,6 +50,14 @@ impl Peer {
         let (proxy, sources, health) = (None, Arc::new(Sources::any()), None);
         Self { name, address, contact, proxy, sources, health }
     }
+
+    /// What it speaks: streams are TCP's.
+    pub fn protocol(&self) -> Protocol {
+        match self.address {
+            Address::Tcp(_) | Address::Unix(_) => Protocol::Tcp,
+            Address::Udp(_) => Protocol::Udp,
+        }
+    }
 }
 
 /// Where an internal peer listens.
@@ -57,6 +65,8 @@ impl Peer {
 pub enum Address {
     /// A TCP port.
     Tcp(Place),
+    /// A UDP port.
+    Udp(Place),
     /// A unix socket.
     Unix(PathBuf),
 }
@@ -65,6 +75,7 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(place) => place.fmt(f),
+            Self::Udp(place) => write!(f, "{place}/udp"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -81,6 +92,12 @@ pub enum BadPeer {
     /// An unknown form of the PROXY protocol.
     #[error("{0:?} is no form of the PROXY protocol: write \"v1\" or \"v2\"")]
     Proxy(String),
+    /// A form of the PROXY protocol that datagrams do not have.
+    #[error("datagrams have the form \"v2\" alone: write that, or leave proxy_protocol out")]
+    DatagramProxy,
+    /// What nobody answers for.
+    #[error("whether a UDP port is there cannot be checked: leave health_s out")]
+    DatagramHealth,
     /// Checked too often, or hardly ever.
     #[error("{0} is out of range: write {HEALTH_S_MIN} to {HEALTH_S_MAX} seconds")]
     Health(u64),
@@ -130,6 +147,7 @@ pub fn health(seconds: u64) -> Result<Duration, BadPeer> {
 pub(super) struct RawPeer {
     name: Spanned<String>,
     tcp: Option<Spanned<String>>,
+    udp: Option<Spanned<String>>,
     unix: Option<Spanned<String>>,
     contact: Spanned<String>,
     proxy_protocol: Option<Spanned<String>>,
@@ -139,7 +157,7 @@ pub(super) struct RawPeer {
 }
 
 pub(super) fn peers(path: &Path, file: &File, raw: &[RawPeer]) -> Result<Vec<Peer>, ConfigError> {
-    let (mut names, mut ports): (Seen<String>, Seen<Contact>) = Default::default();
+    let (mut names, mut ports): (Seen<String>, Seen<String>) = Default::default();
     let mut peers = Vec::with_capacity(raw.len());
     for (index, raw) in raw.iter().enumerate() {
         let peer = raw.checked(path, file)?;
@@ -147,7 +165,9 @@ pub(super) fn peers(path: &Path, file: &File, raw: &[RawPeer]) -> Result<Vec<Pee
         file.unique(&mut names, unique, &peer.name, raw.name.span())?;
         if let Contact::Public(_) = peer.contact {
             let unique = ("contact point", "one contact point leads to one peer");
-            file.unique(&mut ports, unique, &peer.contact, raw.contact.span())?;
+            let is_udp = peer.protocol() == Protocol::Udp;
+            let contact = format!("{}{}", peer.contact, if is_udp { "/udp" } else { "" });
+            file.unique(&mut ports, unique, &contact, raw.contact.span())?;
         }
         if index >= CONTACTS_MAX {
             let reason =
@@ -179,18 +199,37 @@ impl RawPeer {
 
     fn address(&self, path: &Path, file: &File) -> Result<Address, ConfigError> {
         let error = |span, key, reason| Err(file.error(span, Problem::Value { key, reason }));
-        match (&self.tcp, &self.unix) {
-            (Some(tcp), None) => Ok(Address::Tcp(file.value("tcp", tcp)?)),
-            (None, Some(unix)) => Address::unix(beside(path, unix.get_ref()))
-                .or_else(|bad| error(unix.span(), "unix", bad.to_string())),
-            (_, Some(unix)) => {
-                let reason = "a peer listens at one place: leave out tcp or unix";
-                error(unix.span(), "unix", reason.to_owned())
+        match (&self.tcp, &self.udp, &self.unix) {
+            (Some(tcp), None, None) => Ok(Address::Tcp(file.value("tcp", tcp)?)),
+            (None, Some(udp), None) => {
+                self.checked_datagrams(file)?;
+                Ok(Address::Udp(file.value("udp", udp)?))
             }
-            (None, None) => {
-                let reason = "it says neither tcp = \"host:port\" nor unix = \"/path\"";
+            (None, None, Some(unix)) => Address::unix(beside(path, unix.get_ref()))
+                .or_else(|bad| error(unix.span(), "unix", bad.to_string())),
+            (_, Some(at), None) | (_, _, Some(at)) => {
+                let reason = "a peer listens at one place: leave out all but one of tcp, udp and \
+                              unix, or write a peer for each";
+                error(at.span(), "peer", reason.to_owned())
+            }
+            (None, None, None) => {
+                let reason = "it says neither tcp or udp = \"host:port\" nor unix = \"/path\"";
                 error(self.name.span(), "peer", reason.to_owned())
             }
+        }
+    }
+
+    /// What a peer with datagrams cannot have.
+    fn checked_datagrams(&self, file: &File) -> Result<(), ConfigError> {
+        let error = |span, key, bad: BadPeer| {
+            Err(file.error(span, Problem::Value { key, reason: bad.to_string() }))
+        };
+        match (&self.proxy_protocol, &self.health_s) {
+            (Some(proxy), _) if proxy.get_ref() == "v1" => {
+                error(proxy.span(), "proxy_protocol", BadPeer::DatagramProxy)
+            }
+            (_, Some(health)) => error(health.span(), "health_s", BadPeer::DatagramHealth),
+            _ => Ok(()),
         }
     }
 

@@ -32,6 +32,7 @@ const SCHEMA: Schema = Schema {
         "contact_address",
         "socket",
         "state",
+        "datagram_path",
         "session",
         "forwarder",
         "external",
@@ -60,6 +61,8 @@ pub struct RelayConfig {
     pub state: PathBuf,
     /// How long a session waits for its forwarder to come back.
     pub grace: Duration,
+    /// Whether sessions are offered a datagram path over UDP.
+    pub datagram_path: bool,
     /// Who is let in and may do what: those of the file, and then those that were enrolled.
     pub admitted: Vec<Admitted>,
 }
@@ -73,6 +76,7 @@ struct Raw {
     contact_address: Option<Spanned<String>>,
     socket: Option<String>,
     state: Option<String>,
+    datagram_path: Option<bool>,
     #[serde(default)]
     session: RawSession,
     #[serde(default)]
@@ -111,6 +115,7 @@ impl RelayConfig {
             address,
             contact_address,
             socket: beside(path, raw.socket.as_deref().unwrap_or(RELAY_SOCKET)),
+            datagram_path: raw.datagram_path.unwrap_or(true),
             grace: grace(&file, raw.session.grace_s.as_ref())?,
             state,
             admitted: known.admitted,

@@ -34,7 +34,7 @@ impl Batch {
         let size = if segment == 0 { len } else { segment };
         if self.slices.is_empty() {
             (self.segment, self.bytes) = (size, len);
-            self.is_closed = len == 0 || len % size != 0;
+            self.is_closed = len == 0 || !len.is_multiple_of(size);
             self.slices.push(slice);
             return None;
         }
@@ -45,7 +45,7 @@ impl Batch {
             return Some(slice);
         }
         self.bytes = bytes;
-        self.is_closed = len % self.segment != 0;
+        self.is_closed = !len.is_multiple_of(self.segment);
         self.slices.push(slice);
         None
     }

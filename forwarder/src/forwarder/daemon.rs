@@ -256,9 +256,9 @@ impl Daemon {
         let key = self.config.relay_keys.first();
         let (side, name, carrier) = (Side::Forwarder, self.name.clone(), Box::new(carrier));
         // The relay's WELCOME says how long the grace really is.
-        let quota = Quota::default();
+        let (quota, has_path) = (Quota::default(), self.config.datagram_path);
         let arrival =
-            Arrival { session, key, name, grace: GRACE, sessions_max: 1, quota, has_path: true };
+            Arrival { session, key, name, grace: GRACE, sessions_max: 1, quota, has_path };
         self.tell(Command::Carry { side, arrival, carrier })
     }
 

@@ -4,14 +4,13 @@
 //! who may connect; until then, who connects waits to be accepted.
 
 use std::io;
-use std::net::TcpListener;
 use std::sync::Arc;
 
 use adit_proto::id::ContactId;
 
 use crate::config::{Outward, To};
 use crate::exit::{Exit, Failed};
-use crate::handoff::{Command, ContactSocket, Destination, SessionKey};
+use crate::handoff::{Command, ContactSocket, Destination, Protocol, SessionKey};
 use crate::net;
 use crate::sources::Sources;
 
@@ -28,7 +27,7 @@ pub(super) struct Listeners {
 
 #[derive(Debug)]
 struct Bound {
-    listener: TcpListener,
+    socket: ContactSocket,
     name: Arc<str>,
     to: Destination,
 }
@@ -41,15 +40,19 @@ fn contact(index: usize) -> ContactId {
 impl Listeners {
     /// Binds them; nobody is accepted yet.
     pub(super) fn bind(listeners: &[Outward]) -> Result<Self, Failed> {
-        let bind = |Outward { name, listen, to }: &Outward| {
-            let listener = net::bind(*listen, BACKLOG, true).map_err(|error| {
+        let bind = |Outward { name, listen, protocol, to }: &Outward| {
+            let bound = match protocol {
+                Protocol::Tcp => net::bind(*listen, BACKLOG, true).map(ContactSocket::Tcp),
+                Protocol::Udp => net::bind_datagrams(*listen, false).map(ContactSocket::Udp),
+            };
+            let socket = bound.map_err(|error| {
                 Failed::new(
                     Exit::Failure,
                     format!("listener {name}: cannot listen on {listen}: {error}"),
                 )
             })?;
             tracing::info!(%listen, to = %To(to.clone()), "listening inside");
-            Ok(Bound { listener, name: name.as_str().into(), to: to.clone() })
+            Ok(Bound { socket, name: name.as_str().into(), to: to.clone() })
         };
         let bound = listeners.iter().map(bind).collect::<Result<_, Failed>>()?;
         Ok(Self { bound, session: None })
@@ -75,7 +78,7 @@ impl Listeners {
                 session,
                 contact,
                 peer: Arc::clone(&bound.name),
-                socket: ContactSocket::Tcp(bound.listener.try_clone()?),
+                socket: bound.socket.try_clone()?,
                 to: bound.to.clone(),
                 sources,
             })
@@ -93,7 +96,8 @@ mod tests {
     #[test]
     fn a_listener_is_handed_over_with_those_who_may_connect() {
         let (name, to) = ("web".to_owned(), Destination::Name("laptop-web".to_owned()));
-        let outward = Outward { name, listen: ([127, 0, 0, 1], 0).into(), to };
+        let (listen, protocol) = (([127, 0, 0, 1], 0).into(), Protocol::Tcp);
+        let outward = Outward { name, listen, protocol, to };
         let mut listeners = Listeners::bind(&[outward]).unwrap();
         let any = Arc::new(Sources::any());
         for session in [SessionKey(1), SessionKey(2)] {

@@ -33,6 +33,8 @@ pub async fn check(address: &Address) -> io::Result<()> {
 async fn connect(address: &Address) -> io::Result<()> {
     match address {
         Address::Unix(path) => UnixStream::connect(path).await.map(drop),
+        // Nobody answers for a UDP port: no configuration asks for this.
+        Address::Udp(_) => Ok(()),
         Address::Tcp(place) => {
             let addresses = resolve(place.clone()).await?;
             // The one that a flow would be dialled to.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener, UdpSocket};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
@@ -26,6 +26,21 @@ pub fn bind(address: SocketAddr, backlog: i32, is_only_v6: bool) -> io::Result<T
         socket.set_only_v6(is_only_v6)?;
     }
     socket.bind(&address.into()).and_then(|()| socket.listen(backlog)).map_err(explained)?;
+    Ok(socket.into())
+}
+
+/// A UDP socket at `address`; an unspecified IPv6 address takes IPv4 too. One that `shares_port` does so
+/// with others of this process's user that say so, too.
+///
+/// # Errors
+/// As of [`bind`].
+pub fn bind_datagrams(address: SocketAddr, shares_port: bool) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_port(shares_port)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into()).map_err(explained)?;
     Ok(socket.into())
 }
 

@@ -1,7 +1,7 @@
 //! Two joined sockets.
 
 use std::io;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -39,6 +39,17 @@ pub fn pair() -> io::Result<(TcpStream, TcpStream)> {
         }
     }
     Err(io::Error::new(io::ErrorKind::ConnectionRefused, "strangers crowd in on loopback"))
+}
+
+/// Two UDP sockets over loopback, each of which hears the other alone.
+///
+/// # Errors
+/// When the process has no descriptor left, or loopback is down.
+pub fn datagram_pair() -> io::Result<(UdpSocket, UdpSocket)> {
+    let (near, far) = (UdpSocket::bind((address(), 0))?, UdpSocket::bind((address(), 0))?);
+    near.connect(far.local_addr()?)?;
+    far.connect(near.local_addr()?)?;
+    Ok((near, far))
 }
 
 #[cfg(test)]

@@ -309,12 +309,11 @@ impl Pump {
         self.keep_slices(slices);
         let Err(error) = result else { return };
         let Some(association) = self.associations.get_mut(slot) else { return };
-        match error.raw_os_error().map(Errno::from_raw) {
-            // What a device without checksum offload says to gathered datagrams, and what it says
-            // when one of them is longer than it takes whole (udp(7)).
-            Some(Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE) => association.sends_singly = true,
-            _ => {}
-        }
+        // What a device without checksum offload says to gathered datagrams, and what it says when one of
+        // them is longer than it takes whole (udp(7)).
+        let is_ungathered = [Errno::EIO, Errno::EINVAL, Errno::EMSGSIZE];
+        let errno = error.raw_os_error().map(Errno::from_raw);
+        association.sends_singly |= errno.is_some_and(|errno| is_ungathered.contains(&errno));
         if let Some(tunnel) = self.tunnels.get_mut(association.tunnel) {
             tunnel.drops.unsent += 1;
         }

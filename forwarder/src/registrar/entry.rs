@@ -105,7 +105,9 @@ impl Entry {
     /// A unix socket is on this host.
     pub(super) fn inside(&self) -> Option<IpAddr> {
         match (&self.stage, self.target.as_ref()?) {
-            (Stage::Registered { .. }, Target::Tcp(address)) => Some(address.ip().to_canonical()),
+            (Stage::Registered { .. }, Target::Tcp(address) | Target::Udp(address)) => {
+                Some(address.ip().to_canonical())
+            }
             (Stage::Registered { .. }, Target::Unix(_)) => Some(Ipv4Addr::LOCALHOST.into()),
             _ => None,
         }

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -30,6 +31,7 @@ use crate::registrar::Holder;
 pub(crate) struct Asked {
     pub(crate) session: SessionKey,
     pub(crate) flow: FlowId,
+    pub(crate) protocol: Protocol,
 }
 
 /// What the look-ups for a call have found.
@@ -50,10 +52,10 @@ impl Daemon {
         &mut self,
         session: SessionKey,
         flow: FlowId,
-        to: Destination,
+        Open { protocol, to, .. }: Open,
         now: Instant,
     ) -> Result<(), Failed> {
-        let asked = Asked { session, flow };
+        let asked = Asked { session, flow, protocol };
         if self.ending.is_some() {
             return self.answer(asked, Answer::Refuse(ResetReason::Ending));
         }
@@ -67,7 +69,7 @@ impl Daemon {
 
     fn call(&mut self, asked: Asked, name: &str, now: Instant) -> Result<(), Failed> {
         let Some(state) = self.sessions.get(&asked.session) else { return Ok(()) };
-        let call = self.look_up(state, name);
+        let call = self.look_up(state, asked.protocol, name);
         match call {
             Call { is_allowed: true, is_let_in: true, owner: Some((pump, holder)), .. } => {
                 self.join(asked, name, pump, holder)
@@ -98,9 +100,10 @@ impl Daemon {
     }
 
     /// Looks everything up, whatever has been found already.
-    fn look_up(&self, caller: &Session, name: &str) -> Call {
+    fn look_up(&self, caller: &Session, protocol: Protocol, name: &str) -> Call {
         let policy = self.policies.get(&caller.key);
-        let lease = self.registrar.by_name(name);
+        // What carries another protocol is as if it were not there.
+        let lease = self.registrar.by_name(name).filter(|lease| lease.protocol == protocol);
         // A name that nobody has is looked up as if the caller had it.
         let owner = lease.map_or(caller.key, |lease| lease.key);
         let sources = self.policies.get(&owner).map(|owner| &owner.sources);
@@ -124,7 +127,11 @@ impl Daemon {
         holder: Holder,
     ) -> Result<(), Failed> {
         let Some(caller) = self.sessions.get(&asked.session) else { return Ok(()) };
-        let (near, far) = match net::pair() {
+        let joined = match asked.protocol {
+            Protocol::Tcp => net::pair().map(|(near, far)| (near.into(), far.into())),
+            Protocol::Udp => net::datagram_pair().map(|(near, far)| (near.into(), far.into())),
+        };
+        let (near, far): (OwnedFd, OwnedFd) = match joined {
             Ok(pair) => pair,
             Err(error) => {
                 tracing::warn!(caller = %caller.name, %name, "a call cannot be joined: {error}");
@@ -136,10 +143,10 @@ impl Daemon {
         let open = Open {
             contact,
             source: caller.remote,
-            protocol: Protocol::Tcp,
+            protocol: asked.protocol,
             to: Destination::Contact,
         };
-        let (peer, stream) = (Arc::from(name), far.into());
+        let (peer, stream) = (Arc::from(name), far);
         let call = self.last_call;
         self.last_call += 1;
         self.calls.insert(call, (asked, near));
@@ -155,7 +162,7 @@ impl Daemon {
     ) -> Result<(), Failed> {
         let Some((asked, near)) = self.calls.remove(&call) else { return Ok(()) };
         let answer = match heard {
-            Ok(()) => Answer::Join(near.into()),
+            Ok(()) => Answer::Join(near),
             Err(reason) => Answer::Refuse(reason),
         };
         self.answer(asked, answer)
@@ -165,7 +172,7 @@ impl Daemon {
         let Some(state) = self.sessions.get(&asked.session) else { return Ok(()) };
         let may_resolve = |place: &Place| {
             let policy = self.policies.get(&state.key);
-            policy.is_some_and(|policy| policy.may_resolve(&place.host, place.port))
+            policy.is_some_and(|policy| policy.may_resolve(asked.protocol, &place.host, place.port))
         };
         let Some(place) = address.parse().ok().filter(may_resolve) else {
             let why = format!("{} asks for {address:?}: it is not among its dials", state.name);
@@ -204,7 +211,7 @@ impl Daemon {
             (Ok(found), Ok(addresses)) => (found, addresses),
             (Err(error), _) | (_, Err(error)) => {
                 refuse(Cause::DialUnresolved, &error);
-                if !policy.is_listed_by_name(&place.host, place.port) {
+                if !policy.is_listed_by_name(asked.protocol, &place.host, place.port) {
                     return self.refuse_at_beat(asked, now);
                 }
                 return self.answer(asked, Answer::Refuse(ResetReason::ConnectFailed));
@@ -212,14 +219,20 @@ impl Daemon {
         };
         let listens_at = |port| {
             self.config.listen.iter().any(|address| address.port() == port)
-                || self.registrar.lease(&Contact::Public(port)).is_some()
+                || [Protocol::Tcp, Protocol::Udp].into_iter().any(|protocol| {
+                    self.registrar.lease(&Contact::Public(port, protocol)).is_some()
+                })
         };
         let own = OwnPlaces { addresses, listens_at: &listens_at };
-        let judge = |found: &SocketAddr| policy.may_dial(&place.host, *found, own);
+        let judge = |found: &SocketAddr| policy.may_dial(asked.protocol, &place.host, *found, own);
         let verdicts: Vec<_> = found.iter().map(judge).collect();
         if let Some(address) = verdicts.iter().find_map(|verdict| verdict.ok()) {
             tracing::debug!(forwarder = %state.name, %place, %address, "dialled");
-            return self.answer(asked, Answer::Dial(Target::Tcp(address)));
+            let target = match asked.protocol {
+                Protocol::Tcp => Target::Tcp(address),
+                Protocol::Udp => Target::Udp(address),
+            };
+            return self.answer(asked, Answer::Dial(target));
         }
         if let Some(Err(guarded)) = verdicts.first() {
             refuse(Cause::DialForbidden, guarded);
@@ -239,7 +252,7 @@ impl Daemon {
     }
 
     fn answer(&self, asked: Asked, answer: Answer) -> Result<(), Failed> {
-        let Asked { session, flow } = asked;
+        let Asked { session, flow, .. } = asked;
         let Some(state) = self.sessions.get(&session) else { return Ok(()) };
         self.tell(state.pump, Command::Answer { session, flow, answer })
     }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
 use adit::exit::Failed;
-use adit::handoff::{Command, ContactSocket, ControlFrame, Destination, SessionKey};
+use adit::handoff::{Command, ContactSocket, ControlFrame, Destination, Protocol, SessionKey};
 use adit::key::PublicKey;
 use adit::net;
 use adit_proto::frame::{Refused, Registered, Registration};
@@ -71,7 +71,9 @@ impl Daemon {
         let has_several = policy.sessions_max() > 1;
         let is_carried = |other| self.sessions.get(&other).is_some_and(|other| other.is_carried);
         let keeps = |other| has_several && is_carried(other);
-        let granted = self.registrar.handle_register(caller, asked, keeps, |port| open(at, port));
+        let granted = self
+            .registrar
+            .handle_register(caller, asked, keeps, |port, protocol| open(at, port, protocol));
         let (contact, taken_from) = match granted {
             Ok(granted) => (granted.lease.contact.clone(), granted.taken_from),
             Err(refusal) => {
@@ -95,7 +97,7 @@ impl Daemon {
             return self.answer_register(holder, |id| ControlFrame::Refused(id, refused));
         }
         let address = match &contact {
-            Contact::Public(port) => contact_address(at, state.local, *port).to_string(),
+            Contact::Public(port, _) => contact_address(at, state.local, *port).to_string(),
             Contact::Private(name) => name.clone(),
         };
         let (name, peer) = (&state.name, &asked.name);
@@ -105,7 +107,7 @@ impl Daemon {
         match contact {
             Contact::Private(name) => self.handle_back(&name, now),
             // Who called a port meanwhile waits in its listener.
-            Contact::Public(_) => Ok(()),
+            Contact::Public(..) => Ok(()),
         }
     }
 
@@ -117,21 +119,14 @@ impl Daemon {
         };
         let Some(state) = self.sessions.get(&holder.session) else { return Ok(Ok(())) };
         let Some(policy) = self.policies.get(&lease.key) else { return Ok(Ok(())) };
-        let listener = match listener.try_clone() {
-            Ok(listener) => listener,
+        let socket = match listener.try_clone() {
+            Ok(socket) => socket,
             Err(error) => return Ok(Err(error)),
         };
         let Holder { session, contact } = holder;
         let (peer, to) = (Arc::from(lease.peer.as_str()), Destination::Contact);
         let sources = Arc::clone(&policy.sources);
-        let listen = Command::Listen {
-            session,
-            contact,
-            peer,
-            socket: ContactSocket::Tcp(listener),
-            to,
-            sources,
-        };
+        let listen = Command::Listen { session, contact, peer, socket, to, sources };
         self.tell(state.pump, listen).map(Ok)
     }
 
@@ -181,10 +176,18 @@ impl Daemon {
     }
 }
 
-/// Listens at a contact address: the configured one, or every address of both families, or of
-/// IPv4 where the host has no IPv6.
-fn open(at: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
-    let bind = |ip| net::bind(SocketAddr::new(ip, port), net::CONTACT_BACKLOG, false);
+/// Opens a contact address: the configured one, or every address of both families, or of IPv4 where
+/// the host has no IPv6.
+fn open(at: Option<IpAddr>, port: u16, protocol: Protocol) -> io::Result<ContactSocket> {
+    let bind = |ip| {
+        let address = SocketAddr::new(ip, port);
+        match protocol {
+            Protocol::Tcp => {
+                net::bind(address, net::CONTACT_BACKLOG, false).map(ContactSocket::Tcp)
+            }
+            Protocol::Udp => net::bind_datagrams(address, false).map(ContactSocket::Udp),
+        }
+    };
     if let Some(ip) = at {
         return bind(ip);
     }

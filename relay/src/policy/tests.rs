@@ -28,10 +28,13 @@ fn empty_lists_forbid_everything() {
         for port in [0, 1, 80, 8080, 65_535] {
             assert!(policy.may_register(&asked(Protocol::Tcp, port, "web")).is_err(), "{port}");
         }
-        assert!(!policy.may_call("web") && !policy.may_resolve("192.0.2.10", 443));
+        assert!(!policy.may_call("web") && !policy.may_resolve(Protocol::Tcp, "192.0.2.10", 443));
         let found = "192.0.2.10:443".parse().unwrap();
         let own = OwnPlaces { addresses: &BTreeSet::new(), listens_at: &|_| false };
-        assert_eq!(policy.may_dial("192.0.2.10", found, own), Err(Guarded::NotListed));
+        assert_eq!(
+            policy.may_dial(Protocol::Tcp, "192.0.2.10", found, own),
+            Err(Guarded::NotListed)
+        );
     }
 }
 
@@ -46,7 +49,7 @@ fn ports_outside_the_list_are_forbidden() {
         assert!(forbidden.contains("ports of [[forwarder]] office"), "{forbidden}");
     }
     let granted = policy.may_register(&asked(Protocol::Tcp, 8100, "web"));
-    assert_eq!(granted, Ok(Contact::Public(8100)));
+    assert_eq!(granted, Ok(Contact::Public(8100, Protocol::Tcp)));
 }
 
 /// A private name that is not in the list is forbidden, and the text names the setting.
@@ -73,7 +76,8 @@ fn calls_and_names_are_lists_of_their_own() {
     assert!(!policy("office", &["1-65535"]).may_call("db"));
 }
 
-/// Whatever its lists say, an external peer has no ports, and no key has UDP.
+/// Whatever its lists say, an external peer has no ports, and a port of one protocol is none of the
+/// other.
 #[test]
 fn what_is_not_offered_is_forbidden() {
     let mut external = nobody(Role::External);
@@ -85,9 +89,15 @@ fn what_is_not_offered_is_forbidden() {
     let forbidden = external.may_register(&asked(Protocol::Tcp, 0, "db")).unwrap_err().to_string();
     assert!(forbidden.contains("names of [[external]] office"), "{forbidden}");
     let all = policy("office", &["1-65535"]);
-    for port in [0, 53] {
-        assert_eq!(all.may_register(&asked(Protocol::Udp, port, "db")), Err(Forbidden::Udp));
-    }
+    let forbidden = all.may_register(&asked(Protocol::Udp, 53, "db")).unwrap_err().to_string();
+    assert!(forbidden.contains("udp_ports of [[forwarder]] office"), "{forbidden}");
+    assert!(all.may_register(&asked(Protocol::Udp, 0, "db")).is_ok());
+    let udp = with(|admitted| {
+        admitted.udp_ports = ["53".parse::<PortRange>().unwrap()].into_iter().collect();
+    });
+    let granted = udp.may_register(&asked(Protocol::Udp, 53, "dns"));
+    assert_eq!(granted, Ok(Contact::Public(53, Protocol::Udp)));
+    assert!(udp.may_register(&asked(Protocol::Tcp, 53, "dns")).is_err());
 }
 
 /// The relay dials what is listed for this key, and only for the ports of the entry.
@@ -95,11 +105,15 @@ fn what_is_not_offered_is_forbidden() {
 fn dials_outside_the_list_are_forbidden() {
     let policy = with(|admitted| admitted.dials = vec!["192.0.2.10:443".parse().unwrap()]);
     let own = OwnPlaces { addresses: &BTreeSet::new(), listens_at: &|_| false };
-    let dial = |text: &str| policy.may_dial("192.0.2.10", text.parse().unwrap(), own);
+    let dial =
+        |text: &str| policy.may_dial(Protocol::Tcp, "192.0.2.10", text.parse().unwrap(), own);
     assert_eq!(dial("192.0.2.10:443"), Ok("192.0.2.10:443".parse().unwrap()));
     assert_eq!(dial("192.0.2.10:444"), Err(Guarded::NotListed));
     assert_eq!(dial("192.0.2.11:443"), Err(Guarded::NotListed));
-    assert!(policy.may_resolve("www.example.com", 443) && !policy.may_resolve("192.0.2.10", 444));
+    assert!(
+        policy.may_resolve(Protocol::Tcp, "www.example.com", 443)
+            && !policy.may_resolve(Protocol::Tcp, "192.0.2.10", 444)
+    );
 }
 
 /// Sources that are not in `allow`, or are in `deny`, are not let in.

@@ -26,7 +26,7 @@ fn register(
 ) -> Result<usize, Refusal> {
     let policy = policy("office", &["1024-65535"]);
     let caller = Caller { key: key.into(), holder, policy: &policy };
-    let open = |_| {
+    let open = |_, _| {
         *opened += 1;
         Ok(*opened)
     };
@@ -44,7 +44,7 @@ fn register_name(
     let policy = policy("office", &[]);
     let caller = Caller { key: key.into(), holder, policy: &policy };
     let asked = Registration { protocol: Protocol::Tcp, port: 0, name: name.into() };
-    let open = |port| panic!("port {port} is opened for a name");
+    let open = |port, _| panic!("port {port} is opened for a name");
     registrar.handle_register(caller, &asked, |_| false, open).map(|_| ())
 }
 
@@ -116,7 +116,7 @@ fn the_newer_session_takes_the_port_over() {
     assert_eq!(registrar.poll_timeout(), None);
     assert!(registrar.handle_unregister(holder(1, 1)).is_none());
     let lease = registrar.handle_unregister(holder(2, 1)).unwrap();
-    assert_eq!((lease.listener, lease.contact), (Some(1), Contact::Public(8080)));
+    assert_eq!((lease.listener, lease.contact), (Some(1), Contact::Public(8080, Protocol::Tcp)));
     assert_eq!(registrar.leases().count(), 0);
 }
 
@@ -130,7 +130,7 @@ fn a_session_that_keeps_its_name_is_not_robbed() {
     let mut ask = |session, first_keeps| {
         let caller = Caller { key: OFFICE.into(), holder: holder(session, 1), policy: &policy };
         let keeps = |other| first_keeps && other == SessionKey(1);
-        let granted = registrar.handle_register(caller, &asked, keeps, |_| Ok(0));
+        let granted = registrar.handle_register(caller, &asked, keeps, |_, _| Ok(0));
         granted.map(|granted| granted.taken_from)
     };
     assert_eq!(ask(1, true).unwrap(), None);
@@ -179,9 +179,15 @@ fn a_changed_policy_takes_away_what_it_forbids() {
     let revoked = registrar.handle_policies(&policies);
     let revoked: Vec<_> =
         revoked.iter().map(|(lease, why)| (lease.contact.clone(), why.is_some())).collect();
-    assert_eq!(revoked, [(Contact::Public(7070), false), (Contact::Public(9090), true)]);
+    assert_eq!(
+        revoked,
+        [
+            (Contact::Public(7070, Protocol::Tcp), false),
+            (Contact::Public(9090, Protocol::Tcp), true)
+        ]
+    );
     let left: Vec<_> = registrar.leases().map(|lease| &lease.contact).collect();
-    assert_eq!(left, [&Contact::Public(8080)]);
+    assert_eq!(left, [&Contact::Public(8080, Protocol::Tcp)]);
 }
 
 /// A name that another key has is not to be had however often it is asked for, and asking leaves

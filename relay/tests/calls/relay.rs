@@ -172,7 +172,7 @@ impl Member {
         let (session, side, key) = (SESSION, Side::Forwarder, relay.key);
         let (name, grace, sessions_max) = ("relay".into(), GRACE, 1);
         let quota = Quota::default();
-        let arrival = Arrival { session, key, name, grace, sessions_max, quota };
+        let arrival = Arrival { session, key, name, grace, sessions_max, quota, has_path: true };
         self.pump.send(Command::Carry { side, arrival, carrier }).unwrap();
         self.wait_for("Up", |event| matches!(event, Event::Up { .. }).then_some(()));
         own

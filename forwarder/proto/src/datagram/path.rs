@@ -15,7 +15,8 @@ use super::window::Window;
 use crate::frame::{Frame, PathOffer};
 use crate::id::{Side, Time};
 use crate::limits::{
-    FRAME_HEADER, PATH_ANSWERS_MAX, PATH_GENERATION_BITS, PATH_PACKET_MAX, PATH_SILENCE_MAX,
+    FRAME_HEADER, PATH_ANSWERS_MAX, PATH_FORGED_MAX, PATH_GENERATION_BITS, PATH_PACKET_MAX,
+    PATH_SILENCE_MAX,
 };
 
 /// What a path has done so far.
@@ -224,6 +225,9 @@ impl Path {
         }
         if !self.window.is_fresh(counter) {
             return Err(PacketError::Replayed(counter));
+        }
+        if self.counters.forged >= PATH_FORGED_MAX {
+            return Err(PacketError::Forged);
         }
         let opened = self.opening.open(counter, *header, sealed);
         opened.map_err(|Unspecified| PacketError::Forged)?;

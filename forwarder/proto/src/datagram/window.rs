@@ -43,7 +43,6 @@ impl Window {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the remainder is below `WORDS`")]
 fn index(counter: u64) -> usize {
     (counter / WORD % WORDS as u64) as usize
 }

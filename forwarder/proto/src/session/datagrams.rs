@@ -175,6 +175,11 @@ impl Datagrams {
         self.tell_wanted();
     }
 
+    /// Whether datagrams wait behind their `OPEN`.
+    pub(super) fn are_opening(&self) -> bool {
+        self.opening.len() > 0
+    }
+
     fn queue(&mut self, stage: Stage) -> &mut Queue {
         match stage {
             Stage::Opening => &mut self.opening,

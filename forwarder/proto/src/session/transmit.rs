@@ -26,7 +26,7 @@ struct Turn<'a, B> {
     sealer: &'a mut Sealer,
     records: &'a mut Vec<Sealed<B>>,
     bytes_left: usize,
-    /// What datagrams may take of it while others wait.
+    /// What datagrams may take of it while others wait; the last record may go beyond.
     datagrams_left: usize,
     /// Small frames of the record being gathered, behind the record header's room.
     gathered: &'a mut Vec<u8>,
@@ -105,8 +105,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
             sealer,
             records,
             bytes_left: bytes,
-            // The first record of datagrams always may go.
-            datagrams_left: (bytes / 4 * 3).max(RECORD_MAX),
+            datagrams_left: bytes / 4 * 3,
             gathered: &mut gathered,
         };
         let result = self.transmit(&mut turn, bytes, now);
@@ -150,9 +149,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
             return Ok(());
         }
         self.transmit_control(turn)?;
-        // Datagrams are not counted: they may not share a record with what is.
-        self.flush(turn)?;
-        self.transmit_datagrams(turn, Stage::Opening, now)?;
+        if self.datagrams.are_opening() {
+            // Datagrams are not counted: they may not share a record with what is.
+            self.flush(turn)?;
+            turn.ensure_record();
+            self.transmit_datagrams(turn, Stage::Opening, now)?;
+        }
         self.transmit_flows(turn)?;
         Ok(self.flush(turn)?)
     }
@@ -168,14 +170,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
             return Ok(());
         }
         let first = turn.records.len();
-        while turn.has_room() && turn.datagrams_left >= RECORD_MAX {
+        while turn.has_room() && turn.datagrams_left > 0 {
             let room = Room { end: RECORD_HEADER + CONTENT_MAX, full: CONTENT_MAX };
             self.datagrams.encode(stage, room, now, turn.gathered);
             let before = turn.bytes_left;
             if !turn.flush()? {
                 break;
             }
-            turn.datagrams_left -= before - turn.bytes_left;
+            let taken = before - turn.bytes_left;
+            turn.datagrams_left = turn.datagrams_left.saturating_sub(taken);
         }
         if turn.records.len() > first {
             turn.ensure_record();

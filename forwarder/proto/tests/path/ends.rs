@@ -12,7 +12,7 @@ pub(crate) const NAT: &str = "203.0.113.7:40000";
 pub(crate) const ELSEWHERE: &str = "192.0.2.66:6666";
 
 pub(crate) fn at(address: &str) -> SocketAddr {
-    address.parse().unwrap()
+    address.parse().expect("it is an address")
 }
 
 pub(crate) fn offer(cipher: PathCipher) -> PathOffer {
@@ -31,7 +31,7 @@ pub(crate) fn sealed(path: &mut Path, payload: &[u8]) -> Vec<u8> {
     let mut packet = vec![0; PACKET_HEADER];
     Frame::Datagram(FlowId(5), Datagram::Whole { segment: 0, payload }).encode(&mut packet);
     packet.resize(packet.len() + PACKET_TRAILER, 0);
-    path.seal(&mut packet).unwrap();
+    path.seal(&mut packet).expect("it has room");
     packet
 }
 
@@ -53,15 +53,36 @@ pub(crate) fn settle(forwarder: &mut Path, relay: &mut Path, nat: &str, now: Tim
     for random in 1..200 {
         packet.clear();
         if forwarder.poll_own(random, now, &mut packet).is_some() {
-            relay.handle_packet(&mut packet, at(nat), random + 1_000, now).unwrap();
+            relay
+                .handle_packet(&mut packet, at(nat), random + 1_000, now)
+                .expect("it is authentic");
             continue;
         }
         let Some(to) = relay.poll_own(random, now, &mut packet) else {
             return;
         };
         if to == at(nat) {
-            forwarder.handle_packet(&mut packet, at(RELAY), random + 1_000, now).unwrap();
+            forwarder
+                .handle_packet(&mut packet, at(RELAY), random + 1_000, now)
+                .expect("it is authentic");
         }
     }
     panic!("the ends never stop talking");
+}
+
+/// `splitmix64`.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn draw(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let number = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let number = (number ^ (number >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        number ^ (number >> 31)
+    }
+
+    /// Less than `end`, which is not zero.
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        (self.draw() % end as u64) as usize
+    }
 }

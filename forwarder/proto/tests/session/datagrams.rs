@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use adit_proto::frame::{Credit, Datagram};
 use adit_proto::limits::{
-    CARRIER_SEND_MAX, CONTROL_QUEUED_MAX, DATAGRAM_AGE_MAX, DATAGRAM_COST, DATAGRAM_MAX,
-    DATAGRAM_OPENS_QUEUED_MAX, DATAGRAM_SEGMENTS_MAX, DATAGRAMS_QUEUED_MAX, DETACHED_FLOWS_MAX,
-    JOIN_TIME_MAX, RECORD_MAX, SESSION_WINDOW,
+    CARRIER_SEND_MAX, CONTROL_QUEUED_MAX, DATAGRAM_AGE_MAX, DATAGRAM_COST, DATAGRAM_FLOWS_MAX,
+    DATAGRAM_MAX, DATAGRAM_OPENS_QUEUED_MAX, DATAGRAM_SEGMENTS_MAX, DATAGRAMS_QUEUED_MAX,
+    DETACHED_FLOWS_MAX, JOIN_TIME_MAX, RECORD_MAX, SESSION_WINDOW,
 };
 use adit_proto::session::OpenError;
 
@@ -108,7 +108,8 @@ fn datagrams_go_ahead_of_a_bulk_flow() {
     assert!(matches!(first[3], Event::Data(id, _) if *id == bulk), "{first:?}");
 }
 
-/// However many datagrams wait, streams get a quarter of each turn, or a record if that is more.
+/// However many datagrams wait, streams get a quarter of each turn but for parts of records, or one
+/// record if that is more.
 #[test]
 fn a_flood_of_datagrams_leaves_streams_their_part() {
     let (mut pair, flow) = pair_with_datagrams();
@@ -122,7 +123,7 @@ fn a_flood_of_datagrams_leaves_streams_their_part() {
         let of_datagrams = pair.relay.session.datagram_counters().bytes_sent;
         let records = pair.relay.transmit_up_to(turn_bytes, pair.now);
         let streams = pair.relay.session.counters().bytes_sent - before;
-        assert!(streams as usize >= (turn_bytes / 4).saturating_sub(RECORD_MAX), "{streams}");
+        assert!(streams as usize >= (turn_bytes / 4).saturating_sub(2 * RECORD_MAX), "{streams}");
         assert!(streams > 0);
         assert!(pair.relay.session.datagram_counters().bytes_sent > of_datagrams);
         records.into_iter().for_each(|r| pair.forwarder.receive(r, pair.now).unwrap());
@@ -248,6 +249,42 @@ fn a_flood_of_sources_does_not_end_the_session() {
     assert!(pair.relay.session.open_flow(open(), pair.now).is_ok());
     pair.exchange();
     assert_eq!((pair.relay.session.flows(), pair.forwarder.session.flows()), (1, 1));
+}
+
+/// As many sources as there are leave room for streams.
+#[test]
+fn datagram_flows_leave_room_for_streams() {
+    let mut pair = Pair::new();
+    let mut opened = 0;
+    while pair.relay.session.open_flow(open_udp(), pair.now).is_ok() {
+        opened += 1;
+        if opened % 10_000 == 0 {
+            pair.exchange();
+        }
+    }
+    assert_eq!(opened, DATAGRAM_FLOWS_MAX);
+    assert!(pair.relay.session.open_flow(open(), pair.now).is_ok());
+    pair.exchange();
+    assert_eq!(pair.forwarder.session.flows(), DATAGRAM_FLOWS_MAX + 1);
+}
+
+/// On a line so narrow that a turn is one record, each kind still gets its part.
+#[test]
+fn a_turn_of_one_record_starves_nobody() {
+    let (mut pair, flow) = pair_with_datagrams();
+    let bulk = pair.open();
+    pair.relay.write(bulk, &[1; 200_000]);
+    let opening = pair.relay.session.open_flow(open_udp(), pair.now).unwrap();
+    for number in 0..10 {
+        pair.relay.session.handle_datagrams(flow, 0, &numbered(number, 100), pair.now);
+        pair.relay.session.handle_datagrams(opening, 0, &numbered(number, 100), pair.now);
+        let before = pair.relay.session.counters().bytes_sent;
+        let records = pair.relay.transmit_up_to(RECORD_MAX, pair.now);
+        assert!(pair.relay.session.counters().bytes_sent > before);
+        records.into_iter().for_each(|r| pair.forwarder.receive(r, pair.now).unwrap());
+        assert_eq!(received(&pair.forwarder, flow).len(), number + 1);
+        assert_eq!(received(&pair.forwarder, opening).len(), number + 1);
+    }
 }
 
 /// A flow that is opened in an outage is heard of with the next carrier, one that is reset before

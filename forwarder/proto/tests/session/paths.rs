@@ -104,7 +104,7 @@ impl Line {
 
     fn deliver(&mut self, side: Side, mut packet: Vec<u8>) {
         self.count += 1;
-        if self.loses != 0 && self.count % self.loses == 0 {
+        if self.loses != 0 && self.count.is_multiple_of(self.loses) {
             return;
         }
         self.take(side, &mut packet).unwrap();

@@ -33,6 +33,7 @@ impl World {
                 return Err(format!("a socket was not read: {socket:?}"));
             }
         }
+        self.check_datagrams()?;
         self.oracle.check_complete(forwarder.id())
     }
 

@@ -22,7 +22,8 @@ impl World {
             return Ok(());
         }
         let side = self.draw_side();
-        match self.random.below(100) {
+        match self.random.below(125) {
+            100.. => self.act_on_datagrams(side)?,
             0..15 => self.open(side)?,
             15..60 => self.write(side),
             60..70 => self.end_writing(side),
@@ -84,6 +85,7 @@ impl World {
     /// Every peer writes no more.
     pub(crate) fn end_all(&mut self) -> Outcome {
         for side in [Side::Forwarder, Side::Relay] {
+            self.end_datagrams(side);
             let end = self.end(side);
             for (id, socket) in &mut end.sockets {
                 socket.ends = true;
@@ -202,6 +204,14 @@ impl World {
     pub(crate) fn connect(&mut self, side: Side, id: FlowId, flow: u32) -> Outcome {
         let fails = self.random.chance(self.plan.resets / 3);
         let end = &mut self.ends[index(side)];
+        if end.datagram_flows.get(&id) == Some(&flow) {
+            if fails {
+                self.reset_datagrams(side, id, ResetReason::ConnectRefused);
+            } else if let Some(session) = &mut end.session {
+                session.accept_flow(id);
+            }
+            return self.turn(side);
+        }
         let Some(socket) = end.sockets.get_mut(&id).filter(|s| s.flow == flow) else {
             return Ok(());
         };
@@ -246,7 +256,13 @@ impl World {
                 }
                 Event::Reset(id, reason) => self.reset_heard(side, id, reason)?,
                 Event::Control(frame) => self.control_heard(side, &frame)?,
-                Event::Datagrams { .. } | Event::Joined(..) => {}
+                Event::Datagrams { flow, segment, range } => {
+                    self.deliver_datagrams(side, flow, segment.into(), &content[range])?;
+                }
+                Event::Joined(id, datagram) => {
+                    self.oracle.count("a datagram came in parts");
+                    self.deliver_datagrams(side, id, 0, &datagram)?;
+                }
             }
         }
         Ok(())
@@ -277,7 +293,10 @@ impl World {
         if self.end(side).flows.contains_key(&id) {
             return Err(format!("{id:?} was opened twice at the {side:?}"));
         }
-        self.add(side, id, flow, false);
+        match open.protocol {
+            Protocol::Tcp => self.add(side, id, flow, false),
+            Protocol::Udp => self.add_datagrams(side, id, flow),
+        }
         let delay = self.random.micros(10, 300_000);
         self.later(delay, Task::Connect(side, id, flow));
         Ok(())
@@ -288,6 +307,7 @@ impl World {
         self.oracle.reset_heard(flow, side, reason)?;
         let clock = self.clock(side);
         let end = self.end(side);
+        end.datagram_flows.remove(&id);
         if let (Some(socket), Some(session)) = (end.sockets.remove(&id), &mut end.session) {
             session.handle_taken(id, socket.untaken, clock);
         }

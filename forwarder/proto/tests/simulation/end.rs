@@ -113,6 +113,8 @@ pub(crate) struct End {
     pub(crate) pending: Option<u32>,
     pub(crate) links: BTreeMap<u32, Link>,
     pub(crate) sockets: BTreeMap<FlowId, Socket>,
+    /// The flows of datagrams that are open, with their numbers at the oracle.
+    pub(crate) datagram_flows: BTreeMap<FlowId, u32>,
     /// The number at the oracle of each flow that the session ever had.
     pub(crate) flows: BTreeMap<FlowId, u32>,
     /// Sockets worth reading.
@@ -135,6 +137,7 @@ impl End {
             pending: None,
             links: BTreeMap::new(),
             sockets: BTreeMap::new(),
+            datagram_flows: BTreeMap::new(),
             flows: BTreeMap::new(),
             ready: BTreeSet::new(),
             lost_at: None,

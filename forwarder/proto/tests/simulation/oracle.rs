@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use adit_proto::frame::ResetReason;
 use adit_proto::id::{SessionId, Side};
 
+use crate::datagrams::Datagrams;
 use crate::random::mix;
 
 /// What went wrong, in words.
@@ -54,6 +55,7 @@ pub(crate) struct Oracle {
     dropped: BTreeMap<SessionId, [bool; 2]>,
     /// Control frames sent by either side in the session, and those that arrived.
     controls: BTreeMap<(SessionId, usize), (u32, u32)>,
+    pub(crate) datagrams: Datagrams,
     /// How often each thing happened.
     pub(crate) counts: BTreeMap<&'static str, u64>,
     pub(crate) causes: BTreeMap<Cause, u64>,

@@ -442,6 +442,7 @@ impl World {
         let end = &mut self.ends[index(side)];
         end.ready.clear();
         end.sockets.clear();
+        end.datagram_flows.clear();
         // Flows that are over are none of its concern any more.
         let flows = std::mem::take(&mut end.flows);
         let flows: Vec<u32> =

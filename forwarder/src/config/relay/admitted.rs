@@ -28,6 +28,7 @@ pub(super) const FORWARDER_KEYS: &[&str] = &[
     "name",
     "key",
     "ports",
+    "udp_ports",
     "names",
     "calls",
     "dials",
@@ -77,6 +78,8 @@ pub struct Admitted {
     pub is_enrolled: bool,
     /// The ports that its contact points may have.
     pub ports: Ports,
+    /// The same of UDP.
+    pub udp_ports: Ports,
     /// The private names that its contact points may have.
     pub names: Vec<NamePattern>,
     /// The private names that it may call.
@@ -100,6 +103,7 @@ impl Admitted {
             role,
             is_enrolled: false,
             ports: Ports::default(),
+            udp_ports: Ports::default(),
             names: Vec::new(),
             calls: Vec::new(),
             dials: Vec::new(),
@@ -116,6 +120,7 @@ impl Display for Admitted {
         writeln!(f, "[[{}]]\nname = \"{}\"\nkey = \"{}\"", self.role, self.name, self.key)?;
         let nets = |nets: &[IpNet]| nets.iter().copied().map(Net).collect::<Vec<_>>();
         list(f, "ports", self.ports.ranges())?;
+        list(f, "udp_ports", self.udp_ports.ranges())?;
         list(f, "names", &self.names)?;
         list(f, "calls", &self.calls)?;
         list(f, "dials", &self.dials)?;
@@ -170,6 +175,7 @@ pub(super) struct RawAdmitted {
     name: Spanned<String>,
     key: Spanned<String>,
     ports: Option<Spanned<OneOrMany>>,
+    udp_ports: Option<Spanned<OneOrMany>>,
     names: Option<Spanned<OneOrMany>>,
     calls: Option<Spanned<OneOrMany>>,
     dials: Option<Spanned<OneOrMany>>,
@@ -232,7 +238,9 @@ impl RawAdmitted {
         };
         let allow = nets("allow", &self.allow)?;
         let ports = file.list::<PortRange>("ports", self.ports.as_ref())?;
+        let udp_ports = file.list::<PortRange>("udp_ports", self.udp_ports.as_ref())?;
         Ok(Admitted {
+            udp_ports: udp_ports.into_iter().collect(),
             ports: ports.into_iter().collect(),
             names: file.list("names", self.names.as_ref())?,
             calls: file.list("calls", self.calls.as_ref())?,

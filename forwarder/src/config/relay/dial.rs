@@ -6,12 +6,18 @@ use std::str::FromStr;
 use crate::config::net::{BadNet, Net};
 use crate::config::place::is_host;
 use crate::config::{BadPorts, PortRange};
+use crate::handoff::Protocol;
 use ipnet::IpNet;
 
+/// What goes in front of an entry for UDP.
+const UDP: &str = "udp/";
+
 /// Some ports of some hosts: `192.0.2.10:443`, `198.51.100.0/24:80-443`, `[2001:db8::/32]:443`,
-/// `www.example.com:443`.
+/// `www.example.com:443`, `udp/192.0.2.53:53`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dial {
+    /// TCP, or UDP where the entry says `udp/` first.
+    pub protocol: Protocol,
     /// Which hosts.
     pub to: DialTo,
     /// Which of their ports.
@@ -33,7 +39,7 @@ pub enum BadDial {
     /// No host, or no ports.
     #[error(
         "{0:?} names no host and ports: write 192.0.2.10:443, 198.51.100.0/24:80-443, \
-         [2001:db8::/32]:443 or www.example.com:443"
+         [2001:db8::/32]:443, www.example.com:443, or udp/192.0.2.53:53"
     )]
     Shape(String),
     /// The network is none.
@@ -49,7 +55,11 @@ impl FromStr for Dial {
 
     fn from_str(text: &str) -> Result<Self, BadDial> {
         let shape = || BadDial::Shape(text.to_owned());
-        let (host, ports) = text.rsplit_once(':').ok_or_else(shape)?;
+        let (protocol, rest) = match text.strip_prefix(UDP) {
+            Some(rest) => (Protocol::Udp, rest),
+            None => (Protocol::Tcp, text),
+        };
+        let (host, ports) = rest.rsplit_once(':').ok_or_else(shape)?;
         let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let is_net = |host: &str| host.contains('/') || host.parse::<Net>().is_ok();
         let to = match bracketed {
@@ -60,12 +70,15 @@ impl FromStr for Dial {
             None if is_host(host) => DialTo::Host(host.to_ascii_lowercase()),
             None => return Err(shape()),
         };
-        Ok(Self { to, ports: ports.parse()? })
+        Ok(Self { protocol, to, ports: ports.parse()? })
     }
 }
 
 impl fmt::Display for Dial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.protocol == Protocol::Udp {
+            f.write_str(UDP)?;
+        }
         match &self.to {
             DialTo::Net(net @ IpNet::V6(_)) => write!(f, "[{}]:{}", Net(*net), self.ports),
             DialTo::Net(net) => write!(f, "{}:{}", Net(*net), self.ports),
@@ -98,6 +111,9 @@ mod tests {
             "*.example.com:443",
             "http://192.0.2.10:443",
             "a b:443",
+            "udp/",
+            "udp/udp/192.0.2.53:53",
+            "tcp/192.0.2.53:53",
         ] {
             assert!(text.parse::<Dial>().is_err(), "{text}");
         }
@@ -112,6 +128,7 @@ mod tests {
             "[2001:db8::/32]:443",
             "[2001:db8::7]:1-65535",
             "www.example.com:443",
+            "udp/192.0.2.53:53",
         ] {
             assert_eq!(text.parse::<Dial>().unwrap().to_string(), text);
         }
