@@ -3,7 +3,7 @@
 
 use std::hint;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::Parser;
 use netns_tests::traffic::abuse::{self, Abuse};
 use netns_tests::traffic::client;
+use netns_tests::traffic::datagrams;
 use netns_tests::traffic::latency;
 use netns_tests::traffic::registrations;
 use netns_tests::traffic::server::{Behaviour, serve};
@@ -34,6 +35,20 @@ enum Role {
     Watch { at: SocketAddr },
     /// Server: answers swarms.
     Exchange { at: SocketAddr },
+    /// Server of datagrams: sends back what comes, and names each caller.
+    DatagramEcho { at: SocketAddr },
+    /// Client: one datagram there and back.
+    Datagram { to: SocketAddr, bytes: usize },
+    /// Client: datagrams that nobody may answer.
+    DatagramUnanswered { to: SocketAddr },
+    /// Client: numbered datagrams there and back until told to end.
+    DatagramBeat {
+        to: SocketAddr,
+        #[arg(long, default_value_t = 20)]
+        every_ms: u64,
+    },
+    /// Client: one datagram from each of many addresses of this host.
+    DatagramFlood { to: SocketAddr, first: Ipv4Addr, count: u32 },
     /// Client: connects.
     Connect {
         to: SocketAddr,
@@ -127,6 +142,11 @@ fn play(role: Role) -> io::Result<()> {
         Role::Farewell { at } => serve(at, Behaviour::Farewell),
         Role::Watch { at } => serve(at, Behaviour::Watch),
         Role::Exchange { at } => swarm::exchange(at),
+        Role::DatagramEcho { at } => datagrams::echo(at),
+        Role::Datagram { to, bytes } => datagrams::one(to, bytes),
+        Role::DatagramUnanswered { to } => datagrams::unanswered(to),
+        Role::DatagramBeat { to, every_ms } => datagrams::beat(to, Duration::from_millis(every_ms)),
+        Role::DatagramFlood { to, first, count } => datagrams::flood(to, first, count),
         Role::Connect { to, within_ms } => client::reach(to, Duration::from_millis(within_ms)),
         Role::HalfClose { to, bytes } => client::half_close(to, bytes),
         Role::HearOut { to, bytes } => client::hear_out(to, bytes),
