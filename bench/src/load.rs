@@ -211,7 +211,13 @@ impl Load {
             Self::Spin { cpu } => ("spin", vec![cpu]),
         };
         let idle = ["chrt", "--idle", "0"].map(OsString::from);
-        let before = if matches!(self, Self::Spin { .. }) { &idle[..] } else { &[] };
+        // What offers and counts must get the processor before what is measured, or it is measured.
+        let eager = ["nice", "-n", "-15"].map(OsString::from);
+        let before = match self {
+            Self::Spin { .. } => &idle[..],
+            Self::DatagramSend { .. } | Self::DatagramSink { .. } => &eager[..],
+            _ => &[],
+        };
         let own = [own.into_os_string(), "load".into(), name.into()];
         let words = words.into_iter().map(|word| OsString::from(word.to_string()));
         Ok(before.iter().cloned().chain(own).chain(words).collect())

@@ -32,7 +32,7 @@ enum Udp {
 /// Plays once with UDP let out and once with it dropped, which the gateway's counter must show.
 fn either_way(name: &str, play: impl Fn(&Lab) -> Outcome) -> Outcome {
     for udp in [Udp::Open, Udp::Blocked] {
-        let lab = Topology::STANDARD.build_verified(&format!("{name}-{udp:?}"))?;
+        let lab = Topology::STANDARD.build_paced(&format!("{name}-{udp:?}"))?;
         if udp == Udp::Blocked {
             block(&lab.gateway())?;
         }
@@ -124,7 +124,7 @@ fn iperf3_loses_next_to_nothing_at_a_modest_rate() -> Outcome {
     either_way("iperf3-udp", |lab| {
         let _server = iperf3_server(&lab.host("peer3"), 5201)?;
         let at = "192.168.50.3:5201";
-        let plan = Tunnel::builder().peer("iperf", at, 8001).udp_peer("iperf-udp", at, 8001);
+        let plan = Tunnel::builder().peer("control", at, 8001).udp_peer("measured", at, 8001);
         let _tunnel = plan.start(lab)?;
         for reverse in [&[][..], &["-R"]] {
             let command = "iperf3 -c 203.0.113.20 -p 8001 -u -b 10M -l 1200 -t 3 -J";
@@ -133,8 +133,8 @@ fn iperf3_loses_next_to_nothing_at_a_modest_rate() -> Outcome {
             let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
             let sum = &report["end"]["sum"];
             let (lost, all) = (sum["lost_percent"].as_f64(), sum["packets"].as_u64());
-            assert!(lost.is_some_and(|lost| lost < 1.0), "{sum}");
-            assert!(all.is_some_and(|all| all > 2_000), "{sum}");
+            assert!(lost.is_some_and(|lost| lost < 1.0), "{report}");
+            assert!(all.is_some_and(|all| all > 2_000), "{report}");
         }
         Ok(())
     })
@@ -144,7 +144,7 @@ fn iperf3_loses_next_to_nothing_at_a_modest_rate() -> Outcome {
 /// most, no number is answered twice, and inside it is the same flow all the time.
 #[test]
 fn a_ping_outlives_the_loss_of_its_path_and_its_return() -> Outcome {
-    let lab = Topology::STANDARD.build_verified("path-lost")?;
+    let lab = Topology::STANDARD.build_paced("path-lost")?;
     let (echo, tunnel) = echo_behind(&lab)?;
     let mut beat = lab.host("ext").play_on("datagram-beat", &tunnel.contact(8007), &[])?;
     beat.wait_for_log("beating", SHORT)?;
@@ -166,7 +166,7 @@ fn a_ping_outlives_the_loss_of_its_path_and_its_return() -> Outcome {
 /// The carrier's socket is destroyed, and a steady ping on the datagram path does not notice.
 #[test]
 fn the_loss_of_the_carrier_leaves_datagrams_alone() -> Outcome {
-    let lab = Topology::STANDARD.build_verified("carrier-lost")?;
+    let lab = Topology::STANDARD.build_paced("carrier-lost")?;
     let (echo, tunnel) = echo_behind(&lab)?;
     let mut beat = lab.host("ext").play_on("datagram-beat", &tunnel.contact(8007), &[])?;
     beat.wait_for_log("beating", SHORT)?;
@@ -187,7 +187,7 @@ fn the_loss_of_the_carrier_leaves_datagrams_alone() -> Outcome {
 /// A flow of bytes does not notice that UDP is dropped.
 #[test]
 fn the_loss_of_the_path_leaves_streams_alone() -> Outcome {
-    let lab = Topology::STANDARD.build_verified("streams-alone")?;
+    let lab = Topology::STANDARD.build_paced("streams-alone")?;
     let _streams = lab.host("peer4").serve("echo", 7, &[])?;
     let (_echo, tunnel) = echo_behind(&lab)?;
     lab.host("ext").play("datagram", &tunnel.contact(8007), &["100"])?;
@@ -206,7 +206,7 @@ fn the_loss_of_the_path_leaves_streams_alone() -> Outcome {
 /// there before goes on.
 #[test]
 fn a_hundred_thousand_sources_do_not_take_the_memory() -> Outcome {
-    let lab = Topology::STANDARD.build_verified("sources")?;
+    let lab = Topology::STANDARD.build_paced("sources")?;
     let (ext, relay) = (lab.host("ext"), lab.host("relay"));
     let (echo, mut tunnel) = echo_behind(&lab)?;
     ext.shell("ip route add local 10.64.0.0/10 dev lo")?;

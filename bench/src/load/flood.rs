@@ -87,7 +87,8 @@ impl Sink {
             }
             received = now;
         }
-        let words: Vec<_> = said.split_whitespace().collect();
+        let line = said.lines().find(|line| line.starts_with("sent ")).unwrap_or_default();
+        let words: Vec<_> = line.split_whitespace().collect();
         let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok());
         match (number(1), number(3)) {
             (Some(sent), Some(us)) => {

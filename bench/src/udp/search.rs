@@ -17,7 +17,8 @@ const RATE_MAX: u64 = 4_000_000;
 const CLOSE: f64 = 1.05;
 /// A sender that reaches less of what it should is at its own limit.
 const REACHED_MIN: f64 = 0.9;
-/// How often a rate may fail before it counts: one hiccup of the machine is not the way's limit.
+/// How often a rate may fail, or not be offered, before that counts: one hiccup of the machine is not the
+/// way's limit.
 const TRIES: u32 = 2;
 
 /// What was found.
@@ -78,20 +79,22 @@ fn offer(
 ) -> Result<Option<Found>, BenchError> {
     let (host, port) = bed.entry(way, DATAGRAM_SINK);
     let address = format!("{host}:{port}");
+    let mut found = None;
     for _ in 0..TRIES {
         let before = spent_us(bed, way)?;
         let external = bed.lab().host(EXTERNAL);
         let flood = sink.flood(&external, &address, size, rate, milliseconds)?;
         let cost = spent_us(bed, way)? - before;
         if flood.loss() < LOSS_MAX {
-            return Ok(Some(Found {
-                rate: flood.rate(),
-                cost_us: cost / as_rate(flood.received),
-                is_bound_by_sender: flood.offered() < as_rate(rate) * REACHED_MIN,
-            }));
+            let is_bound_by_sender = flood.offered() < as_rate(rate) * REACHED_MIN;
+            let cost_us = cost / as_rate(flood.received);
+            found = Some(Found { rate: flood.rate(), cost_us, is_bound_by_sender });
+            if !is_bound_by_sender {
+                break;
+            }
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
 /// Processor time of the processes in between so far, in microseconds.
