@@ -124,8 +124,13 @@ fn iperf3_loses_next_to_nothing_at_a_modest_rate() -> Outcome {
     either_way("iperf3-udp", |lab| {
         let _server = iperf3_server(&lab.host("peer3"), 5201)?;
         let at = "192.168.50.3:5201";
-        let plan = Tunnel::builder().peer("control", at, 8001).udp_peer("measured", at, 8001);
+        let plan = Tunnel::builder().peer("control", at, 8001).udp_peer("measured", at, 8002);
         let _tunnel = plan.start(lab)?;
+        // iperf3 sends datagrams to its control connection's port; their contact point has its own.
+        lab.host("ext").shell(
+            "iptables -w -t nat -A OUTPUT -p udp --dport 8001 \
+             -j DNAT --to-destination 203.0.113.20:8002",
+        )?;
         for reverse in [&[][..], &["-R"]] {
             let command = "iperf3 -c 203.0.113.20 -p 8001 -u -b 10M -l 1200 -t 3 -J";
             let command = [&command.split(' ').collect::<Vec<_>>()[..], reverse].concat();
@@ -138,6 +143,19 @@ fn iperf3_loses_next_to_nothing_at_a_modest_rate() -> Outcome {
         }
         Ok(())
     })
+}
+
+/// One public port leads to one service for connections and to another for datagrams.
+#[test]
+fn a_port_is_a_contact_point_for_each_protocol() -> Outcome {
+    let lab = Topology::STANDARD.build_paced("both-protocols")?;
+    let _streams = lab.host("peer4").serve("echo", 7, &[])?;
+    let _datagrams = lab.host("peer3").serve("datagram-echo", 7, &[])?;
+    let plan = Tunnel::builder().peer("streams", "192.168.50.4:7", 8001);
+    let tunnel = plan.udp_peer("datagrams", "192.168.50.3:7", 8001).start(&lab)?;
+    lab.host("ext").play("half-close", &tunnel.contact(8001), &["100000"])?;
+    lab.host("ext").play("datagram", &tunnel.contact(8001), &["1000"])?;
+    Ok(())
 }
 
 /// UDP is dropped and let through again under a steady ping: it stands still for a few seconds at
