@@ -9,13 +9,30 @@ use crate::error::BenchError;
 use crate::load::Load;
 use crate::path::{Laid, Path};
 use crate::throughput::Direction;
-use crate::way::{ECHO, SERVICES, SOURCE, Service, Way};
-use crate::{adit, haproxy, machine, process_tree, rathole, socat};
+use crate::way::{ALL_SERVICES, DATAGRAM_ECHO, ECHO, SERVICES, SOURCE, Service, Way};
+use crate::{adit, haproxy, machine, process_tree, rathole, socat, wireguard};
 
 /// The internal peer.
 pub(crate) const PEER: &str = "peer3";
 /// The external peer.
 pub(crate) const EXTERNAL: &str = "ext";
+
+/// Which services the ways lead to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entries {
+    /// Those that take connections.
+    Streams,
+    /// Those that take datagrams too.
+    Both,
+}
+
+impl Entries {
+    /// The services.
+    pub(crate) fn services(self) -> impl Iterator<Item = Service> {
+        let all: &[Service] = if self == Self::Both { &ALL_SERVICES } else { &SERVICES };
+        all.iter().copied()
+    }
+}
 
 /// The lab with its ways, and the internal peer's services.
 #[derive(Debug)]
@@ -36,16 +53,27 @@ impl Bed {
 
     /// The same, with the gateway's outside link as `path` says.
     pub(crate) fn over(path: Path, name: &str, ways: &[Way]) -> Result<Self, BenchError> {
-        Self::build(path, name, ways, false)
+        Self::build(path, name, ways, false, Entries::Streams)
+    }
+
+    /// The same, and every way leads to the services that take datagrams too.
+    pub(crate) fn with_datagrams(path: Path, name: &str, ways: &[Way]) -> Result<Self, BenchError> {
+        Self::build(path, name, ways, false, Entries::Both)
     }
 
     /// The same on the lab's own links, and with its congestion control allowed on this machine while
     /// the lab chooses.
     pub(crate) fn allowing(name: &str, ways: &[Way]) -> Result<Self, BenchError> {
-        Self::build(Path::Veth, name, ways, true)
+        Self::build(Path::Veth, name, ways, true, Entries::Streams)
     }
 
-    fn build(path: Path, name: &str, ways: &[Way], allow: bool) -> Result<Self, BenchError> {
+    fn build(
+        path: Path,
+        name: &str,
+        ways: &[Way],
+        allow: bool,
+        entries: Entries,
+    ) -> Result<Self, BenchError> {
         let lab = Topology::STANDARD.build(name)?;
         let allowed = allow.then(Allowed::until_dropped);
         machine::choose_congestion(&lab)?;
@@ -67,29 +95,26 @@ impl Bed {
             "-j",
             "ACCEPT",
         ])?;
-        let peer = lab.host(PEER);
-        let echo = Load::Echo { port: ECHO.port }.spawn(&peer)?;
-        let source = Load::Source { port: SOURCE.port }.spawn(&peer)?;
-        listening(&peer, ECHO.port)?;
-        listening(&peer, SOURCE.port)?;
+        let services = serve(&lab.host(PEER), entries)?;
         let mut started = BTreeMap::new();
         for &way in ways {
             let processes = match way {
                 Way::Kernel => {
-                    for service in SERVICES {
-                        let peer = lab.host(PEER).address();
-                        lead_in(&lab.gateway(), service.port, peer, service.port)?;
+                    let to = lab.host(PEER).address();
+                    for service in entries.services() {
+                        lead_in(&lab.gateway(), service.protocol(), service.port, to)?;
                     }
                     Vec::new()
                 }
                 Way::Socat => socat::start(&lab)?,
                 Way::Haproxy | Way::HaproxySplice => haproxy::start(&lab, way)?,
-                Way::Adit => adit::start(&lab)?,
-                Way::Rathole | Way::RatholeNoise => rathole::start(&lab, way)?,
+                Way::Adit => adit::start(&lab, entries)?,
+                Way::Rathole | Way::RatholeNoise => rathole::start(&lab, way, entries)?,
+                Way::Boringtun | Way::WireguardGo => wireguard::start(&lab, way, entries)?,
             };
             started.insert(way, processes);
         }
-        Ok(Self { ways: started, _services: vec![echo, source], laid, allowed, lab })
+        Ok(Self { ways: started, _services: services, laid, allowed, lab })
     }
 
     /// What has to be said of the gateway's outside link, if it is not the lab's own.
@@ -120,7 +145,8 @@ impl Bed {
     /// Waits until no connection is left on the way: only then is its time accounted for.
     pub(crate) fn wait_until_idle(&self, way: Way) -> Result<(), BenchError> {
         match way {
-            Way::Kernel => Ok(()),
+            // Nobody in between knows of connections.
+            Way::Kernel | Way::Boringtun | Way::WireguardGo => Ok(()),
             // They do not say; the sockets at their entry do.
             Way::Haproxy | Way::HaproxySplice | Way::Rathole | Way::RatholeNoise => {
                 let relay = self.lab.host(way.entry_host());
@@ -148,31 +174,32 @@ impl Bed {
     }
 }
 
+/// Starts the internal peer's services that are the bench's own.
+fn serve(peer: &Host<'_>, entries: Entries) -> Result<Vec<Process>, BenchError> {
+    let mut services = vec![
+        Load::Echo { port: ECHO.port }.spawn(peer)?,
+        Load::Source { port: SOURCE.port }.spawn(peer)?,
+    ];
+    listening(peer, ECHO.port)?;
+    listening(peer, SOURCE.port)?;
+    if entries == Entries::Both {
+        services.push(Load::DatagramEcho { port: DATAGRAM_ECHO.port }.spawn(peer)?);
+        takes(peer, DATAGRAM_ECHO, DATAGRAM_ECHO.port)?;
+    }
+    Ok(services)
+}
+
 /// Lets the gateway pass its own `port` on to the inside.
 pub(crate) fn lead_in(
     gateway: &Host<'_>,
+    protocol: &str,
     port: u16,
     to: &str,
-    to_port: u16,
 ) -> Result<(), BenchError> {
-    let (port, to) = (port.to_string(), format!("{to}:{to_port}"));
-    gateway.run_ok([
-        "iptables",
-        "-t",
-        "nat",
-        "-A",
-        "PREROUTING",
-        "-i",
-        "wan0",
-        "-p",
-        "tcp",
-        "--dport",
-        &port,
-        "-j",
-        "DNAT",
-        "--to-destination",
-        &to,
-    ])?;
+    gateway.shell(&format!(
+        "iptables -w -t nat -A PREROUTING -i wan0 -p {protocol} --dport {port} \
+         -j DNAT --to-destination {to}:{port}"
+    ))?;
     Ok(())
 }
 
@@ -186,6 +213,19 @@ fn no_connection(relay: &Host<'_>, way: Way) -> Result<bool, BenchError> {
     }
     command.push(&filter);
     Ok(relay.run_ok(command)?.stdout.trim().is_empty())
+}
+
+/// Waits until somebody on `host` takes what comes for `service` at `port`.
+pub(crate) fn takes(host: &Host<'_>, service: Service, port: u16) -> Result<(), BenchError> {
+    if !service.is_datagrams {
+        return listening(host, port);
+    }
+    let filter = format!("sport = :{port}");
+    let takes = || {
+        let shown = host.run(["ss", "-Hlun", &filter]);
+        shown.is_ok_and(|shown| !shown.stdout.trim().is_empty())
+    };
+    Ok(wait_until(SHORT, &format!("datagrams' port {port} on {}", host.name()), takes)?)
 }
 
 /// Waits until somebody on `host` listens on `port`.

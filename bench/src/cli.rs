@@ -9,7 +9,7 @@ use crate::error::BenchError;
 use crate::load::Load;
 use crate::quiet::Quiet;
 use crate::way::Way;
-use crate::{compare, connections, fairness, idle, latency, machine, stall, throughput};
+use crate::{compare, connections, fairness, idle, latency, machine, stall, throughput, udp};
 
 /// Measures Adit in a lab of network namespaces on this machine, beside plain forwarding.
 #[derive(Debug, Parser)]
@@ -33,6 +33,8 @@ enum Command {
     Idle(idle::Options),
     /// How long flows stand still when the tunnel's connection is killed, or its way is blocked.
     Stall(stall::Options),
+    /// Datagrams: the highest rate, round trips, processor time; or round trips beside a bulk flow.
+    Udp(udp::Options),
     /// What thousands of stalled readers cost the others.
     Fairness(fairness::Options),
     /// A generator inside the lab; started by the others.
@@ -74,7 +76,7 @@ impl Shared {
         let missing = |way: &Way| {
             eprintln!(
                 "{way}: not installed (PATH, ${}_BIN): it is left out",
-                way.short().to_uppercase()
+                way.short().to_uppercase().replace('-', "_")
             );
             false
         };
@@ -106,6 +108,7 @@ fn run(command: Command) -> Result<(), BenchError> {
         Command::Connections(options) => connections::run(options),
         Command::Idle(options) => idle::run(options),
         Command::Stall(options) => stall::run(options),
+        Command::Udp(options) => udp::run(options),
         Command::Fairness(options) => fairness::run(options),
         Command::Load(load) => load.run(),
     }

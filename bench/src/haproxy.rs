@@ -26,7 +26,7 @@ pub(crate) fn start(lab: &Lab, way: Way) -> Result<Vec<Process>, BenchError> {
     let (relay, gateway, icp) = (lab.host("relay"), lab.gateway(), lab.host("icp"));
     for service in SERVICES {
         let port = way.entry_port(service);
-        lead_in(&gateway, port, icp.address(), port)?;
+        lead_in(&gateway, "tcp", port, icp.address())?;
     }
     let peer = lab.host(PEER).address();
     let inside = file(way, |service| format!("{peer}:{}", service.port));

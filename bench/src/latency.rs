@@ -183,12 +183,13 @@ impl Series {
 }
 
 /// Bits per nanosecond since `begun`: Gbit/s.
-fn gbits_since(begun: Instant, bits: u64) -> f64 {
+pub(crate) fn gbits_since(begun: Instant, bits: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 52 bits")]
     let bits = bits as f64;
     bits / begun.elapsed().as_secs_f64() / 1e9
 }
 
+/// For display.
 pub(crate) fn microseconds(nanoseconds: u64) -> f64 {
     std::time::Duration::from_nanos(nanoseconds).as_secs_f64() * 1e6
 }

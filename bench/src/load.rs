@@ -3,7 +3,9 @@
 //! iperf3 makes the bulk load; these make what it cannot.
 
 mod connect;
+mod datagrams;
 mod echo;
+mod flood;
 mod hold;
 mod orders;
 mod ping;
@@ -15,6 +17,7 @@ mod watch;
 
 use std::env;
 use std::ffi::OsString;
+use std::fmt::Display;
 
 use clap::Subcommand;
 use netns_tests::{Host, Process};
@@ -22,6 +25,7 @@ use netns_tests::{Host, Process};
 use crate::error::BenchError;
 
 pub(crate) use connect::connect;
+pub(crate) use flood::{Sink, beats, datagram_trips};
 pub(crate) use hold::Holder;
 pub(crate) use ping::round_trips;
 pub(crate) use spin::Spinner;
@@ -82,6 +86,51 @@ pub(crate) enum Load {
         /// Seconds after which a silent flow is given up.
         patience: u64,
     },
+    /// Datagrams; sends back whatever comes.
+    DatagramEcho {
+        /// Where it listens.
+        port: u16,
+    },
+    /// Datagrams; counts those of the run that standard input names.
+    DatagramSink {
+        /// Where it listens.
+        port: u16,
+    },
+    /// Sends numbered datagrams at a rate; prints how many.
+    DatagramSend {
+        /// The sink.
+        address: String,
+        /// Bytes of each.
+        size: usize,
+        /// Datagrams a second.
+        rate: u64,
+        /// What the sink knows them by.
+        run: u64,
+        /// How long.
+        milliseconds: u64,
+    },
+    /// Round trips of datagrams, one after another; prints the lost ones and a histogram.
+    DatagramPing {
+        /// The echo.
+        address: String,
+        /// Round trips to make.
+        count: u64,
+        /// Bytes of each.
+        size: usize,
+        /// Seconds after which it ends anyway.
+        seconds: u64,
+    },
+    /// Round trips of datagrams, so many a second; prints the lost ones and a histogram.
+    DatagramPulse {
+        /// The echo.
+        address: String,
+        /// Datagrams a second.
+        per_second: u32,
+        /// Bytes of each.
+        size: usize,
+        /// How long.
+        seconds: u64,
+    },
     /// Keeps a processor awake, for ever.
     Spin {
         /// Which.
@@ -105,6 +154,17 @@ impl Load {
             Self::Watch { address, paced, rate, patience } => {
                 watch::run(&address, paced, rate, patience)
             }
+            Self::DatagramEcho { port } => datagrams::echo(port),
+            Self::DatagramSink { port } => datagrams::sink(port),
+            Self::DatagramSend { address, size, rate, run, milliseconds } => {
+                datagrams::send(&address, size, rate, run, milliseconds)
+            }
+            Self::DatagramPing { address, count, size, seconds } => {
+                datagrams::ping(&address, count, size, seconds)
+            }
+            Self::DatagramPulse { address, per_second, size, seconds } => {
+                datagrams::pulse(&address, per_second, size, seconds)
+            }
             Self::Spin { cpu } => spin::run(cpu),
         };
         ran.map_err(BenchError::io(name))
@@ -123,37 +183,43 @@ impl Load {
     /// The command line that [`Load::run`] is reached by.
     fn command(&self) -> Result<Vec<OsString>, BenchError> {
         let own = env::current_exe().map_err(BenchError::io("finding this program"))?;
-        let words: Vec<String> = match self {
-            Self::Echo { port } => vec!["echo".to_owned(), port.to_string()],
-            Self::Ping { address, count, size, seconds } => vec![
-                "ping".to_owned(),
-                address.clone(),
-                count.to_string(),
-                size.to_string(),
-                seconds.to_string(),
-            ],
-            Self::Connect { address, workers, seconds } => vec![
-                "connect".to_owned(),
-                address.clone(),
-                workers.to_string(),
-                seconds.to_string(),
-            ],
-            Self::Hold { address } => vec!["hold".to_owned(), address.clone()],
-            Self::Source { port } => vec!["source".to_owned(), port.to_string()],
-            Self::Stalled { address } => vec!["stalled".to_owned(), address.clone()],
-            Self::Watch { address, paced, rate, patience } => vec![
-                "watch".to_owned(),
-                address.clone(),
-                paced.to_string(),
-                rate.to_string(),
-                patience.to_string(),
-            ],
-            Self::Spin { cpu } => vec!["spin".to_owned(), cpu.to_string()],
+        let (name, words): (&str, Vec<&dyn Display>) = match self {
+            Self::Echo { port } => ("echo", vec![port]),
+            Self::Ping { address, count, size, seconds } => {
+                ("ping", vec![address, count, size, seconds])
+            }
+            Self::Connect { address, workers, seconds } => {
+                ("connect", vec![address, workers, seconds])
+            }
+            Self::Hold { address } => ("hold", vec![address]),
+            Self::Source { port } => ("source", vec![port]),
+            Self::Stalled { address } => ("stalled", vec![address]),
+            Self::Watch { address, paced, rate, patience } => {
+                ("watch", vec![address, paced, rate, patience])
+            }
+            Self::DatagramEcho { port } => ("datagram-echo", vec![port]),
+            Self::DatagramSink { port } => ("datagram-sink", vec![port]),
+            Self::DatagramSend { address, size, rate, run, milliseconds } => {
+                ("datagram-send", vec![address, size, rate, run, milliseconds])
+            }
+            Self::DatagramPing { address, count, size, seconds } => {
+                ("datagram-ping", vec![address, count, size, seconds])
+            }
+            Self::DatagramPulse { address, per_second, size, seconds } => {
+                ("datagram-pulse", vec![address, per_second, size, seconds])
+            }
+            Self::Spin { cpu } => ("spin", vec![cpu]),
         };
         let idle = ["chrt", "--idle", "0"].map(OsString::from);
-        let before = if matches!(self, Self::Spin { .. }) { &idle[..] } else { &[] };
-        let own = [own.into_os_string(), "load".into()];
-        let words = words.into_iter().map(OsString::from);
+        // What offers and counts must get the processor before what is measured, or it is measured.
+        let eager = ["nice", "-n", "-15"].map(OsString::from);
+        let before = match self {
+            Self::Spin { .. } => &idle[..],
+            Self::DatagramSend { .. } | Self::DatagramSink { .. } => &eager[..],
+            _ => &[],
+        };
+        let own = [own.into_os_string(), "load".into(), name.into()];
+        let words = words.into_iter().map(|word| OsString::from(word.to_string()));
         Ok(before.iter().cloned().chain(own).chain(words).collect())
     }
 }

@@ -173,6 +173,9 @@ fn versions(ways: &[Way]) -> Result<String, BenchError> {
         add(&program, "-v", 0);
     }
     add(Path::new("iperf3"), "--version", 0);
+    for way in ways.iter().copied().filter(|way| way.is_wireguard()) {
+        versions.extend(crate::wireguard::version(way));
+    }
     if ways.iter().any(|way| way.is_rathole()) {
         versions.extend(rathole::version());
     }

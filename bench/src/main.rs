@@ -7,9 +7,10 @@
 //!   haproxy  ext ──▶ relay:haproxy ──▶ gw (DNAT) ──▶ icp:haproxy ──▶ peer3
 //!   adit     ext ──▶ relay:adit-relay ══ one sealed tunnel ══ icp:adit ──▶ peer3
 //!   rathole  ext ──▶ relay:rathole ══ a connection for each flow ══ icp:rathole ──▶ peer3
+//!   wireguard ext ──▶ relay (DNAT) ══ boringtun or wireguard-go ══ icp (DNAT) ──▶ peer3
 //! ```
 //!
-//! haproxy and rathole where they are installed. All stand in one lab at the same time, and rounds are
+//! haproxy, rathole and the WireGuards where they are installed. All stand in one lab at the same time, and rounds are
 //! interleaved: a noisy machine then disturbs each of them alike. Deliberately absent: figures without
 //! the conditions they were taken under (every report begins with them), and averages (medians, and
 //! the range).
@@ -39,7 +40,9 @@ mod socat;
 mod stall;
 mod statistics;
 mod throughput;
+mod udp;
 mod way;
+mod wireguard;
 
 use std::process::ExitCode;
 

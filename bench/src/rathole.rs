@@ -8,10 +8,10 @@ use std::process::Command;
 
 use netns_tests::{Host, Lab, Process};
 
-use crate::bed::{PEER, listening};
+use crate::bed::{Entries, PEER, takes};
 use crate::error::BenchError;
 use crate::machine;
-use crate::way::{SERVICES, Way};
+use crate::way::Way;
 
 /// The program: `$RATHOLE_BIN`, or what the search path has.
 pub(crate) fn program() -> Option<PathBuf> {
@@ -27,16 +27,17 @@ pub(crate) fn version() -> Option<String> {
 }
 
 /// Starts the server on the relay's host and the client inside, and waits until each service listens.
-pub(crate) fn start(lab: &Lab, way: Way) -> Result<Vec<Process>, BenchError> {
+pub(crate) fn start(lab: &Lab, way: Way, entries: Entries) -> Result<Vec<Process>, BenchError> {
     let program = program().ok_or_else(|| BenchError::unexpected("rathole", "not installed"))?;
     let (relay, icp) = (lab.host("relay"), lab.host("icp"));
     let keys = if way == Way::RatholeNoise { Some(Keys::make(&relay, &program)?) } else { None };
     let peer = lab.host(PEER).address();
-    let server = run(&relay, &program, way, "server", &server_file(way, relay.address(), &keys))?;
-    let client = client_file(way, relay.address(), peer, &keys);
+    let server =
+        run(&relay, &program, way, "server", &server_file(way, relay.address(), &keys, entries))?;
+    let client = client_file(way, relay.address(), peer, &keys, entries);
     let client = run(&icp, &program, way, "client", &client)?;
-    for service in SERVICES {
-        listening(&relay, way.entry_port(service))?;
+    for service in entries.services() {
+        takes(&relay, service, way.entry_port(service))?;
     }
     Ok(vec![server, client])
 }
@@ -63,7 +64,7 @@ impl Keys {
     }
 }
 
-fn server_file(way: Way, address: &str, keys: &Option<Keys>) -> String {
+fn server_file(way: Way, address: &str, keys: &Option<Keys>, entries: Entries) -> String {
     let port = way.tunnel_port().unwrap_or_default();
     let mut text =
         format!("[server]\nbind_addr = \"{address}:{port}\"\ndefault_token = \"bench\"\n");
@@ -73,16 +74,26 @@ fn server_file(way: Way, address: &str, keys: &Option<Keys>) -> String {
              [server.transport.noise]\nlocal_private_key = \"{private}\"\n"
         );
     }
-    for service in SERVICES {
+    for service in entries.services() {
         let (name, entry) = (service.name, way.entry_port(service));
+        let protocol = service.protocol();
         // Writing to a String cannot fail.
-        let written = write!(text, "[server.services.{name}]\nbind_addr = \"0.0.0.0:{entry}\"\n");
+        let written = write!(
+            text,
+            "[server.services.{name}]\ntype = \"{protocol}\"\nbind_addr = \"0.0.0.0:{entry}\"\n"
+        );
         debug_assert!(written.is_ok());
     }
     text
 }
 
-fn client_file(way: Way, address: &str, peer: &str, keys: &Option<Keys>) -> String {
+fn client_file(
+    way: Way,
+    address: &str,
+    peer: &str,
+    keys: &Option<Keys>,
+    entries: Entries,
+) -> String {
     let port = way.tunnel_port().unwrap_or_default();
     let mut text =
         format!("[client]\nremote_addr = \"{address}:{port}\"\ndefault_token = \"bench\"\n");
@@ -92,10 +103,13 @@ fn client_file(way: Way, address: &str, peer: &str, keys: &Option<Keys>) -> Stri
              [client.transport.noise]\nremote_public_key = \"{public}\"\n"
         );
     }
-    for service in SERVICES {
-        let (name, own) = (service.name, service.port);
+    for service in entries.services() {
+        let (name, own, protocol) = (service.name, service.port, service.protocol());
         // Writing to a String cannot fail.
-        let written = write!(text, "[client.services.{name}]\nlocal_addr = \"{peer}:{own}\"\n");
+        let written = write!(
+            text,
+            "[client.services.{name}]\ntype = \"{protocol}\"\nlocal_addr = \"{peer}:{own}\"\n"
+        );
         debug_assert!(written.is_ok());
     }
     text

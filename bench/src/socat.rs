@@ -13,7 +13,7 @@ pub(crate) fn start(lab: &Lab) -> Result<Vec<Process>, BenchError> {
     let mut processes = Vec::new();
     for service in SERVICES {
         let port = Way::Socat.entry_port(service);
-        lead_in(&gateway, port, icp.address(), port)?;
+        lead_in(&gateway, "tcp", port, icp.address())?;
         processes.push(hop(&icp, port, lab.host(PEER).address(), service.port)?);
         processes.push(hop(&relay, port, gateway.address(), port)?);
     }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use clap::ValueEnum;
 
-use crate::{haproxy, rathole};
+use crate::{haproxy, rathole, wireguard};
 
 /// A service of the internal peer, by its port there; each way leads to it from a port of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,21 +13,46 @@ pub(crate) struct Service {
     pub(crate) name: &'static str,
     /// Its port on the internal peer.
     pub(crate) port: u16,
+    /// Whether it takes datagrams instead of connections.
+    pub(crate) is_datagrams: bool,
+}
+
+impl Service {
+    const fn stream(name: &'static str, port: u16) -> Self {
+        Self { name, port, is_datagrams: false }
+    }
+
+    const fn datagrams(name: &'static str, port: u16) -> Self {
+        Self { name, port, is_datagrams: true }
+    }
+
+    /// Its protocol, as configurations and firewalls name it.
+    pub(crate) fn protocol(self) -> &'static str {
+        if self.is_datagrams { "udp" } else { "tcp" }
+    }
 }
 
 /// iperf3.
-pub(crate) const BULK: Service = Service { name: "bulk", port: 5201 };
+pub(crate) const BULK: Service = Service::stream("bulk", 5201);
 /// Sends back what it gets.
-pub(crate) const ECHO: Service = Service { name: "echo", port: 5007 };
+pub(crate) const ECHO: Service = Service::stream("echo", 5007);
 /// Sends without end, as fast as asked for.
-pub(crate) const SOURCE: Service = Service { name: "source", port: 5300 };
-/// All of them.
+pub(crate) const SOURCE: Service = Service::stream("source", 5300);
+/// All that take connections.
 pub(crate) const SERVICES: [Service; 3] = [BULK, ECHO, SOURCE];
+/// Sends back each datagram.
+pub(crate) const DATAGRAM_ECHO: Service = Service::datagrams("datagram-echo", 5008);
+/// Counts datagrams.
+pub(crate) const DATAGRAM_SINK: Service = Service::datagrams("datagram-sink", 5009);
+/// All of both kinds.
+pub(crate) const ALL_SERVICES: [Service; 5] = [BULK, ECHO, SOURCE, DATAGRAM_ECHO, DATAGRAM_SINK];
 
 /// How far a way's ports lie above the services' own. All stay below the ephemeral ports.
 const SOCAT_OFFSET: u16 = 10_000;
 const HAPROXY_OFFSET: u16 = 12_000;
 const HAPROXY_SPLICE_OFFSET: u16 = 14_000;
+const BORINGTUN_OFFSET: u16 = 16_000;
+const WIREGUARD_GO_OFFSET: u16 = 18_000;
 const ADIT_OFFSET: u16 = 20_000;
 const RATHOLE_OFFSET: u16 = 24_000;
 const RATHOLE_NOISE_OFFSET: u16 = 26_000;
@@ -49,6 +74,10 @@ pub(crate) enum Way {
     Rathole,
     /// The same under Noise.
     RatholeNoise,
+    /// A VPN in user space between two DNATs; measured where it is installed.
+    Boringtun,
+    /// Another.
+    WireguardGo,
 }
 
 impl Way {
@@ -70,6 +99,8 @@ impl Way {
             Self::Adit => service.port + ADIT_OFFSET,
             Self::Rathole => service.port + RATHOLE_OFFSET,
             Self::RatholeNoise => service.port + RATHOLE_NOISE_OFFSET,
+            Self::Boringtun => service.port + BORINGTUN_OFFSET,
+            Self::WireguardGo => service.port + WIREGUARD_GO_OFFSET,
         }
     }
 
@@ -80,6 +111,8 @@ impl Way {
             Self::Adit => Some(443),
             Self::Rathole => Some(2_333),
             Self::RatholeNoise => Some(2_334),
+            Self::Boringtun => Some(51_820),
+            Self::WireguardGo => Some(51_821),
         }
     }
 
@@ -91,12 +124,19 @@ impl Way {
             Self::Haproxy | Self::HaproxySplice => "haproxy",
             Self::Adit => "Adit",
             Self::Rathole | Self::RatholeNoise => "rathole",
+            Self::Boringtun => "boringtun",
+            Self::WireguardGo => "wireguard-go",
         }
     }
 
     /// Whether it is rathole, of either kind.
     pub(crate) fn is_rathole(self) -> bool {
         matches!(self, Self::Rathole | Self::RatholeNoise)
+    }
+
+    /// Whether it is a WireGuard in user space, of either kind.
+    pub(crate) fn is_wireguard(self) -> bool {
+        matches!(self, Self::Boringtun | Self::WireguardGo)
     }
 
     /// Whether it is haproxy, of either kind.
@@ -110,6 +150,7 @@ impl Way {
             Self::Kernel | Self::Socat | Self::Adit => true,
             Self::Haproxy | Self::HaproxySplice => haproxy::program().is_some(),
             Self::Rathole | Self::RatholeNoise => rathole::program().is_some(),
+            Self::Boringtun | Self::WireguardGo => wireguard::program(self).is_some(),
         }
     }
 }
@@ -129,6 +170,8 @@ impl fmt::Display for Way {
             Self::Adit => "Adit",
             Self::Rathole => "rathole, plain",
             Self::RatholeNoise => "rathole, noise",
+            Self::Boringtun => "boringtun",
+            Self::WireguardGo => "wireguard-go",
         })
     }
 }

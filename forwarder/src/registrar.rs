@@ -107,8 +107,7 @@ impl Registrar {
     }
 
     fn make_way(&mut self, peer: &Peer) {
-        let holders =
-            [self.table.id_by_name(&peer.name), self.table.id_by_contact(&peer.name, peer.contact)];
+        let holders = [self.table.id_by_name(&peer.name), self.table.id_by_contact(peer)];
         for id in holders.into_iter().flatten() {
             let text = format!("the configuration has {} now, at {}", peer.name, peer.contact);
             let Some(entry) = self.table.get(id) else { continue };

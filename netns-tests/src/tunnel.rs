@@ -20,7 +20,9 @@ pub struct Peer {
     /// Its name.
     pub name: String,
     /// Where it serves.
-    pub tcp: String,
+    pub target: String,
+    /// What it takes: `tcp` or `udp`.
+    pub protocol: &'static str,
     /// Its public port at the relay.
     pub port: u16,
 }
@@ -52,7 +54,16 @@ impl TunnelBuilder {
     /// Registers an internal peer at a public port.
     #[must_use]
     pub fn peer(mut self, name: &str, tcp: &str, port: u16) -> Self {
-        self.peers.push(Peer { name: name.to_owned(), tcp: tcp.to_owned(), port });
+        let (name, target) = (name.to_owned(), tcp.to_owned());
+        self.peers.push(Peer { name, target, protocol: "tcp", port });
+        self
+    }
+
+    /// Registers an internal peer that takes datagrams at a public UDP port.
+    #[must_use]
+    pub fn udp_peer(mut self, name: &str, udp: &str, port: u16) -> Self {
+        let (name, target) = (name.to_owned(), udp.to_owned());
+        self.peers.push(Peer { name, target, protocol: "udp", port });
         self
     }
 
@@ -406,9 +417,11 @@ impl Tunnel<'_> {
     /// # Errors
     /// When the disk is full.
     pub fn write_configurations(&self) -> Result<(), LabError> {
+        let has_datagrams = self.plan.peers.iter().any(|peer| peer.protocol == "udp");
+        let udp_ports = if has_datagrams { &self.plan.ports[..] } else { &[] };
         let mut relay = format!(
             "key = \"relay.key\"\nlisten = \"0.0.0.0:{TUNNEL_PORT}\"\nsocket = \"{}\"\n{}\n\
-             [[forwarder]]\nname = \"office\"\nkey = \"{}\"\nports = {:?}\n{}\n",
+             [[forwarder]]\nname = \"office\"\nkey = \"{}\"\nports = {:?}\nudp_ports = {udp_ports:?}\n{}\n",
             self.path("relay.sock").display(),
             self.plan.relay_extra,
             self.forwarder_key,
@@ -429,11 +442,12 @@ impl Tunnel<'_> {
             self.path(socket).display(),
             self.plan.forwarder_extra
         );
-        for Peer { name, tcp, port } in &self.plan.peers {
+        for Peer { name, target, protocol, port } in &self.plan.peers {
             // Writing to a String cannot fail.
             let written = writeln!(
                 forwarder,
-                "[[peer]]\nname = \"{name}\"\ntcp = \"{tcp}\"\ncontact = \"public:{port}\""
+                "[[peer]]\nname = \"{name}\"\n{protocol} = \"{target}\"\n\
+                 contact = \"public:{port}\""
             );
             debug_assert!(written.is_ok());
         }

@@ -80,7 +80,12 @@ fn reload_adds_and_removes_peers() -> Outcome {
     let ext = lab.host("ext");
     let mut pulse = ext.play_on("pulse", &tunnel.contact(8003), &[])?;
     pulse.wait_for_log("beating", SHORT)?;
-    let added = Peer { name: "added".to_owned(), tcp: "192.168.50.3:7".to_owned(), port: 8004 };
+    let added = Peer {
+        name: "added".to_owned(),
+        target: "192.168.50.3:7".to_owned(),
+        protocol: "tcp",
+        port: 8004,
+    };
     assert!(!works(&ext, &tunnel.contact(8004)));
     tunnel.peers_mut().push(added);
     tunnel.write_configurations()?;

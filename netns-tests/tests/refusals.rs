@@ -65,7 +65,12 @@ impl<'a> Control<'a> {
     /// A peer more in the configuration of the welcome forwarder, which must hear a refusal that
     /// names it.
     fn refuses_peer(mut self, port: u16, cause: &str) -> Outcome {
-        let peer = Peer { name: "greedy".to_owned(), tcp: "192.168.50.3:7".to_owned(), port };
+        let peer = Peer {
+            name: "greedy".to_owned(),
+            target: "192.168.50.3:7".to_owned(),
+            protocol: "tcp",
+            port,
+        };
         self.tunnel.peers_mut().push(peer);
         self.tunnel.write_configurations()?;
         self.tunnel.reload()?;

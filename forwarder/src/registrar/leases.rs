@@ -75,7 +75,7 @@ impl Registrar {
 
     /// Who has the contact point that `peer` asks for.
     fn holder(&self, peer: &Peer) -> Option<String> {
-        let id = self.table.id_by_contact(&peer.name, peer.contact)?;
+        let id = self.table.id_by_contact(peer)?;
         let holder = &self.table.get(id)?.peer;
         Some(format!("{} ({})", holder.name, holder.address))
     }

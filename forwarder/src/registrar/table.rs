@@ -9,7 +9,8 @@ use adit_proto::id::ContactId;
 
 use super::entry::Entry;
 use super::inside::Inside;
-use crate::config::{Contact, LISTENERS_MAX};
+use crate::config::{Contact, LISTENERS_MAX, Peer};
+use crate::handoff::Protocol;
 use crate::sources::Sources;
 
 /// Ids of peers end here: those above are the listeners'.
@@ -21,7 +22,8 @@ const _: () = assert!(LISTENERS_MAX <= (u32::MAX - ID_MAX) as usize);
 pub(super) struct Table {
     entries: BTreeMap<ContactId, Entry>,
     ids_by_name: BTreeMap<String, ContactId>,
-    ids_by_port: BTreeMap<u16, ContactId>,
+    /// A port is one contact point for connections and another for datagrams.
+    ids_by_port: BTreeMap<(Protocol, u16), ContactId>,
     /// One for each entry that waits for a moment: the first such moment.
     due: BTreeSet<(Instant, ContactId)>,
     /// Where those are that are registered at the moment.
@@ -43,11 +45,11 @@ impl Table {
         self.ids_by_name.get(name).copied()
     }
 
-    /// Who has a contact point. Private ones are known by the peer's name.
-    pub(super) fn id_by_contact(&self, name: &str, contact: Contact) -> Option<ContactId> {
-        match contact {
-            Contact::Public(port) => self.ids_by_port.get(&port).copied(),
-            Contact::Private => self.id_by_name(name),
+    /// Who has the contact point that `peer` asks for. Private ones are known by the peer's name.
+    pub(super) fn id_by_contact(&self, peer: &Peer) -> Option<ContactId> {
+        match peer.contact {
+            Contact::Public(port) => self.ids_by_port.get(&(peer.protocol(), port)).copied(),
+            Contact::Private => self.id_by_name(&peer.name),
         }
     }
 
@@ -66,7 +68,7 @@ impl Table {
         let id = self.next_id();
         self.ids_by_name.insert(entry.peer.name.clone(), id);
         if let Contact::Public(port) = entry.peer.contact {
-            self.ids_by_port.insert(port, id);
+            self.ids_by_port.insert((entry.peer.protocol(), port), id);
         }
         let due = entry.poll_timeout();
         self.due.extend(due.map(|at| (at, id)));
@@ -111,7 +113,7 @@ impl Table {
         let entry = self.entries.remove(&id)?;
         self.ids_by_name.remove(&entry.peer.name);
         if let Contact::Public(port) = entry.peer.contact {
-            self.ids_by_port.remove(&port);
+            self.ids_by_port.remove(&(entry.peer.protocol(), port));
         }
         entry.poll_timeout().into_iter().for_each(|at| _ = self.due.remove(&(at, id)));
         self.inside.leave(entry.inside());

@@ -35,21 +35,20 @@ enum Role {
     Watch { at: SocketAddr },
     /// Server: answers swarms.
     Exchange { at: SocketAddr },
-    /// Server: sends datagrams back.
+    /// Server of datagrams: sends back what comes, and names each caller.
     DatagramEcho { at: SocketAddr },
-    /// Client: numbered datagrams.
-    DatagramPing {
+    /// Client: one datagram there and back.
+    Datagram { to: SocketAddr, bytes: usize },
+    /// Client: datagrams that nobody may answer.
+    DatagramUnanswered { to: SocketAddr },
+    /// Client: numbered datagrams there and back until told to end.
+    DatagramBeat {
         to: SocketAddr,
-        count: u32,
         #[arg(long, default_value_t = 20)]
         every_ms: u64,
-        #[arg(long, default_value_t = 64)]
-        size: usize,
     },
-    /// Client: a datagram of each size.
-    DatagramSizes { to: SocketAddr, sizes: Vec<usize> },
-    /// Client: a datagram from each of many addresses.
-    DatagramCrowd { to: SocketAddr, from: Ipv4Addr, count: u32 },
+    /// Client: one datagram from each of many addresses of this host.
+    DatagramFlood { to: SocketAddr, first: Ipv4Addr, count: u32 },
     /// Client: connects.
     Connect {
         to: SocketAddr,
@@ -144,11 +143,10 @@ fn play(role: Role) -> io::Result<()> {
         Role::Watch { at } => serve(at, Behaviour::Watch),
         Role::Exchange { at } => swarm::exchange(at),
         Role::DatagramEcho { at } => datagrams::echo(at),
-        Role::DatagramPing { to, count, every_ms, size } => {
-            datagrams::ping(to, count, Duration::from_millis(every_ms), size)
-        }
-        Role::DatagramSizes { to, sizes } => datagrams::sizes(to, &sizes),
-        Role::DatagramCrowd { to, from, count } => datagrams::crowd(to, from, count),
+        Role::Datagram { to, bytes } => datagrams::one(to, bytes),
+        Role::DatagramUnanswered { to } => datagrams::unanswered(to),
+        Role::DatagramBeat { to, every_ms } => datagrams::beat(to, Duration::from_millis(every_ms)),
+        Role::DatagramFlood { to, first, count } => datagrams::flood(to, first, count),
         Role::Connect { to, within_ms } => client::reach(to, Duration::from_millis(within_ms)),
         Role::HalfClose { to, bytes } => client::half_close(to, bytes),
         Role::HearOut { to, bytes } => client::hear_out(to, bytes),

@@ -1,131 +1,182 @@
-//! Datagrams: a server that sends them back, and clients that count what comes.
+//! Datagrams: an echo that names its callers, numbered pings, single datagrams of any size, and a
+//! flood from many sources.
 
-use std::collections::BTreeSet;
-use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What a datagram may hold, and more than any does.
-const BUFFER: usize = 65_536;
-/// How long answers may still come after the last question.
-const STRAGGLERS: Duration = Duration::from_secs(2);
+use super::wait_for_word;
 
-/// Sends back what comes, and prints each source when it is first heard.
+/// The largest datagram that IPv4 carries.
+const DATAGRAM_MAX: usize = 65_507;
+/// How long an answer may take, and how often it is asked for again: a datagram may be lost.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+const TRIES: u32 = 5;
+/// How long silence must last to be a refusal.
+const SILENCE: Duration = Duration::from_secs(2);
+/// Callers that an echo names; a flood has more.
+const NAMED_MAX: usize = 64;
+/// A flood's pause after so many sources, so that queues of the lab's own are not what it meets.
+const FLOOD_PAUSE_AFTER: u32 = 64;
+const FLOOD_PAUSE: Duration = Duration::from_millis(1);
+
+/// Sends back whatever comes, and prints `caller ADDRESS` for each new one.
 ///
 /// # Errors
-/// When the address cannot be had.
+/// When the address is taken.
 pub fn echo(at: SocketAddr) -> io::Result<()> {
     let socket = UdpSocket::bind(at)?;
-    println!("listening");
-    let (mut buffer, mut sources) = (vec![0; BUFFER], BTreeSet::new());
+    println!("listening on {at}");
+    let mut datagram = vec![0; DATAGRAM_MAX];
+    let mut callers = BTreeSet::new();
     loop {
-        // A source that is gone again is told by an ICMP message: nothing to end for.
-        let Ok((len, from)) = socket.recv_from(&mut buffer) else { continue };
-        if sources.insert(from) {
-            println!("heard {from}");
+        let (length, caller) = match socket.recv_from(&mut datagram) {
+            Ok(came) => came,
+            // Somebody that was answered is gone.
+            Err(error) if is_silence(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        if callers.len() < NAMED_MAX && callers.insert(caller) {
+            println!("caller {caller}");
         }
-        socket.send_to(&buffer[..len], from).ok();
+        match socket.send_to(&datagram[..length], caller) {
+            Ok(_) | Err(_) => {}
+        }
     }
 }
 
-fn connected(to: SocketAddr) -> io::Result<UdpSocket> {
-    let any =
-        if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+/// Sends one datagram of `length` bytes to an echo, and has the same back.
+///
+/// # Errors
+/// When nothing comes, or something else.
+pub fn one(to: SocketAddr, length: usize) -> io::Result<()> {
+    let socket = towards(to)?;
+    socket.set_read_timeout(Some(ANSWER_WITHIN))?;
+    let (mut sent, mut got) = (vec![0; length], vec![0; DATAGRAM_MAX + 1]);
+    super::fill(&mut sent, 0);
+    for _ in 0..TRIES {
+        socket.send(&sent)?;
+        match socket.recv(&mut got) {
+            Ok(came) if got[..came] == sent => {
+                println!("echoed {length}");
+                return Ok(());
+            }
+            Ok(came) => return Err(io::Error::other(format!("sent {length}, received {came}"))),
+            Err(error) if is_silence(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other(format!("no answer to {TRIES} datagrams of {length} bytes")))
+}
+
+/// Sends datagrams, to which nobody may answer.
+///
+/// # Errors
+/// When somebody does.
+pub fn unanswered(to: SocketAddr) -> io::Result<()> {
+    let socket = towards(to)?;
+    socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+    let end = Instant::now() + SILENCE;
+    while Instant::now() < end {
+        match socket.send(b"anybody?").and_then(|_| socket.recv(&mut [0; 64])) {
+            Ok(_) => return Err(io::Error::other("an answer, where none was expected")),
+            Err(error) if is_silence(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    println!("unanswered");
+    Ok(())
+}
+
+/// Numbered pings, one every `every`, until the input ends. Prints `beating` at the first answer, and
+/// at the end `sent N answered N twice N gap_ms N`: the gap is the longest time without an answer.
+///
+/// # Errors
+/// When the socket fails.
+pub fn beat(to: SocketAddr, every: Duration) -> io::Result<()> {
+    let socket = towards(to)?;
+    let (enough, told) = mpsc::channel();
+    thread::spawn(move || {
+        let outcome = wait_for_word();
+        // The receiver is gone only when the main thread has failed already.
+        drop(enough.send(outcome));
+    });
+    let (mut due, mut number, mut answered) = (Instant::now(), 0_u64, BTreeMap::new());
+    let (mut last, mut gap) = (None, Duration::ZERO);
+    let mut got = [0; 64];
+    while told.try_recv().is_err() {
+        if Instant::now() >= due {
+            match socket.send(&number.to_be_bytes()) {
+                Ok(_) => {}
+                Err(error) if is_silence(&error) => {}
+                Err(error) => return Err(error),
+            }
+            (number, due) = (number + 1, due + every);
+        }
+        let wait = due.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        socket.set_read_timeout(Some(wait))?;
+        match socket.recv(&mut got) {
+            Ok(length) => {
+                if answered.is_empty() {
+                    println!("beating");
+                }
+                *answered.entry(got[..length].to_vec()).or_insert(0_u64) += 1;
+                gap = gap.max(last.map_or(Duration::ZERO, |last: Instant| last.elapsed()));
+                last = Some(Instant::now());
+            }
+            Err(error) if is_silence(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    gap = gap.max(last.map_or(Duration::MAX, |last| last.elapsed()));
+    let twice = answered.values().filter(|&&times| times > 1).count();
+    let count = answered.len();
+    println!("sent {number} answered {count} twice {twice} gap_ms {}", gap.as_millis());
+    Ok(())
+}
+
+/// Sends one datagram from each of `count` addresses from `first` on, all of which must be this host's.
+///
+/// # Errors
+/// When an address is not.
+pub fn flood(to: SocketAddr, first: Ipv4Addr, count: u32) -> io::Result<()> {
+    for index in 0..count {
+        let source = Ipv4Addr::from(u32::from(first) + index);
+        let socket = UdpSocket::bind((IpAddr::V4(source), 0))?;
+        match socket.send_to(b"flood", to) {
+            Ok(_) | Err(_) => {}
+        }
+        if index % FLOOD_PAUSE_AFTER == 0 {
+            thread::sleep(FLOOD_PAUSE);
+        }
+    }
+    println!("flooded {count}");
+    Ok(())
+}
+
+fn towards(to: SocketAddr) -> io::Result<UdpSocket> {
+    let any: SocketAddr = ([0, 0, 0, 0], 0).into();
+    let socket = UdpSocket::bind(any)?;
     socket.connect(to)?;
     Ok(socket)
 }
 
-/// Sends `count` numbered datagrams of `size` bytes, one each `every`, and prints how many were
-/// answered, how many twice, how many with other bytes, and the longest time without an answer.
-///
-/// # Errors
-/// When there is no socket.
-pub fn ping(to: SocketAddr, count: u32, every: Duration, size: usize) -> io::Result<()> {
-    let socket = connected(to)?;
-    let sender = socket.try_clone()?;
-    println!("pinging");
-    let start = Instant::now();
-    let sending = thread::spawn(move || {
-        for number in 0..count {
-            let due = start + every * number;
-            thread::sleep(due.saturating_duration_since(Instant::now()));
-            // Refused while nobody listens, or while the network is down: the next one may arrive.
-            sender.send(&question(number, size)).ok();
-        }
-    });
-    let until = start + every * count + STRAGGLERS;
-    let (mut seen, mut buffer) = (BTreeSet::new(), vec![0; BUFFER]);
-    let (mut twice, mut altered, mut last, mut gap) = (0, 0, start, Duration::ZERO);
-    while seen.len() < count as usize {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            break;
-        }
-        socket.set_read_timeout(Some(left))?;
-        let Ok(len) = socket.recv(&mut buffer) else { continue };
-        let number = buffer.first_chunk().map_or(u32::MAX, |number| u32::from_be_bytes(*number));
-        if buffer[..len] != question(number, size) {
-            altered += 1;
-        } else if !seen.insert(number) {
-            twice += 1;
-        }
-        gap = gap.max(last.elapsed());
-        last = Instant::now();
-    }
-    sending.join().map_err(|_panic| io::Error::other("the sender panicked"))?;
-    println!(
-        "answered {} of {count} twice {twice} altered {altered} gap {} ms",
-        seen.len(),
-        gap.as_millis()
-    );
-    Ok(())
-}
-
-fn question(number: u32, size: usize) -> Vec<u8> {
-    let mut bytes = number.to_be_bytes().to_vec();
-    let filler = number.to_le_bytes()[0];
-    bytes.resize(size.max(4), filler);
-    bytes.truncate(size.max(4));
-    bytes
-}
-
-/// Asks once for each of `sizes` until it is answered, and prints that all were.
-///
-/// # Errors
-/// When one is not answered in ten seconds, or with other bytes.
-pub fn sizes(to: SocketAddr, sizes: &[usize]) -> io::Result<()> {
-    let socket = connected(to)?;
-    socket.set_read_timeout(Some(Duration::from_millis(500)))?;
-    let mut buffer = vec![0; BUFFER];
-    for &size in sizes {
-        let bytes: Vec<u8> = (0..size as u64).map(super::pattern_at).collect();
-        let until = Instant::now() + Duration::from_secs(10);
-        loop {
-            socket.send(&bytes)?;
-            if socket.recv(&mut buffer).is_ok_and(|len| buffer[..len] == bytes) {
-                break;
-            }
-            if Instant::now() > until {
-                return Err(io::Error::other(format!("{size} bytes are not answered")));
-            }
-        }
-    }
-    println!("all answered");
-    Ok(())
-}
-
-/// Sends one datagram from each of `count` addresses that this host has, `from` being the first.
-///
-/// # Errors
-/// When an address is not this host's.
-pub fn crowd(to: SocketAddr, from: Ipv4Addr, count: u32) -> io::Result<()> {
-    for number in 0..count {
-        let source = Ipv4Addr::from_bits(from.to_bits() + number);
-        let socket = UdpSocket::bind((source, 0))?;
-        socket.send_to(b"anybody there?", to)?;
-    }
-    println!("sent {count}");
-    Ok(())
+/// Nothing came in time, or an ICMP error that a datagram's sender may meet at any time.
+fn is_silence(error: &io::Error) -> bool {
+    use ErrorKind::{
+        ConnectionRefused, HostUnreachable, NetworkUnreachable, PermissionDenied, TimedOut,
+        WouldBlock,
+    };
+    let kinds = [
+        ConnectionRefused,
+        HostUnreachable,
+        NetworkUnreachable,
+        PermissionDenied,
+        TimedOut,
+        WouldBlock,
+    ];
+    kinds.contains(&error.kind())
 }
