@@ -24,15 +24,6 @@ fn block(lab: &Lab) -> Outcome {
     Ok(())
 }
 
-/// A UDP peer of the forwarder's configuration.
-fn peer(name: &str, udp: &str, port: u16) -> String {
-    format!("[[peer]]\nname = \"{name}\"\nudp = \"{udp}\"\ncontact = \"public:{port}\"\n")
-}
-
-fn plan(peers: &str) -> TunnelBuilder {
-    Tunnel::builder().policy("udp_ports = [\"8000-8100\"]\n").tail(peers)
-}
-
 fn path(tunnel: &Tunnel<'_>, daemon: Daemon) -> Option<String> {
     let status = tunnel.status(daemon).ok()?;
     let session = match daemon {
@@ -86,7 +77,8 @@ fn a_file_comes_over_quic(lets_udp_out: bool) -> Outcome {
         let sockets = peer3.run(["ss", "-Hlun", "sport = :4433"]);
         sockets.is_ok_and(|output| !output.stdout.trim().is_empty())
     })?;
-    let tunnel = start(plan(&peer("quic", "192.168.50.3:4433", 8043)), &lab, lets_udp_out)?;
+    let tunnel =
+        start(Tunnel::builder().udp_peer("quic", "192.168.50.3:4433", 8043), &lab, lets_udp_out)?;
     let got = format!("--download={folder}/got");
     ext.run_ok([
         "timeout",
