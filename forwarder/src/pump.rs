@@ -347,8 +347,11 @@ impl Pump {
         self.associations_to_send = associations;
         let mut tunnels = std::mem::take(&mut self.tunnels_to_send);
         for slot in tunnels.drain(..) {
-            self.send_packets(slot);
+            let is_more = self.send_packets(slot);
             self.send_carrier(slot);
+            if is_more {
+                self.schedule_send(slot);
+            }
         }
         // What became due meanwhile waits for the next turn; the lists' memory is kept.
         flows.append(&mut self.flows_to_send);

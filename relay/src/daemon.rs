@@ -251,8 +251,11 @@ impl Daemon {
         else {
             return Ok(());
         };
+        // Alone first: a relay that is still ending shares its port with nobody's successor.
         let sockets: io::Result<Vec<_>> =
-            self.pumps.iter().map(|_| net::bind_datagrams(address, true)).collect();
+            net::bind_datagrams(address, false, false).and_then(|_| {
+                self.pumps.iter().map(|_| net::bind_datagrams(address, false, true)).collect()
+            });
         let sockets = match sockets {
             Ok(sockets) => sockets,
             Err(error) => {

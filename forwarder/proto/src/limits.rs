@@ -207,6 +207,8 @@ pub const ASSOCIATIONS_PER_PREFIX_MAX: usize = 512;
 pub const ASSOCIATIONS_PER_S: u64 = 2_000;
 /// Datagrams that may wait until it is judged where their flow leads.
 pub const ASSOCIATION_WAITING_MAX: usize = 8;
+/// … and their bytes: one of the longest.
+pub const ASSOCIATION_WAITING_BYTES_MAX: usize = 65_536;
 
 /// How long a TLS handshake may take, from the first byte to the last.
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);

@@ -236,7 +236,12 @@ impl<B> Session<B> {
             return Err(OpenError::Limit);
         }
         if !self.is_carried() {
-            if self.opened_detached >= DETACHED_FLOWS_MAX {
+            // Anybody's datagram opens a flow: a crowd of them leaves half to connections.
+            let max = match open.protocol {
+                Protocol::Tcp => DETACHED_FLOWS_MAX,
+                Protocol::Udp => DETACHED_FLOWS_MAX / 2,
+            };
+            if self.opened_detached >= max {
                 return Err(OpenError::Detached);
             }
             self.opened_detached += 1;

@@ -43,7 +43,7 @@ impl Listeners {
         let bind = |Outward { name, listen, protocol, to }: &Outward| {
             let bound = match protocol {
                 Protocol::Tcp => net::bind(*listen, BACKLOG, true).map(ContactSocket::Tcp),
-                Protocol::Udp => net::bind_datagrams(*listen, false).map(ContactSocket::Udp),
+                Protocol::Udp => net::bind_datagrams(*listen, true, false).map(ContactSocket::Udp),
             };
             let socket = bound.map_err(|error| {
                 Failed::new(

@@ -29,16 +29,20 @@ pub fn bind(address: SocketAddr, backlog: i32, is_only_v6: bool) -> io::Result<T
     Ok(socket.into())
 }
 
-/// A UDP socket at `address`; an unspecified IPv6 address takes IPv4 too. One that `shares_port` does so
+/// A UDP socket at `address`; an unspecified IPv6 address takes IPv4 too, unless `is_only_v6`. One that `shares_port` does so
 /// with others of this process's user that say so, too.
 ///
 /// # Errors
 /// As of [`bind`].
-pub fn bind_datagrams(address: SocketAddr, shares_port: bool) -> io::Result<UdpSocket> {
+pub fn bind_datagrams(
+    address: SocketAddr,
+    is_only_v6: bool,
+    shares_port: bool,
+) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_reuse_port(shares_port)?;
     if address.is_ipv6() {
-        socket.set_only_v6(false)?;
+        socket.set_only_v6(is_only_v6)?;
     }
     socket.bind(&address.into()).map_err(explained)?;
     Ok(socket.into())

@@ -86,7 +86,7 @@ impl Pump {
         match target.associate() {
             Ok(socket) => self.accept_association(slot, socket),
             Err(error) => {
-                tracing::warn!(%target, %error, "no socket for datagrams to go there");
+                tracing::debug!(%target, %error, "no socket for datagrams to go there");
                 self.fail_association(slot, ResetReason::ConnectFailed);
             }
         }

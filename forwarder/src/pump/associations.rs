@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use adit_proto::frame::ResetReason;
 use adit_proto::id::{FlowId, Time};
-use adit_proto::limits::{ASSOCIATION_IDLE, ASSOCIATION_UNANSWERED, ASSOCIATION_WAITING_MAX};
+use adit_proto::limits::{
+    ASSOCIATION_IDLE, ASSOCIATION_UNANSWERED, ASSOCIATION_WAITING_BYTES_MAX,
+    ASSOCIATION_WAITING_MAX,
+};
 use adit_ring::{Envelope, Message, Slice, SliceList, Socket};
 use nix::errno::Errno;
 
@@ -224,19 +227,21 @@ impl Pump {
         let Some(&slot) = state.associations.get(&id) else { return };
         let Some(association) = self.associations.get_mut(slot) else { return };
         let datagrams = count(slice.len(), segment);
-        if !state.meter.borrow_mut().admits_bytes(slice.len(), now) {
-            state.drops.over_quota += datagrams;
-            return;
-        }
-        association.handle_reached(now);
         if let End::Judged(waiting) = &mut association.end {
-            if waiting.len() < ASSOCIATION_WAITING_MAX {
+            let bytes: usize = waiting.iter().map(|(_, waiting)| waiting.len()).sum();
+            let fits = bytes + slice.len() <= ASSOCIATION_WAITING_BYTES_MAX;
+            if fits && waiting.len() < ASSOCIATION_WAITING_MAX {
                 waiting.push((segment, slice.to_owned_copy()));
             } else {
                 state.drops.unjudged += datagrams;
             }
             return;
         }
+        if !state.meter.borrow_mut().admits_bytes(slice.len(), now) {
+            state.drops.over_quota += datagrams;
+            return;
+        }
+        association.handle_reached(now);
         if association.sends_singly || association.header.is_some() {
             return self.send_singly(slot, segment, &slice);
         }

@@ -14,9 +14,12 @@ use super::associations::{Association, End};
 use super::contacts::{Contact, Door};
 use super::meter::{Pace, Seat};
 use super::slots::{Purpose, Slot};
-use super::source_table::{Room, SourceTable};
+use super::source_table::SourceTable;
 use crate::handoff::SessionKey;
 use crate::sources::Sources;
+
+/// Datagrams that may have come meanwhile: as many as the socket holds.
+const DRAINED_MAX: usize = 8_192;
 
 /// The socket of a UDP contact point.
 #[derive(Debug)]
@@ -46,9 +49,11 @@ impl Pump {
         if let Some(&Contact::Receive(slot)) = state.contacts.get(&door.contact)
             && let Some(inlet) = self.inlets.get_mut(slot)
         {
+            let sources = Arc::clone(&door.sources);
             inlet.door = door;
-            return;
+            return self.admit_callers(slot, sources);
         }
+        drain(&socket);
         let socket = Socket::from(OwnedFd::from(socket));
         // Without these it works, only less well.
         socket.set_gro().ok();
@@ -65,10 +70,13 @@ impl Pump {
         self.arm_messages(Purpose::InletReceive, slot);
     }
 
-    /// From now on these may call.
+    /// From now on these may call, and no others: those that do are let go.
     pub(super) fn admit_callers(&mut self, slot: Slot, sources: Arc<Sources>) {
-        if let Some(inlet) = self.inlets.get_mut(slot) {
-            inlet.door.sources = sources;
+        let Some(inlet) = self.inlets.get_mut(slot) else { return };
+        let denied = inlet.table.slots(|source| !sources.accepts(source.ip()));
+        inlet.door.sources = sources;
+        for association in denied {
+            self.end_association(association, Some(ResetReason::Forbidden));
         }
     }
 
@@ -76,7 +84,7 @@ impl Pump {
     pub(super) fn drop_inlet(&mut self, slot: Slot) {
         let Some(inlet) = self.inlets.remove(slot) else { return };
         self.ring.cancel(&inlet.socket);
-        for association in inlet.table.slots() {
+        for association in inlet.table.slots(|_| true) {
             self.end_association(association, Some(ResetReason::Ending));
         }
     }
@@ -107,23 +115,23 @@ impl Pump {
             state.flows_forbidden += 1;
             return None;
         }
-        if !inlet.pace.admits_one(now) {
+        if !inlet.table.has_room_for(&source) || !inlet.pace.admits_one(now) {
             state.drops.crowded += 1;
             return None;
         }
-        let is_newcomer =
-            |slot: Slot| self.associations.get(slot).is_some_and(Association::is_newcomer);
-        let room = inlet.table.room(&source, is_newcomer);
-        if room == Room::Full {
-            state.flows_failed += 1;
-            return None;
+        if inlet.table.is_full() || state.meter.borrow().is_full() {
+            let is_newcomer =
+                |slot: Slot| self.associations.get(slot).is_some_and(Association::is_newcomer);
+            let Some(oldest) = inlet.table.pop_oldest(is_newcomer) else {
+                state.flows_failed += 1;
+                return None;
+            };
+            self.end_association(oldest, Some(ResetReason::Limit));
         }
+        let state = self.tunnels.get_mut(tunnel)?;
         if !state.meter.borrow_mut().admits_flow(now) {
             state.flows_over_quota += 1;
             return None;
-        }
-        if let Room::InPlaceOf(oldest) = room {
-            self.end_association(oldest, Some(ResetReason::Limit));
         }
         let inlet = self.inlets.get(caller.inlet)?;
         let (contact, to) = (inlet.door.contact, inlet.door.to.clone());
@@ -142,5 +150,13 @@ impl Pump {
         self.inlets.get_mut(caller.inlet)?.table.insert(source, slot, is_newcomer);
         self.schedule_send(tunnel);
         Some(slot)
+    }
+}
+
+/// Forgets what came while nobody was there: it is too old to be answered.
+fn drain(socket: &UdpSocket) {
+    if socket.set_nonblocking(true).is_ok() {
+        (0..DRAINED_MAX).take_while(|_| socket.recv(&mut []).is_ok()).for_each(drop);
+        socket.set_nonblocking(false).ok();
     }
 }

@@ -105,13 +105,18 @@ impl Meter {
 
     /// Whether one more flow may be opened; if so it counts among the new ones.
     pub(super) fn admits_flow(&mut self, now: Time) -> bool {
-        if self.quota.flows_max.is_some_and(|max| self.flows_open >= max) {
+        if self.is_full() {
             return false;
         }
         match &mut self.flows {
             Some(pace) => pace.admits_one(now),
             None => true,
         }
+    }
+
+    /// Whether there are as many flows as there may be.
+    pub(super) fn is_full(&self) -> bool {
+        self.quota.flows_max.is_some_and(|max| self.flows_open >= max)
     }
 
     /// Whether bytes are counted, so that little is to move at a time.

@@ -71,6 +71,8 @@ pub(super) struct PathState {
     socket: Option<Slot>,
     /// The address of ours that packets came to.
     local: Option<IpAddr>,
+    /// The way out takes no gathered packets.
+    sends_singly: bool,
 }
 
 fn random<const N: usize>() -> [u8; N] {
@@ -163,13 +165,10 @@ impl Pump {
             return self.drop_path(old);
         };
         let is_same = old.id == Some(id);
-        let is_well = tunnel.session.path().is_some_and(|path| path.is_open());
-        if is_same && is_well && old.socket.is_some() {
-            return;
-        }
+        let is_well = is_same && tunnel.session.path().is_some_and(|path| path.is_open());
         let Some(ip) = relay.or(old.remote.map(|remote| remote.ip())) else { return };
         let remote = SocketAddr::new(ip, port);
-        self.drop_path(PathState { id: None, ..old });
+        // The old one stays until there is another: with no route at the moment it may yet work again.
         let socket = match Target::Udp(remote).associate() {
             Ok(socket) => socket,
             Err(error) => {
@@ -177,6 +176,12 @@ impl Pump {
                 return;
             }
         };
+        let address = |socket: &Socket| socket.local_address().ok().map(|local| local.ip());
+        let present = old.socket.and_then(|slot| self.paths.sockets.get(slot));
+        if is_well && present.is_some_and(|path| address(&path.socket) == address(&socket)) {
+            return;
+        }
+        self.drop_path(PathState { id: None, ..old });
         prepare(&socket);
         let slot = self.paths.sockets.insert(PathSocket { socket, of: Of::Tunnel(at, remote) });
         self.arm_messages(Purpose::PathReceive, slot);
@@ -187,7 +192,8 @@ impl Pump {
             tunnel.session.open_path(remote, now);
         }
         let remote = Some(first.unwrap_or(remote));
-        tunnel.path = PathState { id: Some(id), remote, socket: Some(slot), local: None };
+        tunnel.path =
+            PathState { id: Some(id), remote, socket: Some(slot), ..PathState::default() };
         self.schedule_send(at);
     }
 
@@ -208,7 +214,11 @@ impl Pump {
             };
             let Some(tunnel) = self.tunnels.get_mut(at) else { continue };
             if tunnel.session.handle_packet(packet, from, random, now, &mut of_packet).is_ok() {
-                tunnel.path.local = local;
+                let remote = tunnel.session.path().and_then(|path| path.remote());
+                // One that came round another way says nothing of the way back.
+                if remote.is_none_or(|remote| remote == from) {
+                    tunnel.path.local = local;
+                }
                 crate::collector::shift(&mut of_packet, start);
                 events.extend(of_packet.drain(..).map(|event| (at, event)));
             }
@@ -241,34 +251,51 @@ impl Pump {
         }
     }
 
-    /// Sends the session's packets.
-    pub(super) fn send_packets(&mut self, at: Slot) {
+    /// Sends the session's packets; whether there may be more.
+    pub(super) fn send_packets(&mut self, at: Slot) -> bool {
         let now = self.now;
-        let Some(tunnel) = self.tunnels.get_mut(at) else { return };
-        let Some(slot) = tunnel.path.socket else { return };
-        let Some(PathSocket { socket, of }) = self.paths.sockets.get(slot) else { return };
+        let Some(tunnel) = self.tunnels.get_mut(at) else { return false };
+        let Some(slot) = tunnel.path.socket else { return false };
+        let Some(PathSocket { socket, of }) = self.paths.sockets.get(slot) else { return false };
         let from = tunnel.path.local;
         for _ in 0..SENDS_PER_TURN {
             let mut out = Vec::new();
             let random = u64::from_be_bytes(random());
-            let Some(packets) = tunnel.session.poll_packets(random, now, &mut out) else { return };
-            let session::Packets { to, segment } = packets;
-            let is_single = out.len() <= segment;
-            let segment = u16::try_from(segment).ok().filter(|_| !is_single);
-            let envelope = match of {
-                Of::All => Envelope { to: Some(to), from, segment },
-                Of::Tunnel(..) => Envelope { to: None, from: None, segment },
+            let Some(packets) = tunnel.session.poll_packets(random, now, &mut out) else {
+                return false;
             };
-            let slices: SliceList = vec![Slice::from(out)];
-            self.ring.send_message(socket, envelope, slices, at.token(Purpose::PathSend));
+            let session::Packets { to, segment } = packets;
+            let whole = Slice::from(out);
+            let each = if tunnel.path.sends_singly { segment.max(1) } else { whole.len().max(1) };
+            let gathered = u16::try_from(segment).ok().filter(|_| each > segment);
+            for start in (0..whole.len()).step_by(each) {
+                let envelope = match of {
+                    Of::All => Envelope { to: Some(to), from, segment: gathered },
+                    Of::Tunnel(..) => Envelope { to: None, from: None, segment: gathered },
+                };
+                let slices: SliceList = vec![whole.part(start..start + each)];
+                self.ring.send_message(socket, envelope, slices, at.token(Purpose::PathSend));
+            }
         }
-        self.schedule_send(at);
+        true
     }
 
     /// `at` is the session that sent.
     pub(super) fn handle_path_sent(&mut self, at: Slot, result: io::Result<usize>) {
-        if let Err(error) = result {
-            self.handle_path_error(at, &error);
+        let Err(error) = result else { return };
+        let Some(tunnel) = self.tunnels.get_mut(at) else { return };
+        let socket = tunnel.path.socket.and_then(|slot| self.paths.sockets.get(slot));
+        let is_connected = socket.is_some_and(|path| matches!(path.of, Of::Tunnel(..)));
+        match error.raw_os_error().map(Errno::from_raw) {
+            // What a device without checksum offload says to gathered packets (udp(7)).
+            Some(Errno::EIO | Errno::EINVAL) => tunnel.path.sends_singly = true,
+            // Of the one place that this socket sends to.
+            _ if is_connected => return self.handle_path_error(at, &error),
+            // The relay's may concern an address that was only asked: that the path is lost shows.
+            _ => {}
+        }
+        if let Some(tunnel) = self.tunnels.get_mut(at) {
+            tunnel.drops.unsent += 1;
         }
     }
 

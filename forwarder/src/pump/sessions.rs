@@ -146,7 +146,7 @@ impl Tunnel {
         }
     }
 
-    fn report_datagrams(&self) -> DatagramReport {
+    fn report_datagrams(&self, unread: u64) -> DatagramReport {
         let counters = self.session.datagram_counters();
         let path = self.session.path().map(|path| path.counters()).unwrap_or_default();
         let dropped = [
@@ -161,6 +161,7 @@ impl Tunnel {
             ("unjudged", self.drops.unjudged),
             ("unsent", self.drops.unsent),
             ("crowded", self.drops.crowded),
+            ("unread", unread),
         ];
         let refused = [
             ("forged", path.forged),
@@ -400,6 +401,17 @@ impl Pump {
         self.emit(Event::Down { session: tunnel.key, why });
     }
 
+    /// Datagrams that found the buffers of the session's contact points full.
+    fn unread(&self, tunnel: &Tunnel) -> u64 {
+        let drops = |contact: &Contact| match contact {
+            Contact::Receive(slot) => {
+                self.inlets.get(*slot).map_or(0, |inlet| inlet.socket.drops().into())
+            }
+            Contact::Serve { .. } | Contact::Listen(_) => 0,
+        };
+        tunnel.contacts.values().map(drops).sum()
+    }
+
     pub(super) fn report_session(&self, tunnel: &Tunnel) -> SessionReport {
         let counters = tunnel.session.counters();
         let carrier = tunnel.carrier.and_then(|carrier| self.carriers.get(carrier));
@@ -409,7 +421,7 @@ impl Pump {
             id: tunnel.session.id().to_string(),
             carrier: carrier.map(|carrier| carrier.remote.clone()).unwrap_or_default(),
             resumptions: tunnel.resumptions,
-            datagrams: tunnel.report_datagrams(),
+            datagrams: tunnel.report_datagrams(self.unread(tunnel)),
             round_trip_us: u64::try_from(tunnel.session.round_trip().as_micros()).unwrap_or(0),
             flows: tunnel.flows.len() + tunnel.associations.len(),
             flows_opened: counters.flows_opened,

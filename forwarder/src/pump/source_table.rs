@@ -21,38 +21,26 @@ pub(super) struct SourceTable {
     newcomers: VecDeque<Slot>,
 }
 
-/// Where there is room for one more source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Room {
-    /// It may come.
-    Free,
-    /// It may come when this one goes.
-    InPlaceOf(Slot),
-    /// Nowhere.
-    Full,
-}
-
 impl SourceTable {
     /// The source's association.
     pub(super) fn get(&self, source: &SocketAddr) -> Option<Slot> {
         self.associations_by_source.get(source).copied()
     }
 
-    /// Whether another source may come.
-    pub(super) fn room(&mut self, source: &SocketAddr, is_newcomer: impl Fn(Slot) -> bool) -> Room {
-        let count = self.counts_by_prefix.get(&prefix(source.ip())).copied().unwrap_or_default();
-        if count >= ASSOCIATIONS_PER_PREFIX_MAX {
-            return Room::Full;
-        }
-        if self.associations_by_source.len() < ASSOCIATIONS_PER_CONTACT_MAX {
-            return Room::Free;
-        }
-        while let Some(oldest) = self.newcomers.pop_front() {
-            if is_newcomer(oldest) {
-                return Room::InPlaceOf(oldest);
-            }
-        }
-        Room::Full
+    /// Whether the source's neighbours leave it room.
+    pub(super) fn has_room_for(&self, source: &SocketAddr) -> bool {
+        let count = self.counts_by_prefix.get(&prefix(source.ip()));
+        count.is_none_or(|count| *count < ASSOCIATIONS_PER_PREFIX_MAX)
+    }
+
+    /// Whether another may come only when one goes.
+    pub(super) fn is_full(&self) -> bool {
+        self.associations_by_source.len() >= ASSOCIATIONS_PER_CONTACT_MAX
+    }
+
+    /// The one that is to go first, if any is: it counts as gone.
+    pub(super) fn pop_oldest(&mut self, is_newcomer: impl Fn(Slot) -> bool) -> Option<Slot> {
+        std::iter::from_fn(|| self.newcomers.pop_front()).find(|oldest| is_newcomer(*oldest))
     }
 
     /// Adds an association that is new.
@@ -84,9 +72,10 @@ impl SourceTable {
         }
     }
 
-    /// Everybody who is heard.
-    pub(super) fn slots(&self) -> Vec<Slot> {
-        let mut slots: Vec<Slot> = self.associations_by_source.values().copied().collect();
+    /// Those who are heard, of the sources that `are_meant`.
+    pub(super) fn slots(&self, are_meant: impl Fn(&SocketAddr) -> bool) -> Vec<Slot> {
+        let meant = self.associations_by_source.iter().filter(|(source, _)| are_meant(source));
+        let mut slots: Vec<Slot> = meant.map(|(_, slot)| *slot).collect();
         slots.sort_unstable();
         slots
     }
@@ -117,12 +106,13 @@ mod tests {
         let (mut table, mut slots) = (SourceTable::default(), Slots::default());
         for n in 0..100_000_u32 {
             let source = source(n % 60_000, 1_000 + u16::try_from(n / 60_000).unwrap());
-            let room = table.room(&source, |slot| slots.get(slot).is_some_and(|(_, new)| *new));
-            if let Room::InPlaceOf(oldest) = room {
+            assert!(table.has_room_for(&source));
+            if table.is_full() {
+                let is_new = |slot| slots.get(slot).is_some_and(|(_, new)| *new);
+                let oldest = table.pop_oldest(is_new).unwrap();
                 let (gone, _) = slots.remove(oldest).unwrap();
                 table.remove(&gone);
             }
-            assert_ne!(room, Room::Full);
             let slot = slots.insert((source, n >= 100));
             table.insert(source, slot, |slot| slots.get(slot).is_some_and(|(_, new)| *new));
             assert!(table.associations_by_source.len() <= ASSOCIATIONS_PER_CONTACT_MAX);
@@ -139,9 +129,9 @@ mod tests {
             let source = source(1, u16::try_from(n).unwrap());
             table.insert(source, slots.insert(()), |_| true);
         }
-        assert_eq!(table.room(&source(1, 60_000), |_| true), Room::Full);
-        assert_eq!(table.room(&source(2, 60_000), |_| true), Room::Free);
+        assert!(!table.has_room_for(&source(1, 60_000)));
+        assert!(table.has_room_for(&source(2, 60_000)));
         table.remove(&source(1, 0));
-        assert_eq!(table.room(&source(1, 60_000), |_| true), Room::Free);
+        assert!(table.has_room_for(&source(1, 60_000)));
     }
 }

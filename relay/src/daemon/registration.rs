@@ -185,7 +185,7 @@ fn open(at: Option<IpAddr>, port: u16, protocol: Protocol) -> io::Result<Contact
             Protocol::Tcp => {
                 net::bind(address, net::CONTACT_BACKLOG, false).map(ContactSocket::Tcp)
             }
-            Protocol::Udp => net::bind_datagrams(address, false).map(ContactSocket::Udp),
+            Protocol::Udp => net::bind_datagrams(address, false, false).map(ContactSocket::Udp),
         }
     };
     if let Some(ip) = at {
