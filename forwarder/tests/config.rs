@@ -7,7 +7,7 @@ use std::time::Duration;
 use adit::config::{
     ConfigError, Contact, ForwarderConfig, PLACES_MAX, RelayConfig, Role, enrolled,
 };
-use adit::handoff::{ProxyVersion, Quota};
+use adit::handoff::{Protocol, ProxyVersion, Quota};
 use tempfile::TempDir;
 
 const KEY: &str = "ed25519:Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE";
@@ -62,8 +62,8 @@ fn unknown_keys_are_refused_with_the_nearest_valid_one() {
         "adit.toml:7: unknown key \"contcat\": did you mean \"contact\"?",
     );
     forwarder_refuses(
-        &format!("{TOP}{WEB}udp = \"192.168.50.3:53\"\n"),
-        "adit.toml:8: unknown key \"udp\": valid here: name, tcp, unix, contact",
+        &format!("{TOP}{WEB}sctp = \"192.168.50.3:53\"\n"),
+        "adit.toml:8: unknown key \"sctp\": valid here: name, tcp, udp, unix, contact",
     );
     relay_refuses(
         "key = \"relay.key\"\nlisten = \"0.0.0.0:443\"\ncontact_adress = \"::\"\n",
@@ -97,7 +97,7 @@ fn duplicates_are_refused_with_both_lines() {
     );
     forwarder_refuses(
         &format!("{TOP}{WEB}{}", WEB.replace("web", "ssh")),
-        "adit.toml:11: contact point \"public:8080\" is used already in line 7",
+        "adit.toml:11: contact point \"public:8080/udp\" is used already in line 7",
     );
     let office = "[[forwarder]]\nname = \"office\"\nkey = \"KEY\"\nports = [\"2222\"]\n";
     let top = "key = \"relay.key\"\nlisten = \"0.0.0.0:443\"\n";
@@ -305,8 +305,9 @@ fn bad_grants_are_refused_with_their_line() {
 fn tables_are_read_back_as_they_were_written() {
     let (dir, path) = file(&format!("{RELAY_TOP}address = [\"relay.example.net:443\"]\n"));
     let tables = "[[forwarder]]\nname = \"office\"\nkey = \"KEY\"\nports = [\"2222\", \"8000-8100\"]\n\
-                  names = [\"db\", \"office-*\"]\ncalls = [\"laptop-web\"]\n\
-                  dials = [\"192.0.2.10:443\", \"198.51.100.0/24:80-443\", \"www.example.com:443\"]\n\
+                  udp_ports = [\"5353\", \"6000-6100\"]\nnames = [\"db\", \"office-*\"]\ncalls = [\"laptop-web\"]\n\
+                  dials = [\"192.0.2.10:443\", \"198.51.100.0/24:80-443\", \"www.example.com:443\", \
+                  \"udp/192.0.2.53:53\"]\n\
                   allow = [\"203.0.113.0/24\"]\ndeny = [\"203.0.113.66\"]\n\
                   flows_max = 1000\nflows_per_s = 50\nbytes_per_s = 10000000\n\
                   [[external]]\nname = \"laptop\"\nkey = \"OTHER\"\nnames = [\"laptop-web\"]\nallow = []\n";
@@ -342,7 +343,7 @@ fn duplicates_across_files_are_refused_with_both_places() {
 fn bad_settings_of_peers_are_refused_with_their_line() {
     let cases = [
         ("tcp = \"192.168.50.3:80\"\n", "", "adit.toml:5: peer: it says neither tcp"),
-        ("tcp =", "unix = \"/run/web.sock\"\ntcp =", "adit.toml:6: unix: a peer listens at one"),
+        ("tcp =", "unix = \"/run/web.sock\"\ntcp =", "adit.toml:6: peer: a peer listens at one"),
         ("tcp = \"192.168.50.3:80\"", "unix = \"/run/LONG\"", "adit.toml:6: unix: \"/run/xxx"),
         (
             "contact",
@@ -352,6 +353,26 @@ fn bad_settings_of_peers_are_refused_with_their_line() {
         ("contact", "health_s = 0\ncontact", "adit.toml:7: health_s: 0 is out of range"),
         ("contact", "allow = [\"10.0.0.1/8\"]\ncontact", "adit.toml:7: allow: \"10.0.0.1/8\" has"),
         ("contact", "deny = \"office\"\ncontact", "adit.toml:7: deny: \"office\" is no network"),
+        (
+            "contact",
+            "udp = \"192.168.50.3:53\"\ncontact",
+            "adit.toml:7: peer: a peer listens at one",
+        ),
+        (
+            "tcp = \"192.168.50.3:80\"",
+            "udp = \"192.168.50.3\"",
+            "adit.toml:6: udp: \"192.168.50.3\"",
+        ),
+        (
+            "tcp = \"192.168.50.3:80\"",
+            "udp = \"192.168.50.3:53\"\nproxy_protocol = \"v1\"",
+            "adit.toml:7: proxy_protocol: datagrams have the form \"v2\" alone",
+        ),
+        (
+            "tcp = \"192.168.50.3:80\"",
+            "udp = \"192.168.50.3:53\"\nhealth_s = 10",
+            "adit.toml:7: health_s: whether a UDP port is there cannot be checked",
+        ),
         ("public:8080", "private:web", "adit.toml:7: contact: \"private:web\" is no contact point"),
     ];
     for (from, to, expected) in cases {
@@ -408,4 +429,69 @@ fn the_api_and_its_tokens_are_read() {
         &format!("{TOP}{}", token.replace("8000", "\"8010-8000\"")),
         "adit.toml:7: contacts: \"8010-8000\" ends before it begins",
     );
+}
+
+/// A UDP peer has what a TCP peer has, and the same number may be a port of each.
+#[test]
+fn udp_peers_are_read() {
+    let dns = "[[peer]]\nname = \"dns\"\nudp = \"192.168.50.3:53\"\ncontact = \"public:8080\"\n\
+               proxy_protocol = \"v2\"\n";
+    let (_dir, path) = file(&format!("{TOP}datagram_path = false\n{WEB}{dns}"));
+    let config = ForwarderConfig::load(&path).unwrap();
+    assert!(!config.datagram_path);
+    let [web, dns_peer] = &config.peers[..] else { panic!("{:?}", config.peers) };
+    assert_eq!(dns_peer.address.to_string(), "192.168.50.3:53/udp");
+    let protocols = (web.protocol(), dns_peer.protocol());
+    assert_eq!(protocols, (Protocol::Tcp, Protocol::Udp));
+    assert_eq!(dns_peer.proxy, Some(ProxyVersion::V2));
+    forwarder_refuses(
+        &format!("{TOP}{dns}{}", dns.replace("\"dns\"", "\"ntp\"")),
+        "adit.toml:12: contact point \"public:8080/udp\" is used already in line 7",
+    );
+    forwarder_refuses(&format!("{TOP}datagram_path = \"no\"\n"), "adit.toml:4: invalid type");
+}
+
+/// A listener takes connections or datagrams; each may be at the address of the other.
+#[test]
+fn listeners_say_their_protocol() {
+    let listener = "[[listener]]\nname = \"NAME\"\nlisten = \"127.0.0.1:5353\"\n\
+                    to = \"address:192.0.2.53:53\"\n";
+    let (tcp, udp) = (listener.replace("NAME", "tcp"), listener.replace("NAME", "udp"));
+    let udp = format!("{udp}protocol = \"udp\"\n");
+    let (_dir, path) = file(&format!("{TOP}{tcp}{udp}"));
+    let config = ForwarderConfig::load(&path).unwrap();
+    assert!(config.datagram_path, "it is there unless somebody turns it off");
+    let protocols: Vec<_> = config.listeners.iter().map(|listener| listener.protocol).collect();
+    assert_eq!(protocols, [Protocol::Tcp, Protocol::Udp]);
+    forwarder_refuses(
+        &format!("{TOP}{udp}{}", udp.replace("\"udp\"\nlisten", "\"dns\"\nlisten")),
+        "adit.toml:11: address \"127.0.0.1:5353\" is used already in line 6",
+    );
+    forwarder_refuses(
+        &format!("{TOP}{}", udp.replace("protocol = \"udp\"", "protocol = \"UDP\"")),
+        "adit.toml:8: protocol: \"UDP\" is no protocol: write \"tcp\" or \"udp\"",
+    );
+}
+
+/// UDP at the relay is a forwarder's affair, and what is no port or no entry is refused with its line.
+#[test]
+fn udp_settings_of_the_relay_are_checked() {
+    let with = |more: &str| format!("{RELAY_TOP}{OFFICE}{more}");
+    let lines = with("").lines().count();
+    let at = |line: usize, what: &str| format!("adit.toml:{}: {what}", lines + line);
+    relay_refuses(&with("udp_ports = [\"0\"]\n"), &at(1, "udp_ports: port \"0\" is out of range"));
+    relay_refuses(&with("dials = [\"udp/\"]\n"), &at(1, "dials: \"udp/\" names no host and ports"));
+    relay_refuses(
+        &with("udp_port = [\"5353\"]\n"),
+        &at(1, "unknown key \"udp_port\": did you mean"),
+    );
+    let external = "[[external]]\nname = \"laptop\"\nkey = \"OTHER\"\nudp_ports = [\"5353\"]\n";
+    relay_refuses(&with(external), &at(4, "unknown key \"udp_ports\""));
+    let (_dir, path) = file(&format!("{RELAY_TOP}datagram_path = false\n"));
+    assert!(!RelayConfig::load(&path).unwrap().datagram_path);
+    let (_dir, path) = file(&with("udp_ports = [\"5353\"]\n"));
+    let config = RelayConfig::load(&path).unwrap();
+    assert!(config.datagram_path);
+    let office = &config.admitted[0];
+    assert!(office.udp_ports.contain(5353) && !office.ports.contain(5353));
 }
