@@ -97,7 +97,7 @@ fn duplicates_are_refused_with_both_lines() {
     );
     forwarder_refuses(
         &format!("{TOP}{WEB}{}", WEB.replace("web", "ssh")),
-        "adit.toml:11: contact point \"public:8080/udp\" is used already in line 7",
+        "adit.toml:11: contact point \"public:8080\" is used already in line 7",
     );
     let office = "[[forwarder]]\nname = \"office\"\nkey = \"KEY\"\nports = [\"2222\"]\n";
     let top = "key = \"relay.key\"\nlisten = \"0.0.0.0:443\"\n";

@@ -145,7 +145,9 @@ fn a_dry_group_is_a_state() {
     ring.recv_messages(&socket, group, TOKEN);
     ring.submit_and_wait(Some(Duration::ZERO)).unwrap();
     let mut held = Vec::new();
-    (0..20).for_each(|n| drop(sender.send_to(&[n], to).unwrap()));
+    for n in 0..20 {
+        sender.send_to(&[n], to).unwrap();
+    }
     loop {
         match next(&mut ring) {
             Completion::Message { result: Ok(message), more } => {
