@@ -3,6 +3,7 @@
 
 mod calls;
 mod enrolment;
+mod paths;
 mod registration;
 mod report;
 mod sessions;
@@ -21,8 +22,8 @@ use adit::api;
 use adit::config::{Admitted, Place, RelayConfig};
 use adit::exit::{Exit, Failed};
 use adit::handoff::{
-    self, Arrival, Command, ContactSocket, Event, EventReceiver, GoawayReason, PathSocket,
-    PumpHandle, SessionKey,
+    self, Arrival, Command, ContactSocket, Event, EventReceiver, GoawayReason, PumpHandle,
+    SessionKey,
 };
 use adit::invitation::UnixTime;
 use adit::key::{PrivateKey, PublicKey};
@@ -243,36 +244,6 @@ impl Daemon {
             tracing::info!(%address, "listening");
         }
         self.offer_paths()
-    }
-
-    /// Lets sessions have datagram paths, at the UDP port of the first address.
-    fn offer_paths(&self) -> Result<(), Failed> {
-        let Some(&address) = self.config.listen.first().filter(|_| self.config.datagram_path)
-        else {
-            return Ok(());
-        };
-        // Alone first: a relay that is still ending shares its port with nobody's successor.
-        let sockets: io::Result<Vec<_>> =
-            net::bind_datagrams(address, false, false).and_then(|_| {
-                self.pumps.iter().map(|_| net::bind_datagrams(address, false, true)).collect()
-            });
-        let sockets = match sockets {
-            Ok(sockets) => sockets,
-            Err(error) => {
-                tracing::warn!(
-                    "no datagram path: UDP port {} cannot be had: {error}; datagrams ride the \
-                     carriers",
-                    address.port()
-                );
-                return Ok(());
-            }
-        };
-        tracing::info!(%address, "datagram paths");
-        let count = u32::try_from(sockets.len()).unwrap_or(1);
-        for ((index, socket), pump) in (0..).zip(sockets).zip(0..) {
-            self.tell(pump, Command::OfferPaths(PathSocket { socket, pump: (index, count) }))?;
-        }
-        Ok(())
     }
 
     /// Runs until the end. Fails only when a pump does.

@@ -1,0 +1,41 @@
+//! The sockets of datagram paths: one for each pump, at one port.
+
+use std::io;
+
+use adit::exit::Failed;
+use adit::handoff::{Command, PathSocket};
+use adit::net;
+
+use super::Daemon;
+
+impl Daemon {
+    /// Lets sessions have datagram paths, at the UDP port of the first address.
+    pub(super) fn offer_paths(&self) -> Result<(), Failed> {
+        let Some(&address) = self.config.listen.first().filter(|_| self.config.datagram_path)
+        else {
+            return Ok(());
+        };
+        // Alone first: a relay that is still ending shares its port with nobody's successor.
+        let sockets: io::Result<Vec<_>> =
+            net::bind_datagrams(address, false, false).and_then(|_| {
+                self.pumps.iter().map(|_| net::bind_datagrams(address, false, true)).collect()
+            });
+        let sockets = match sockets {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                tracing::warn!(
+                    "no datagram path: UDP port {} cannot be had: {error}; datagrams ride the \
+                     carriers",
+                    address.port()
+                );
+                return Ok(());
+            }
+        };
+        tracing::info!(%address, "datagram paths");
+        let count = u32::try_from(sockets.len()).unwrap_or(1);
+        for ((index, socket), pump) in (0..).zip(sockets).zip(0..) {
+            self.tell(pump, Command::OfferPaths(PathSocket { socket, pump: (index, count) }))?;
+        }
+        Ok(())
+    }
+}
