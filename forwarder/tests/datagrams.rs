@@ -65,6 +65,8 @@ fn tunnel(target: SocketAddr, has_path: bool) -> (Tunnel, SocketAddr) {
         sources: Arc::new(Sources::any()),
     };
     tunnel.relay.pump.send(listen).unwrap();
+    // What came before nobody listened is not answered.
+    tunnel.relay.report();
     (tunnel, contact)
 }
 
