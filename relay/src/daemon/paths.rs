@@ -16,10 +16,10 @@ impl Daemon {
             return Ok(());
         };
         // Alone first: a relay that is still ending shares its port with nobody's successor.
-        let sockets: io::Result<Vec<_>> =
-            net::bind_datagrams(address, false, false).and_then(|_| {
-                self.pumps.iter().map(|_| net::bind_datagrams(address, false, true)).collect()
-            });
+        let alone = net::bind_datagrams(address, false, false).map(drop);
+        let sockets: io::Result<Vec<_>> = alone.and_then(|()| {
+            self.pumps.iter().map(|_| net::bind_datagrams(address, false, true)).collect()
+        });
         let sockets = match sockets {
             Ok(sockets) => sockets,
             Err(error) => {
