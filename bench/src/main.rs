@@ -18,6 +18,7 @@
 
 mod adit;
 mod bed;
+mod beside;
 mod cli;
 mod compare;
 mod congestion;

@@ -1,4 +1,19 @@
-//! Medians and ranges of a few rounds.
+//! Medians and ranges of a few rounds, and times of all of them.
+
+use hdrhistogram::Histogram;
+
+use crate::error::BenchError;
+
+/// Both histograms in one.
+pub(crate) fn joined(
+    all: Option<Histogram<u64>>,
+    more: Histogram<u64>,
+) -> Result<Histogram<u64>, BenchError> {
+    let Some(mut all) = all else { return Ok(more) };
+    let added = all.add(&more);
+    added.map_err(|error| BenchError::unexpected("a histogram", error.to_string()))?;
+    Ok(all)
+}
 
 /// What a handful of rounds showed.
 #[derive(Debug, Clone, Default)]

@@ -19,7 +19,7 @@ use crate::machine;
 use crate::path::Far;
 use crate::report::{Report, Table};
 use crate::results::{Results, Run};
-use crate::statistics::Rounds;
+use crate::statistics::{Rounds, joined};
 use crate::way::{DATAGRAM_ECHO, DATAGRAM_SINK, Way, rotated};
 
 /// The ways that carry datagrams.
@@ -162,14 +162,6 @@ fn measure_trips(
     series.runs.push(run);
     series.times = Some(joined(series.times.take(), trips.times)?);
     Ok(())
-}
-
-/// Both histograms in one.
-fn joined(all: Option<Histogram<u64>>, more: Histogram<u64>) -> Result<Histogram<u64>, BenchError> {
-    let Some(mut all) = all else { return Ok(more) };
-    let added = all.add(&more);
-    added.map_err(|error| BenchError::unexpected("a histogram", error.to_string()))?;
-    Ok(all)
 }
 
 fn table(all: &BTreeMap<(usize, Way), Series>) -> Table {

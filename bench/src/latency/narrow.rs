@@ -1,38 +1,13 @@
 //! Round trips on a link that is slower than the machine: what a bulk flow's queue does to them.
 
-use std::collections::BTreeMap;
-use std::time::{Instant, SystemTime};
-
-use hdrhistogram::Histogram;
-
-use super::{Options, gbits_since, microseconds};
+use super::Options;
 use crate::bed::{Bed, EXTERNAL};
+use crate::beside::{STATES, States, Trips, bulk_bytes, measure, milliseconds, results, said};
 use crate::error::BenchError;
-use crate::load::{Spinner, round_trips};
+use crate::load::round_trips;
 use crate::machine;
 use crate::report::{Report, Table};
-use crate::results::{Results, Run};
-use crate::statistics::Rounds;
-use crate::throughput::{Bulk, Direction, Plan};
-use crate::way::{ECHO, Way, rotated};
-
-/// How long a bulk flow runs before round trips beside it count, in seconds of the link's rate.
-const UNDER_WAY_SECONDS: f64 = 2.0;
-
-/// What runs beside the round trips.
-type Beside = Option<Direction>;
-/// The three states of a way.
-const STATES: [Beside; 3] = [None, Some(Direction::Inwards), Some(Direction::Outwards)];
-
-/// What the rounds of one way showed in one state.
-#[derive(Debug, Default)]
-struct State {
-    times: Option<Histogram<u64>>,
-    /// Of each round, in milliseconds.
-    p99: Rounds,
-    bulk_mbit: Rounds,
-    runs: Vec<Run>,
-}
+use crate::way::{ECHO, Way};
 
 /// Measures and reports.
 pub(super) fn run(options: &Options, rate_mbit: f64) -> Result<(), BenchError> {
@@ -42,15 +17,15 @@ pub(super) fn run(options: &Options, rate_mbit: f64) -> Result<(), BenchError> {
     let mut bed = Bed::over(options.far.path(Some(rate_mbit)), "narrow", &ways)?;
     let mut conditions = machine::conditions(bed.lab(), &ways)?;
     let mut quiet = options.shared.quiet();
-    let mut states: BTreeMap<Way, [State; 3]> = BTreeMap::new();
-    for round in 0..options.rounds {
-        for way in rotated(&ways, round) {
-            quiet.wait();
-            for (state, beside) in states.entry(way).or_default().iter_mut().zip(STATES) {
-                measure(&bed, way, beside, rate_mbit, options, state)?;
-            }
-        }
-    }
+    let external = bed.lab().host(EXTERNAL);
+    let trips = |way| -> Result<Trips, BenchError> {
+        let (host, port) = bed.entry(way, ECHO);
+        let Options { count, size, seconds_max, .. } = *options;
+        let address = format!("{host}:{port}");
+        Ok((round_trips(&external, address, count, size, seconds_max)?, None))
+    };
+    let bytes = bulk_bytes(rate_mbit, options.shared.smoke);
+    let states = measure(&bed, (&ways, options.rounds), &mut quiet, bytes, trips)?;
     conditions.extend(bed.link_condition()?);
     conditions.push(quiet.condition());
     let report = Report {
@@ -67,83 +42,7 @@ pub(super) fn run(options: &Options, rate_mbit: f64) -> Result<(), BenchError> {
     report.publish(&options.shared)
 }
 
-fn measure(
-    bed: &Bed,
-    way: Way,
-    beside: Beside,
-    rate_mbit: f64,
-    options: &Options,
-    state: &mut State,
-) -> Result<(), BenchError> {
-    bed.wait_until_idle(way)?;
-    let _spinner = Spinner::start(&bed.lab().host("wan"))?;
-    let bulk = beside.map(|direction| -> Result<Bulk, BenchError> {
-        let bulk = Bulk::start(bed, way, Plan::endless(direction))?;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few MiB")]
-        let bytes = (rate_mbit * 1e6 / 8.0 * UNDER_WAY_SECONDS) as u64;
-        bulk.wait_until_moved(bed, if options.shared.smoke { bytes / 4 } else { bytes })?;
-        Ok(bulk)
-    });
-    let bulk = bulk.transpose()?;
-    let (host, port) = bed.entry(way, ECHO);
-    let direction = beside.unwrap_or(Direction::Inwards);
-    let (wall, begun) = (SystemTime::now(), Instant::now());
-    let before = bed.moved_bytes(direction)?;
-    let external = bed.lab().host(EXTERNAL);
-    let address = format!("{host}:{port}");
-    let times = round_trips(&external, address, options.count, options.size, options.seconds_max)?;
-    let mbit = gbits_since(begun, (bed.moved_bytes(direction)? - before) * 8) * 1e3;
-    drop(bulk);
-    let at = |quantile| milliseconds(&times, quantile);
-    eprintln!(
-        "{way}, {}: p50 {:.2}, p99 {:.2} ms, {} round trips, {mbit:.1} Mbit/s",
-        said(beside),
-        at(0.5),
-        at(0.99),
-        times.len()
-    );
-    state.p99.add(at(0.99));
-    state.bulk_mbit.add(mbit);
-    let run = Run { begun: wall, took: begun.elapsed(), times: times.clone() };
-    state.runs.push(run);
-    let all = state.times.take();
-    state.times = Some(match all {
-        None => times,
-        Some(mut all) => {
-            all.add(&times)
-                .map_err(|error| BenchError::unexpected("a histogram", error.to_string()))?;
-            all
-        }
-    });
-    Ok(())
-}
-
-fn said(beside: Beside) -> &'static str {
-    match beside {
-        None => "idle",
-        Some(Direction::Inwards) => "bulk inwards",
-        Some(Direction::Outwards) => "bulk outwards",
-    }
-}
-
-fn milliseconds(times: &Histogram<u64>, quantile: f64) -> f64 {
-    microseconds(times.value_at_quantile(quantile)) / 1e3
-}
-
-fn results(states: BTreeMap<Way, [State; 3]>) -> Results {
-    let mut results = Results::default();
-    for (way, states) in states {
-        for (state, beside) in states.into_iter().zip(STATES) {
-            let subject = format!("{way}, {}", said(beside));
-            results.figure(&subject, "p99", "ms", &state.p99);
-            results.figure(&subject, "bulk", "Mbit/s", &state.bulk_mbit);
-            state.runs.into_iter().for_each(|run| results.add_run(&subject, run));
-        }
-    }
-    results
-}
-
-fn table(states: &BTreeMap<Way, [State; 3]>) -> Table {
+fn table(states: &States) -> Table {
     let mut table = Table::new([
         "way",
         "beside",
