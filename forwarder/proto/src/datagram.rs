@@ -26,3 +26,9 @@ mod window;
 
 pub use packet::{PACKET_HEADER, PACKET_TRAILER, PacketError, PathError};
 pub use path::{Path, PathCounters};
+
+/// How many datagrams `len` bytes are: each has `segment` bytes but the last, which may have fewer; one
+/// when that is 0.
+pub fn count(segment: usize, len: usize) -> u64 {
+    len.checked_div(segment).map_or(1, |_| len.div_ceil(segment).max(1) as u64)
+}

@@ -1,12 +1,7 @@
 //! Datagrams on their way out of one socket, gathered for one send (`UDP_SEGMENT`, udp(7)).
 
+use adit_proto::limits::{DATAGRAM_MAX, DATAGRAM_SEGMENTS_MAX};
 use adit_ring::{Slice, SliceList};
-
-/// Segments of one send: what every kernel with `UDP_SEGMENT` takes (`UDP_MAX_SEGMENTS`, 64 until
-/// Linux 6.9).
-const SEGMENTS_MAX: usize = 64;
-/// Bytes of one send: what an IPv4 packet holds behind its headers.
-const BYTES_MAX: usize = 65_507;
 
 /// Equal datagrams, of which the last may be shorter.
 #[derive(Debug, Default)]
@@ -40,7 +35,8 @@ impl Batch {
         }
         let is_equal = size == self.segment || len < self.segment && len == size;
         let bytes = self.bytes + len;
-        let fits = bytes <= BYTES_MAX && bytes.div_ceil(self.segment.max(1)) <= SEGMENTS_MAX;
+        let fits =
+            bytes <= DATAGRAM_MAX && bytes.div_ceil(self.segment.max(1)) <= DATAGRAM_SEGMENTS_MAX;
         if self.is_closed || len == 0 || !is_equal || !fits {
             return Some(slice);
         }
@@ -114,6 +110,6 @@ mod tests {
     fn equal_datagrams_are_gathered() {
         let mut batch = Batch::default();
         let taken = (0..200).take_while(|_| batch.push(0, slice(64)).is_none()).count();
-        assert_eq!(taken, SEGMENTS_MAX);
+        assert_eq!(taken, DATAGRAM_SEGMENTS_MAX);
     }
 }

@@ -35,38 +35,39 @@ impl Pump {
             return self.dismiss(&socket, listening.as_ref(), ResetReason::Limit);
         };
         let seat = Seat::from(&state.meter);
-        socket.set_gro().ok();
         let end = End::Own(socket);
         let mut association = Association::new((tunnel, id), Arc::clone(peer), end, seat, now);
         association.listening = listening;
-        let slot = self.insert_association(association);
-        self.arm_messages(Purpose::AssociationReceive, slot);
-        self.schedule_send(tunnel);
+        self.insert_own(association);
     }
 
     /// Joins an association to the internal peer behind a contact point.
     pub(super) fn associate_contact(&mut self, tunnel: Slot, id: FlowId, open: &Open) {
         let now = self.now;
-        let Some(state) = self.tunnels.get_mut(tunnel) else { return };
-        let Some((peer, service)) = state.served(open) else {
-            return self.refuse(tunnel, id, ResetReason::NoContact);
+        let Some((peer, service)) = self.admit_caller(tunnel, id, open) else { return };
+        let socket = match associated(&service.target) {
+            Ok(socket) => socket,
+            Err(reason) => return self.refuse(tunnel, id, reason),
         };
-        if !service.sources.accepts(open.source.ip()) {
-            state.flows_forbidden += 1;
-            tracing::debug!(%peer, source = %open.source, "turned away: its address is not let in");
-            return self.refuse(tunnel, id, ResetReason::Forbidden);
-        }
+        let Some(state) = self.tunnels.get_mut(tunnel) else { return };
+        state.session.accept_flow(id);
         let seat = Seat::from(&state.meter);
-        let end = End::Judged(Vec::new());
-        let mut association = Association::new((tunnel, id), peer, end, seat, now);
+        let mut association = Association::new((tunnel, id), peer, End::Own(socket), seat, now);
         let header = service.proxy.map(|proxy| proxy_header(proxy, open.protocol, open.source));
         association.header = header.map(Slice::from);
-        let slot = self.insert_association(association);
-        if let Some(state) = self.tunnels.get_mut(tunnel) {
-            // What is judged counts as such; this one is at once.
-            state.judged += 1;
+        self.insert_own(association);
+    }
+
+    /// Adds an association that has its socket: what that brings is taken.
+    fn insert_own(&mut self, association: Association) {
+        let tunnel = association.tunnel;
+        if let Some(socket) = association.own_socket() {
+            // Without it the socket works, only less well.
+            socket.set_gro().ok();
         }
-        self.associate(slot, &service.target);
+        let slot = self.insert_association(association);
+        self.arm_messages(Purpose::AssociationReceive, slot);
+        self.schedule_send(tunnel);
     }
 
     /// The control plane's judgement of an association.
@@ -77,18 +78,11 @@ impl Pump {
         }
         match answer {
             Answer::Refuse(reason) => self.fail_association(slot, reason),
-            Answer::Dial(target) => self.associate(slot, &target),
+            Answer::Dial(target) => match associated(&target) {
+                Ok(socket) => self.accept_association(slot, socket),
+                Err(reason) => self.fail_association(slot, reason),
+            },
             Answer::Join(socket) => self.accept_association(slot, Socket::from(socket)),
-        }
-    }
-
-    fn associate(&mut self, slot: Slot, target: &Target) {
-        match target.associate() {
-            Ok(socket) => self.accept_association(slot, socket),
-            Err(error) => {
-                tracing::debug!(%target, %error, "no socket for datagrams to go there");
-                self.fail_association(slot, ResetReason::ConnectFailed);
-            }
         }
     }
 
@@ -110,4 +104,12 @@ impl Pump {
         }
         self.end_association(slot, Some(reason));
     }
+}
+
+/// A socket for datagrams to go to `target` and come from there.
+fn associated(target: &Target) -> Result<Socket, ResetReason> {
+    target.associate().map_err(|error| {
+        tracing::debug!(%target, %error, "no socket for datagrams to go there");
+        ResetReason::ConnectFailed
+    })
 }

@@ -7,6 +7,7 @@
 use std::io;
 use std::sync::Arc;
 
+use adit_proto::datagram;
 use adit_proto::frame::ResetReason;
 use adit_proto::id::{FlowId, Time};
 use adit_proto::limits::{
@@ -115,11 +116,6 @@ impl Association {
     }
 }
 
-/// How many datagrams a message or a frame holds.
-fn count(bytes: usize, segment: usize) -> u64 {
-    if segment == 0 { 1 } else { bytes.div_ceil(segment).max(1) as u64 }
-}
-
 impl Pump {
     pub(super) fn insert_association(&mut self, association: Association) -> Slot {
         let (tunnel, id) = (association.tunnel, association.id);
@@ -168,10 +164,7 @@ impl Pump {
             End::Caller(caller) => self.forget_caller(caller),
             End::Judged(_) => {}
         }
-        if let Some(Listening::ControlPlane(call)) = association.listening {
-            let heard = Err(reason.unwrap_or(ResetReason::Ending));
-            self.emit(Event::Heard { call, heard });
-        }
+        self.tell_listening(association.listening, Err(reason.unwrap_or(ResetReason::Ending)));
         self.schedule_send(association.tunnel);
     }
 
@@ -179,9 +172,8 @@ impl Pump {
     pub(super) fn reset_association(&mut self, slot: Slot, reason: ResetReason) {
         let Some(association) = self.associations.get_mut(slot) else { return };
         tracing::debug!(peer = %association.peer, flow = association.id.0, ?reason, "ended by the other end");
-        if let Some(Listening::ControlPlane(call)) = association.listening.take() {
-            self.emit(Event::Heard { call, heard: Err(reason) });
-        }
+        let listening = association.listening.take();
+        self.tell_listening(listening, Err(reason));
         self.flush_association(slot);
         self.end_association(slot, None);
     }
@@ -189,11 +181,14 @@ impl Pump {
     /// The far end is there.
     pub(super) fn handle_association_accepted(&mut self, slot: Slot) {
         let Some(association) = self.associations.get_mut(slot) else { return };
-        if let Some(Listening::ControlPlane(call)) = association.listening.take() {
-            self.emit(Event::Heard { call, heard: Ok(()) });
-        }
-        if let Some(tunnel) = self.associations.get(slot).map(|association| association.tunnel) {
-            self.schedule_send(tunnel);
+        let (tunnel, listening) = (association.tunnel, association.listening.take());
+        self.tell_listening(listening, Ok(()));
+        self.schedule_send(tunnel);
+    }
+
+    fn tell_listening(&mut self, listening: Option<Listening>, heard: Result<(), ResetReason>) {
+        if let Some(Listening::ControlPlane(call)) = listening {
+            self.emit(Event::Heard { call, heard });
         }
     }
 
@@ -206,7 +201,7 @@ impl Pump {
         let Some(tunnel) = self.tunnels.get_mut(tunnel_slot) else { return };
         let bytes = message.buffer.bytes();
         let payload = bytes.get(message.payload.clone()).unwrap_or_default();
-        let datagrams = count(payload.len(), message.segment);
+        let datagrams = datagram::count(message.segment, payload.len());
         if message.is_cut {
             tunnel.drops.cut += datagrams;
             return;
@@ -226,7 +221,7 @@ impl Pump {
         let Some(state) = self.tunnels.get_mut(tunnel) else { return };
         let Some(&slot) = state.associations.get(&id) else { return };
         let Some(association) = self.associations.get_mut(slot) else { return };
-        let datagrams = count(slice.len(), segment);
+        let datagrams = datagram::count(segment, slice.len());
         if let End::Judged(waiting) = &mut association.end {
             let bytes: usize = waiting.iter().map(|(_, waiting)| waiting.len()).sum();
             let fits = bytes + slice.len() <= ASSOCIATION_WAITING_BYTES_MAX;

@@ -26,7 +26,7 @@ use super::meter::Seat;
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
 use crate::distributor::proxy_header;
-use crate::handoff::{Answer, Event, Listening, Quota, SessionKey};
+use crate::handoff::{Answer, Event, Listening, Quota, Service, SessionKey};
 
 impl Pump {
     /// Opens a flow for a connection that the control plane has.
@@ -158,21 +158,35 @@ impl Pump {
 
     /// Connects to the internal peer behind a contact point.
     fn dial_contact(&mut self, tunnel: Slot, id: FlowId, open: &Open) {
+        let Some((peer, service)) = self.admit_caller(tunnel, id, open) else { return };
         let Some(state) = self.tunnels.get_mut(tunnel) else { return };
-        let Some((peer, service)) = state.served(open) else {
-            return self.refuse(tunnel, id, ResetReason::NoContact);
-        };
-        if !service.sources.accepts(open.source.ip()) {
-            state.flows_forbidden += 1;
-            tracing::debug!(%peer, source = %open.source, "turned away: its address is not let in");
-            return self.refuse(tunnel, id, ResetReason::Forbidden);
-        }
         let seat = Seat::from(&state.meter);
         let header = service.proxy.map(|proxy| proxy_header(proxy, open.protocol, open.source));
         let connecting = State::Connecting(Vec::new());
         let slot = self.insert_flow(FlowSocket::new((tunnel, id), peer, None, connecting, seat));
         self.expect_opening(slot);
         self.connect(slot, &service.target, header.unwrap_or_default());
+    }
+
+    /// Who serves the contact point that was called, if that is for this caller; refuses it otherwise.
+    pub(super) fn admit_caller(
+        &mut self,
+        tunnel: Slot,
+        id: FlowId,
+        open: &Open,
+    ) -> Option<(Arc<str>, Service)> {
+        let state = self.tunnels.get_mut(tunnel)?;
+        let Some((peer, service)) = state.served(open) else {
+            self.refuse(tunnel, id, ResetReason::NoContact);
+            return None;
+        };
+        if service.sources.accepts(open.source.ip()) {
+            return Some((peer, service));
+        }
+        state.flows_forbidden += 1;
+        tracing::debug!(%peer, source = %open.source, "turned away: its address is not let in");
+        self.refuse(tunnel, id, ResetReason::Forbidden);
+        None
     }
 
     /// Connects the flow's socket; `first` goes ahead of the flow's bytes.

@@ -15,7 +15,7 @@ use adit_ring::{Envelope, Memory, Message, Slice, SliceList, Socket, Target};
 use nix::errno::Errno;
 
 use super::Pump;
-use super::slots::{Purpose, Slot};
+use super::slots::{Purpose, Slot, Slots};
 use crate::handoff;
 
 /// Sends of one session in one turn: a flood of datagrams leaves the carrier its turn.
@@ -24,7 +24,7 @@ const SENDS_PER_TURN: usize = 64;
 /// The sockets, and who is found by them.
 #[derive(Debug, Default)]
 pub(super) struct Paths {
-    pub(super) sockets: super::slots::Slots<PathSocket>,
+    pub(super) sockets: Slots<PathSocket>,
     /// At the relay: what new sessions are offered.
     offered: Option<Offered>,
     tunnels_by_id: HashMap<u32, Slot>,
@@ -259,6 +259,12 @@ impl Pump {
         let Some(PathSocket { socket, of }) = self.paths.sockets.get(slot) else { return false };
         let from = tunnel.path.local;
         for _ in 0..SENDS_PER_TURN {
+            // Asked at every turn of a session, whose streams have nothing to do with it.
+            let session = &tunnel.session;
+            let is_due = session.path().is_some_and(|path| path.poll_timeout() <= now);
+            if !is_due && session.datagrams_queued() == 0 {
+                return false;
+            }
             let mut out = Vec::new();
             let random = u64::from_be_bytes(random());
             let Some(packets) = tunnel.session.poll_packets(random, now, &mut out) else {

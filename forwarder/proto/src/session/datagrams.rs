@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::{Event, Session};
+use crate::datagram;
 use crate::datagram::Path;
 use crate::datagram::join::{Joins, Part};
 use crate::datagram::queue::{Queue, Taken};
@@ -191,7 +192,7 @@ impl Datagrams {
     fn push(&mut self, id: FlowId, segment: usize, payload: &[u8], now: Time) {
         let segment = if segment >= payload.len() { 0 } else { segment };
         let longest = if segment == 0 { payload.len() } else { segment };
-        let count = datagrams(segment, payload.len());
+        let count = datagram::count(segment, payload.len());
         let Some(segment) = u16::try_from(segment).ok().filter(|_| longest <= DATAGRAM_MAX) else {
             self.counters.dropped_oversize += count;
             return;
@@ -298,7 +299,7 @@ impl Datagrams {
         match datagram {
             Datagram::Whole { segment, payload } => {
                 let start = end - payload.len();
-                let count = datagrams(segment.into(), payload.len());
+                let count = datagram::count(segment.into(), payload.len());
                 if !self.has_flow(flow) {
                     self.counters.dropped_unknown += count;
                     return;
@@ -333,11 +334,6 @@ impl Datagrams {
         self.counters.received += datagrams;
         self.counters.bytes_received += bytes as u64;
     }
-}
-
-/// How many datagrams `len` bytes are.
-fn datagrams(segment: usize, len: usize) -> u64 {
-    len.checked_div(segment).map_or(1, |_| len.div_ceil(segment).max(1) as u64)
 }
 
 /// The other end may have put more into one frame than one send takes.
