@@ -42,20 +42,29 @@ pub(crate) struct State {
 /// One run's round trips: their times, and how many had no answer where that can be.
 pub(crate) type Trips = (Histogram<u64>, Option<u64>);
 
+/// How the round trips of one kind are measured.
+pub(crate) trait Kind {
+    /// Waits until nothing is left of the run before.
+    fn wait_until_ready(&self, way: Way) -> Result<(), BenchError>;
+
+    /// One run.
+    fn trips(&self, way: Way) -> Result<Trips, BenchError>;
+}
+
 /// Measures each way in each state, `rounds` times.
 pub(crate) fn measure(
     bed: &Bed,
     (ways, rounds): (&[Way], usize),
     quiet: &mut Quiet,
     bulk_bytes: u64,
-    trips: impl Fn(Way) -> Result<Trips, BenchError>,
+    kind: &impl Kind,
 ) -> Result<States, BenchError> {
     let mut states = States::new();
     for round in 0..rounds {
         for way in rotated(ways, round) {
             quiet.wait();
             for (state, beside) in states.entry(way).or_default().iter_mut().zip(STATES) {
-                measure_once(bed, way, beside, bulk_bytes, &trips, state)?;
+                measure_once(bed, way, beside, bulk_bytes, kind, state)?;
             }
         }
     }
@@ -74,10 +83,10 @@ fn measure_once(
     way: Way,
     beside: Beside,
     bulk_bytes: u64,
-    trips: &impl Fn(Way) -> Result<Trips, BenchError>,
+    kind: &impl Kind,
     state: &mut State,
 ) -> Result<(), BenchError> {
-    bed.wait_until_idle(way)?;
+    kind.wait_until_ready(way)?;
     let _spinner = Spinner::start(&bed.lab().host("wan"))?;
     let bulk = beside.map(|direction| -> Result<Bulk, BenchError> {
         let bulk = Bulk::start(bed, way, Plan::endless(direction))?;
@@ -88,7 +97,7 @@ fn measure_once(
     let direction = beside.unwrap_or(Direction::Inwards);
     let (wall, begun) = (SystemTime::now(), Instant::now());
     let before = bed.moved_bytes(direction)?;
-    let (times, lost) = trips(way)?;
+    let (times, lost) = kind.trips(way)?;
     let mbit = gbits_since(begun, (bed.moved_bytes(direction)? - before) * 8) * 1e3;
     drop(bulk);
     let at = |quantile| milliseconds(&times, quantile);

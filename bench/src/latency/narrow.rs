@@ -2,7 +2,9 @@
 
 use super::Options;
 use crate::bed::{Bed, EXTERNAL};
-use crate::beside::{STATES, States, Trips, bulk_bytes, measure, milliseconds, results, said};
+use crate::beside::{
+    Kind, STATES, States, Trips, bulk_bytes, measure, milliseconds, results, said,
+};
 use crate::error::BenchError;
 use crate::load::round_trips;
 use crate::machine;
@@ -17,15 +19,9 @@ pub(super) fn run(options: &Options, rate_mbit: f64) -> Result<(), BenchError> {
     let mut bed = Bed::over(options.far.path(Some(rate_mbit)), "narrow", &ways)?;
     let mut conditions = machine::conditions(bed.lab(), &ways)?;
     let mut quiet = options.shared.quiet();
-    let external = bed.lab().host(EXTERNAL);
-    let trips = |way| -> Result<Trips, BenchError> {
-        let (host, port) = bed.entry(way, ECHO);
-        let Options { count, size, seconds_max, .. } = *options;
-        let address = format!("{host}:{port}");
-        Ok((round_trips(&external, address, count, size, seconds_max)?, None))
-    };
     let bytes = bulk_bytes(rate_mbit, options.shared.smoke);
-    let states = measure(&bed, (&ways, options.rounds), &mut quiet, bytes, trips)?;
+    let states =
+        measure(&bed, (&ways, options.rounds), &mut quiet, bytes, &Streams { bed: &bed, options })?;
     conditions.extend(bed.link_condition()?);
     conditions.push(quiet.condition());
     let report = Report {
@@ -40,6 +36,26 @@ pub(super) fn run(options: &Options, rate_mbit: f64) -> Result<(), BenchError> {
         results: results(states),
     };
     report.publish(&options.shared)
+}
+
+/// Round trips over one connection, each after the one before.
+struct Streams<'a> {
+    bed: &'a Bed,
+    options: &'a Options,
+}
+
+impl Kind for Streams<'_> {
+    fn wait_until_ready(&self, way: Way) -> Result<(), BenchError> {
+        self.bed.wait_until_idle(way)
+    }
+
+    fn trips(&self, way: Way) -> Result<Trips, BenchError> {
+        let (host, port) = self.bed.entry(way, ECHO);
+        let external = self.bed.lab().host(EXTERNAL);
+        let Options { count, size, seconds_max, .. } = *self.options;
+        let address = format!("{host}:{port}");
+        Ok((round_trips(&external, address, count, size, seconds_max)?, None))
+    }
 }
 
 fn table(states: &States) -> Table {

@@ -3,12 +3,14 @@
 
 use super::Options;
 use crate::bed::{Bed, EXTERNAL};
-use crate::beside::{STATES, States, Trips, bulk_bytes, measure, milliseconds, results, said};
+use crate::beside::{
+    Kind, STATES, States, Trips, bulk_bytes, measure, milliseconds, results, said,
+};
 use crate::error::BenchError;
 use crate::load::beats;
 use crate::machine;
 use crate::report::{Report, Table};
-use crate::way::DATAGRAM_ECHO;
+use crate::way::{DATAGRAM_ECHO, Way};
 
 /// Round trips a second: speech.
 const PER_SECOND: u32 = 50;
@@ -21,15 +23,14 @@ pub(super) fn run(options: &Options, rate_mbit: f64) -> Result<(), BenchError> {
     let mut bed = Bed::with_datagrams(options.far.path(Some(rate_mbit)), "udp-beside", &ways)?;
     let mut conditions = machine::conditions(bed.lab(), &ways)?;
     let mut quiet = options.shared.quiet();
-    let external = bed.lab().host(EXTERNAL);
-    let trips = |way| -> Result<Trips, BenchError> {
-        let (host, port) = bed.entry(way, DATAGRAM_ECHO);
-        let address = format!("{host}:{port}");
-        let trips = beats(&external, address, PER_SECOND, SIZE, options.seconds)?;
-        Ok((trips.times, Some(trips.lost)))
-    };
     let bytes = bulk_bytes(rate_mbit, options.shared.smoke);
-    let states = measure(&bed, (&ways, options.rounds), &mut quiet, bytes, trips)?;
+    let states = measure(
+        &bed,
+        (&ways, options.rounds),
+        &mut quiet,
+        bytes,
+        &Datagrams { bed: &bed, options },
+    )?;
     conditions.extend(bed.link_condition()?);
     conditions.push(quiet.condition());
     let report = Report {
@@ -44,6 +45,27 @@ pub(super) fn run(options: &Options, rate_mbit: f64) -> Result<(), BenchError> {
         results: results(states),
     };
     report.publish(&options.shared)
+}
+
+/// Datagrams that leave at their times.
+struct Datagrams<'a> {
+    bed: &'a Bed,
+    options: &'a Options,
+}
+
+impl Kind for Datagrams<'_> {
+    fn wait_until_ready(&self, _way: Way) -> Result<(), BenchError> {
+        // Flows of datagrams have no end that could be waited for.
+        Ok(())
+    }
+
+    fn trips(&self, way: Way) -> Result<Trips, BenchError> {
+        let (host, port) = self.bed.entry(way, DATAGRAM_ECHO);
+        let external = self.bed.lab().host(EXTERNAL);
+        let address = format!("{host}:{port}");
+        let trips = beats(&external, address, PER_SECOND, SIZE, self.options.seconds)?;
+        Ok((trips.times, Some(trips.lost)))
+    }
 }
 
 fn table(states: &States) -> Table {
