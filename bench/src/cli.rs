@@ -74,10 +74,7 @@ impl Shared {
         ways.sort_unstable();
         ways.dedup();
         let missing = |way: &Way| {
-            eprintln!(
-                "{way}: not installed (PATH, ${}_BIN): it is left out",
-                way.short().to_uppercase().replace('-', "_")
-            );
+            eprintln!("{way}: it is left out, as it needs {}", way.needs());
             false
         };
         ways.retain(|way| way.is_installed() || missing(way));

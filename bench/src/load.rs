@@ -8,6 +8,7 @@ mod echo;
 mod flood;
 mod hold;
 mod orders;
+mod pace;
 mod ping;
 mod recorded;
 mod source;
@@ -25,8 +26,9 @@ use netns_tests::{Host, Process};
 use crate::error::BenchError;
 
 pub(crate) use connect::connect;
-pub(crate) use flood::{Sink, beats, datagram_trips};
+pub(crate) use flood::{Sink, datagram_trips};
 pub(crate) use hold::Holder;
+pub(crate) use pace::{Pace, paced};
 pub(crate) use ping::round_trips;
 pub(crate) use spin::Spinner;
 pub(crate) use stalled::Stalled;
@@ -120,8 +122,19 @@ pub(crate) enum Load {
         /// Seconds after which it ends anyway.
         seconds: u64,
     },
-    /// Round trips of datagrams, so many a second; prints the lost ones and a histogram.
-    DatagramPulse {
+    /// Round trips, so many a second; prints the unanswered ones, how late they left, and a histogram.
+    Pace {
+        /// The echo service.
+        address: String,
+        /// Messages a second.
+        per_second: u32,
+        /// Bytes of each.
+        size: usize,
+        /// How long.
+        seconds: u64,
+    },
+    /// The same of datagrams.
+    DatagramPace {
         /// The echo.
         address: String,
         /// Datagrams a second.
@@ -162,8 +175,11 @@ impl Load {
             Self::DatagramPing { address, count, size, seconds } => {
                 datagrams::ping(&address, count, size, seconds)
             }
-            Self::DatagramPulse { address, per_second, size, seconds } => {
-                datagrams::pulse(&address, per_second, size, seconds)
+            Self::Pace { address, per_second, size, seconds } => {
+                pace::run(&address, Pace { per_second, size, seconds, is_datagrams: false })
+            }
+            Self::DatagramPace { address, per_second, size, seconds } => {
+                pace::run(&address, Pace { per_second, size, seconds, is_datagrams: true })
             }
             Self::Spin { cpu } => spin::run(cpu),
         };
@@ -205,8 +221,11 @@ impl Load {
             Self::DatagramPing { address, count, size, seconds } => {
                 ("datagram-ping", vec![address, count, size, seconds])
             }
-            Self::DatagramPulse { address, per_second, size, seconds } => {
-                ("datagram-pulse", vec![address, per_second, size, seconds])
+            Self::Pace { address, per_second, size, seconds } => {
+                ("pace", vec![address, per_second, size, seconds])
+            }
+            Self::DatagramPace { address, per_second, size, seconds } => {
+                ("datagram-pace", vec![address, per_second, size, seconds])
             }
             Self::Spin { cpu } => ("spin", vec![cpu]),
         };
@@ -215,7 +234,10 @@ impl Load {
         let eager = ["nice", "-n", "-15"].map(OsString::from);
         let before = match self {
             Self::Spin { .. } => &idle[..],
-            Self::DatagramSend { .. } | Self::DatagramSink { .. } => &eager[..],
+            Self::DatagramSend { .. }
+            | Self::DatagramSink { .. }
+            | Self::Pace { .. }
+            | Self::DatagramPace { .. } => &eager[..],
             _ => &[],
         };
         let own = [own.into_os_string(), "load".into(), name.into()];
