@@ -159,7 +159,8 @@ impl Bed {
             | Way::Frp => {
                 let relay = self.lab.host(way.entry_host());
                 let what = format!("the end of all connections of {way}");
-                Ok(wait_until(SHORT, &what, || no_connection(&relay, way).unwrap_or(false))?)
+                let ports = SERVICES.map(|service| way.entry_port(service));
+                Ok(wait_until(SHORT, &what, || no_connection(&relay, &ports).unwrap_or(false))?)
             }
             Way::Socat => {
                 let children =
@@ -232,9 +233,9 @@ pub(crate) fn lead_in(
     Ok(())
 }
 
-/// Whether no external peer has a connection that is still in use.
-fn no_connection(relay: &Host<'_>, way: Way) -> Result<bool, BenchError> {
-    let ports = SERVICES.map(|service| format!("sport = :{}", way.entry_port(service)));
+/// Whether nobody has a connection to these ports that is still in use.
+pub(crate) fn no_connection(relay: &Host<'_>, ports: &[u16]) -> Result<bool, BenchError> {
+    let ports: Vec<_> = ports.iter().map(|port| format!("sport = :{port}")).collect();
     let filter = format!("( {} )", ports.join(" or "));
     let mut command = vec!["ss", "-Htn"];
     for state in ["established", "fin-wait-1", "fin-wait-2", "close-wait", "last-ack"] {

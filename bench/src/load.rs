@@ -7,6 +7,7 @@ mod datagrams;
 mod echo;
 mod flood;
 mod hold;
+mod hop;
 mod orders;
 mod pace;
 mod ping;
@@ -28,6 +29,7 @@ use crate::error::BenchError;
 pub(crate) use connect::connect;
 pub(crate) use flood::{Sink, datagram_trips};
 pub(crate) use hold::Holder;
+pub(crate) use hop::Hop;
 pub(crate) use pace::{Pace, paced};
 pub(crate) use ping::round_trips;
 pub(crate) use spin::Spinner;
@@ -144,6 +146,15 @@ pub(crate) enum Load {
         /// How long.
         seconds: u64,
     },
+    /// One hop from a port to an address.
+    Hop {
+        /// How.
+        hop: Hop,
+        /// Where it listens.
+        port: u16,
+        /// Where it leads.
+        to: String,
+    },
     /// Keeps a processor awake, for ever.
     Spin {
         /// Which.
@@ -181,6 +192,7 @@ impl Load {
             Self::DatagramPace { address, per_second, size, seconds } => {
                 pace::run(&address, Pace { per_second, size, seconds, is_datagrams: true })
             }
+            Self::Hop { hop, port, to } => hop::serve(hop, port, &to),
             Self::Spin { cpu } => spin::run(cpu),
         };
         ran.map_err(BenchError::io(name))
@@ -199,6 +211,7 @@ impl Load {
     /// The command line that [`Load::run`] is reached by.
     fn command(&self) -> Result<Vec<OsString>, BenchError> {
         let own = env::current_exe().map_err(BenchError::io("finding this program"))?;
+        let word;
         let (name, words): (&str, Vec<&dyn Display>) = match self {
             Self::Echo { port } => ("echo", vec![port]),
             Self::Ping { address, count, size, seconds } => {
@@ -226,6 +239,10 @@ impl Load {
             }
             Self::DatagramPace { address, per_second, size, seconds } => {
                 ("datagram-pace", vec![address, per_second, size, seconds])
+            }
+            Self::Hop { hop, port, to } => {
+                word = hop.word();
+                ("hop", vec![&word, port, to])
             }
             Self::Spin { cpu } => ("spin", vec![cpu]),
         };

@@ -53,12 +53,21 @@ pub(crate) fn installed(program: &str, variable: &str) -> Option<PathBuf> {
 
 /// Everything that has to stand beside a figure.
 pub(crate) fn conditions(lab: &Lab, ways: &[Way]) -> Result<Vec<(String, String)>, BenchError> {
+    conditions_under(WANTED_CONGESTION, lab, ways)
+}
+
+/// The same where the ends should have that congestion control.
+pub(crate) fn conditions_under(
+    wanted: &str,
+    lab: &Lab,
+    ways: &[Way],
+) -> Result<Vec<(String, String)>, BenchError> {
     let mut conditions = vec![
         ("command".to_owned(), command_line()),
         ("kernel".to_owned(), read("/proc/sys/kernel/osrelease")),
         ("processors".to_owned(), processors()),
         ("machine".to_owned(), machine()),
-        ("congestion control".to_owned(), congestion(lab)?),
+        ("congestion control".to_owned(), congestion(lab, wanted)?),
         ("links".to_owned(), links(&lab.host(bed::EXTERNAL))?),
     ];
     conditions.push(("versions".to_owned(), versions(ways)?));
@@ -124,18 +133,18 @@ fn machine() -> String {
 }
 
 /// What each namespace really has, whatever the lab asked for.
-pub(crate) fn congestion(lab: &Lab) -> Result<String, BenchError> {
+fn congestion(lab: &Lab, wanted: &str) -> Result<String, BenchError> {
     let mut found = Vec::new();
     for end in ENDS {
         let shown = lab.host(end).run_ok(["sysctl", "-n", CONGESTION])?;
         found.push(format!("{} on {end}", shown.stdout.trim()));
     }
-    let everywhere = found.iter().all(|found| found.starts_with(WANTED_CONGESTION));
+    let everywhere = found.iter().all(|found| found.starts_with(wanted));
     let cure = if everywhere {
         String::new()
     } else {
         format!(
-            " (not {WANTED_CONGESTION} everywhere: allow it with \
+            " (not {wanted} everywhere: allow it with \
              `sysctl net.ipv4.tcp_allowed_congestion_control=\"reno bbr cubic\"`)"
         )
     };

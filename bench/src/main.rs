@@ -27,6 +27,7 @@ mod cli;
 mod compare;
 mod congestion;
 mod connections;
+mod engine;
 mod error;
 mod fairness;
 mod frp;

@@ -146,11 +146,12 @@ impl Bar {
             AtLeast(_, way) | AtMost(_, way) => adit.ratio(of(way)?),
             Value(_) => adit.clone(),
             Lowest(ways) => {
-                let others = ways.iter().filter_map(|&way| of(way));
+                let others =
+                    ways.iter().filter_map(|&way| of(way)).filter(|rounds| is_known(rounds));
                 adit.ratio(others.min_by(|a, b| a.median().total_cmp(&b.median()))?)
             }
         };
-        Some(found).filter(|found| found.median().is_finite())
+        Some(found).filter(is_known)
     }
 
     /// Met, or by how much it is missed.
@@ -162,6 +163,11 @@ impl Bar {
         };
         if met { "met".to_owned() } else { format!("missed by {:.0} %", missed * 100.0) }
     }
+}
+
+/// Whether any round came to something: a run that failed meets no bar.
+fn is_known(rounds: &Rounds) -> bool {
+    rounds.median().is_finite() && rounds.each().iter().any(|value| value.is_finite())
 }
 
 #[cfg(test)]
@@ -199,9 +205,14 @@ mod tests {
         results.add(Way::Rathole, RATE, "Gbit/s", 4.0);
         let mut part = Part::new(Congestion::Machines, Vec::new(), &[]);
         part.sections.push((ONE_INWARDS, results));
-        let found = |bar: Bar| bar.found(&part).map(|found| found.median());
+        let of = |part: &Part, bar: Bar| bar.found(part).map(|found| found.median());
+        let found = |bar: Bar| of(&part, bar);
         assert_eq!(found(bar(ONE_INWARDS, RATE, AtLeast(2.0, Way::Rathole))), Some(2.5));
         assert_eq!(found(bar(ONE_INWARDS, RATE, AtLeast(1.0, Way::Socat))), None);
         assert_eq!(found(bar(EIGHT_INWARDS, RATE, AtLeast(1.8, Way::Rathole))), None);
+        // A run that came to nothing is none either, though nothing is less than any bound.
+        part.sections[0].1.add(Way::Adit, PROCESSOR, "s/GiB", f64::NAN);
+        let of_failed = bar(ONE_INWARDS, PROCESSOR, Value(0.6)).found(&part);
+        assert!(of_failed.is_none(), "{of_failed:?}");
     }
 }

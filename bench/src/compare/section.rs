@@ -64,6 +64,7 @@ impl Sizes {
 #[derive(Debug)]
 pub(super) struct Ground {
     sink: Sink,
+    congestion: Congestion,
     // Last, so that the lab outlives what runs in it.
     bed: Bed,
 }
@@ -74,12 +75,17 @@ impl Ground {
         let bed = Bed::under(congestion, "compare", ways)?;
         connections::prepare(&bed)?;
         let sink = Sink::start(&bed.lab().host(PEER), DATAGRAM_SINK.port)?;
-        Ok(Self { sink, bed })
+        Ok(Self { sink, congestion, bed })
     }
 
     /// What the figures hold under.
     pub(super) fn conditions(&self, ways: &[Way]) -> Result<Vec<(String, String)>, BenchError> {
-        let mut conditions = machine::conditions(self.bed.lab(), ways)?;
+        let own = machine::own_congestion();
+        let wanted = match self.congestion {
+            Congestion::Machines => own.as_str(),
+            Congestion::AsAllowed | Congestion::Allowing => machine::WANTED_CONGESTION,
+        };
+        let mut conditions = machine::conditions_under(wanted, self.bed.lab(), ways)?;
         conditions.extend(self.bed.congestion_condition());
         Ok(conditions)
     }
@@ -121,7 +127,8 @@ pub(super) const EIGHT_INWARDS: Section =
 pub(super) const EIGHT_OUTWARDS: Section =
     Section::Throughput { flows: 8, direction: Direction::Outwards };
 
-/// All of them, in their order. Memory comes first, before others have filled the heaps.
+/// All of them, in their order. Memory comes first, before others have filled the heaps; datagrams come
+/// last, since their flows have no end that could be waited for.
 pub(super) const SECTIONS: [Section; 10] = [
     Section::Idle,
     IDLE_LATENCY,
@@ -131,8 +138,8 @@ pub(super) const SECTIONS: [Section; 10] = [
     EIGHT_INWARDS,
     EIGHT_OUTWARDS,
     Section::Connections,
-    Section::Datagrams,
     Section::Watched,
+    Section::Datagrams,
 ];
 
 /// What is measured under the machine's own congestion control.
@@ -274,7 +281,7 @@ impl Section {
         sizes: &Sizes,
         results: &mut Results,
     ) -> Result<(), BenchError> {
-        let Ground { bed, sink } = ground;
+        let Ground { bed, sink, .. } = ground;
         match self {
             Self::Latency { beside_bulk } => round_trips(bed, way, sizes, beside_bulk, results)?,
             Self::Throughput { flows, direction } => {
