@@ -119,6 +119,7 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
         }
     }
     conditions.extend(bed.link_condition()?);
+    conditions.push(machine::spinners());
     conditions.push(quiet.condition());
     let report = Report {
         name: "udp".to_owned(),

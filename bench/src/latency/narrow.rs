@@ -23,6 +23,7 @@ pub(super) fn run(options: &Options, rate_mbit: f64) -> Result<(), BenchError> {
     let states =
         measure(&bed, (&ways, options.rounds), &mut quiet, bytes, &Streams { bed: &bed, options })?;
     conditions.extend(bed.link_condition()?);
+    conditions.push(machine::spinners());
     conditions.push(quiet.condition());
     let report = Report {
         name: "latency-narrow".to_owned(),

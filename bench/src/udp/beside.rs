@@ -32,6 +32,7 @@ pub(super) fn run(options: &Options, rate_mbit: f64) -> Result<(), BenchError> {
         &Datagrams { bed: &bed, options },
     )?;
     conditions.extend(bed.link_condition()?);
+    conditions.push(machine::spinners());
     conditions.push(quiet.condition());
     let report = Report {
         name: "udp-beside-bulk".to_owned(),

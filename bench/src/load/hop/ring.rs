@@ -107,9 +107,8 @@ impl Hop {
         let inside = Socket::from(OwnedFd::from(inside));
         outside.set_nodelay()?;
         inside.set_nodelay()?;
-        let mut pairs = self.halves.chunks(2);
-        let at = 2 * pairs.position(|pair| pair.iter().all(Option::is_none)).unwrap_or(pairs.len());
-        let at = at.min(self.halves.len());
+        let free = self.halves.chunks(2).position(|pair| pair.iter().all(Option::is_none));
+        let at = free.map_or(self.halves.len(), |pair| 2 * pair);
         if at == self.halves.len() {
             self.halves.extend([None, None]);
         }
@@ -144,10 +143,9 @@ impl Hop {
         let Some(Some(half)) = self.halves.get_mut(at) else { return };
         half.is_done = true;
         let shut = if is_orderly { half.to.shutdown_write() } else { half.to.shutdown_both() };
-        if shut.is_err() || !is_orderly {
-            // The other end is gone already, or shall be.
-            let ended = half.from.shutdown_both();
-            debug_assert!(ended.is_ok() || ended.is_err());
+        let is_over = shut.is_err() || !is_orderly;
+        if is_over && half.from.shutdown_both().is_err() {
+            // The other end is gone already.
         }
         let pair = at & !1;
         let is_done = |half: &Option<Half>| half.as_ref().is_none_or(|half| half.is_done);
