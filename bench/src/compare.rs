@@ -169,8 +169,11 @@ fn notes(part: &Part, options: &Options) -> Vec<String> {
             .to_owned(),
         format!(
             "Relay's CPU: the processor time of the process at the relay over {} s in which {} \
-             connections are held that carry nothing, in nanoseconds by its own clock.",
-            options.sizes.watch_seconds, options.sizes.idle_flows
+             connections are held that carry nothing, in nanoseconds by its own clock; of the others' {}, as many as the \
+             limit of open files lets them hold.",
+            options.sizes.watch_seconds,
+            options.sizes.idle_flows,
+            options.sizes.idle_flows_of(Way::Rathole)
         ),
         "Datagrams: those that came, at the highest offered rate of which less than 1 % was lost, found \
          by doubling and bisection to a tenth. Where Adit or the kernel is near 250,000 a second it may be \

@@ -18,11 +18,24 @@ const CONGESTION: &str = "net.ipv4.tcp_congestion_control";
 /// The lab's hosts whose connections are measured.
 const ENDS: [&str; 4] = [bed::EXTERNAL, "relay", "icp", bed::PEER];
 
-/// Lets this process and all that it starts open as many files as the machine allows.
+/// Two for each of the most connections that are held at once, and then some.
+const FILES_WANTED: u64 = 65_536;
+
+/// Lets this process and all that it starts open as many files as it takes to hold 10,000 connections, or
+/// as many as the machine allows: only root may raise the hard limit.
 pub(crate) fn raise_file_limit() -> Result<(), BenchError> {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| {
+        let wanted = hard.max(FILES_WANTED);
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted)
+            .or_else(|_not_root| setrlimit(Resource::RLIMIT_NOFILE, hard, hard))
+    });
     raised.map_err(|error| BenchError::io("raising the limit of open files")(error.into()))
+}
+
+/// How many connections a process can hold that has two descriptors for each, and a few of its own.
+pub(crate) fn pairs_max() -> usize {
+    let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1_024, |(soft, _)| soft);
+    usize::try_from(files / 100 * 45).unwrap_or(usize::MAX)
 }
 
 /// Asks for the wanted congestion control on every end, before anything connects; programs inherit

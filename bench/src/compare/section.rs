@@ -58,6 +58,11 @@ impl Sizes {
         watch_seconds: 1,
         hold_ms: 50,
     };
+
+    /// The others have two descriptors for each connection: where the machine's limit is low, they get fewer.
+    pub(super) fn idle_flows_of(&self, way: Way) -> usize {
+        if way == Way::Adit { self.idle_flows } else { self.idle_flows.min(machine::pairs_max()) }
+    }
 }
 
 /// A lab in which everything stands, with the sink that counts datagrams.
@@ -302,8 +307,9 @@ impl Section {
                 None => eprintln!("{way}: no process"),
             },
             Self::Watched => {
-                let percent = idle::relay_percent(bed, way, sizes.idle_flows, sizes.watch_seconds)?;
-                eprintln!("{way}: {percent:.3} % of a core");
+                let flows = sizes.idle_flows_of(way);
+                let percent = idle::relay_percent(bed, way, flows, sizes.watch_seconds)?;
+                eprintln!("{way}: {percent:.3} % of a core at {flows}");
                 results.add(way, RELAY, "% of a core", percent);
             }
             Self::Datagrams => {
