@@ -8,6 +8,7 @@ mod echo;
 mod flood;
 mod hold;
 mod hop;
+mod inetd;
 mod orders;
 mod pace;
 mod ping;
@@ -146,6 +147,14 @@ pub(crate) enum Load {
         /// How long.
         seconds: u64,
     },
+    /// Becomes another program with the first connection as its input and output.
+    Inetd {
+        /// Where it listens.
+        port: u16,
+        /// The program and its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
     /// One hop from a port to an address.
     Hop {
         /// How.
@@ -193,6 +202,7 @@ impl Load {
                 pace::run(&address, Pace { per_second, size, seconds, is_datagrams: true })
             }
             Self::Hop { hop, port, to } => hop::serve(hop, port, &to),
+            Self::Inetd { port, command } => inetd::run(port, &command),
             Self::Spin { cpu } => spin::run(cpu),
         };
         ran.map_err(BenchError::io(name))
@@ -243,6 +253,10 @@ impl Load {
             Self::Hop { hop, port, to } => {
                 word = hop.word();
                 ("hop", vec![&word, port, to])
+            }
+            Self::Inetd { port, command } => {
+                let command = command.iter().map(|word| -> &dyn Display { word });
+                ("inetd", std::iter::once::<&dyn Display>(port).chain(command).collect())
             }
             Self::Spin { cpu } => ("spin", vec![cpu]),
         };

@@ -4,6 +4,7 @@ use netns_tests::{Host, Lab, Process};
 
 use crate::bed::{PEER, listening};
 use crate::error::BenchError;
+use crate::load::Load;
 use crate::way::{SERVICES, Way};
 
 /// Starts an sshd on the relay's host and a client inside, and waits until each service listens.
@@ -26,12 +27,12 @@ pub(crate) fn start(lab: &Lab) -> Result<Vec<Process>, BenchError> {
     Ok(vec![server, client])
 }
 
+/// One sshd for the one connection.
 fn serve(relay: &Host<'_>, folder: &str, port: u16) -> Result<Process, BenchError> {
-    // It starts itself again for each connection, which takes its whole name.
+    // It wants its whole name.
     let sshd = relay.shell("command -v sshd")?.stdout.trim().to_owned();
     let options = [
         format!("HostKey={folder}/bench-ssh-host"),
-        format!("ListenAddress=0.0.0.0:{port}"),
         format!("AuthorizedKeysFile={folder}/bench-ssh-authorized"),
         "PidFile=none".to_owned(),
         "StrictModes=no".to_owned(),
@@ -40,10 +41,10 @@ fn serve(relay: &Host<'_>, folder: &str, port: u16) -> Result<Process, BenchErro
         // External peers come from other hosts.
         "GatewayPorts=clientspecified".to_owned(),
     ];
-    let mut arguments: Vec<String> = vec![sshd];
-    arguments.extend(["-D", "-e", "-f", "/dev/null"].map(str::to_owned));
-    arguments.extend(options.into_iter().flat_map(|option| ["-o".to_owned(), option]));
-    let process = relay.spawn(arguments)?;
+    let mut command: Vec<String> = vec![sshd];
+    command.extend(["-i", "-e", "-f", "/dev/null"].map(str::to_owned));
+    command.extend(options.into_iter().flat_map(|option| ["-o".to_owned(), option]));
+    let process = Load::Inetd { port, command }.spawn(relay)?;
     listening(relay, port)?;
     Ok(process)
 }
