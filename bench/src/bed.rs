@@ -10,7 +10,7 @@ use crate::load::Load;
 use crate::path::{Laid, Path};
 use crate::throughput::Direction;
 use crate::way::{ALL_SERVICES, DATAGRAM_ECHO, ECHO, SERVICES, SOURCE, Service, Way};
-use crate::{adit, haproxy, machine, process_tree, rathole, socat, wireguard};
+use crate::{adit, bore, frp, haproxy, machine, process_tree, rathole, socat, ssh, wireguard};
 
 /// The internal peer.
 pub(crate) const PEER: &str = "peer3";
@@ -34,6 +34,17 @@ impl Entries {
     }
 }
 
+/// Which congestion control the lab's ends shall have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Congestion {
+    /// What figures are published under, if the machine allows it.
+    AsAllowed,
+    /// The same, allowed on this machine while the lab chooses.
+    Allowing,
+    /// The machine's own default.
+    Machines,
+}
+
 /// The lab with its ways, and the internal peer's services.
 #[derive(Debug)]
 pub(crate) struct Bed {
@@ -53,30 +64,35 @@ impl Bed {
 
     /// The same, with the gateway's outside link as `path` says.
     pub(crate) fn over(path: Path, name: &str, ways: &[Way]) -> Result<Self, BenchError> {
-        Self::build(path, name, ways, false, Entries::Streams)
+        Self::build((path, Congestion::AsAllowed), name, ways, Entries::Streams)
     }
 
     /// The same, and every way leads to the services that take datagrams too.
     pub(crate) fn with_datagrams(path: Path, name: &str, ways: &[Way]) -> Result<Self, BenchError> {
-        Self::build(path, name, ways, false, Entries::Both)
+        Self::build((path, Congestion::AsAllowed), name, ways, Entries::Both)
     }
 
-    /// The same on the lab's own links, and with its congestion control allowed on this machine while
-    /// the lab chooses.
-    pub(crate) fn allowing(name: &str, ways: &[Way]) -> Result<Self, BenchError> {
-        Self::build(Path::Veth, name, ways, true, Entries::Streams)
+    /// The lab's own links, services of both kinds, and whatever congestion control is asked for.
+    pub(crate) fn under(
+        congestion: Congestion,
+        name: &str,
+        ways: &[Way],
+    ) -> Result<Self, BenchError> {
+        Self::build((Path::Veth, congestion), name, ways, Entries::Both)
     }
 
     fn build(
-        path: Path,
+        (path, congestion): (Path, Congestion),
         name: &str,
         ways: &[Way],
-        allow: bool,
         entries: Entries,
     ) -> Result<Self, BenchError> {
         let lab = Topology::STANDARD.build(name)?;
-        let allowed = allow.then(Allowed::until_dropped);
-        machine::choose_congestion(&lab)?;
+        let allowed = (congestion == Congestion::Allowing).then(Allowed::until_dropped);
+        match congestion {
+            Congestion::Machines => machine::choose_congestion(&lab, &machine::own_congestion())?,
+            _ => machine::choose_congestion(&lab, machine::WANTED_CONGESTION)?,
+        }
         let allowed = allowed.and_then(|allowed| allowed.condition());
         let laid = path.lay(&lab)?;
         // What the gateway lets in by DNAT must get past its policy, which drops.
@@ -98,21 +114,7 @@ impl Bed {
         let services = serve(&lab.host(PEER), entries)?;
         let mut started = BTreeMap::new();
         for &way in ways {
-            let processes = match way {
-                Way::Kernel => {
-                    let to = lab.host(PEER).address();
-                    for service in entries.services() {
-                        lead_in(&lab.gateway(), service.protocol(), service.port, to)?;
-                    }
-                    Vec::new()
-                }
-                Way::Socat => socat::start(&lab)?,
-                Way::Haproxy | Way::HaproxySplice => haproxy::start(&lab, way)?,
-                Way::Adit => adit::start(&lab, entries)?,
-                Way::Rathole | Way::RatholeNoise => rathole::start(&lab, way, entries)?,
-                Way::Boringtun | Way::WireguardGo => wireguard::start(&lab, way, entries)?,
-            };
-            started.insert(way, processes);
+            started.insert(way, start(&lab, way, entries)?);
         }
         Ok(Self { ways: started, _services: services, laid, allowed, lab })
     }
@@ -148,10 +150,17 @@ impl Bed {
             // Nobody in between knows of connections.
             Way::Kernel | Way::Boringtun | Way::WireguardGo => Ok(()),
             // They do not say; the sockets at their entry do.
-            Way::Haproxy | Way::HaproxySplice | Way::Rathole | Way::RatholeNoise => {
+            Way::Haproxy
+            | Way::HaproxySplice
+            | Way::Rathole
+            | Way::RatholeNoise
+            | Way::Ssh
+            | Way::Bore
+            | Way::Frp => {
                 let relay = self.lab.host(way.entry_host());
                 let what = format!("the end of all connections of {way}");
-                Ok(wait_until(SHORT, &what, || no_connection(&relay, way).unwrap_or(false))?)
+                let ports = SERVICES.map(|service| way.entry_port(service));
+                Ok(wait_until(SHORT, &what, || no_connection(&relay, &ports).unwrap_or(false))?)
             }
             Way::Socat => {
                 let children =
@@ -171,6 +180,27 @@ impl Bed {
         links[0]["stats64"][side]["bytes"]
             .as_u64()
             .ok_or_else(|| BenchError::unexpected("ip -s -j link", shown.stdout))
+    }
+}
+
+/// Starts what stands in between on one way.
+fn start(lab: &Lab, way: Way, entries: Entries) -> Result<Vec<Process>, BenchError> {
+    match way {
+        Way::Kernel => {
+            let to = lab.host(PEER).address();
+            for service in entries.services() {
+                lead_in(&lab.gateway(), service.protocol(), service.port, to)?;
+            }
+            Ok(Vec::new())
+        }
+        Way::Socat => socat::start(lab),
+        Way::Haproxy | Way::HaproxySplice => haproxy::start(lab, way),
+        Way::Adit => adit::start(lab, entries),
+        Way::Rathole | Way::RatholeNoise => rathole::start(lab, way, entries),
+        Way::Ssh => ssh::start(lab),
+        Way::Bore => bore::start(lab),
+        Way::Frp => frp::start(lab, entries),
+        Way::Boringtun | Way::WireguardGo => wireguard::start(lab, way, entries),
     }
 }
 
@@ -203,9 +233,9 @@ pub(crate) fn lead_in(
     Ok(())
 }
 
-/// Whether no external peer has a connection that is still in use.
-fn no_connection(relay: &Host<'_>, way: Way) -> Result<bool, BenchError> {
-    let ports = SERVICES.map(|service| format!("sport = :{}", way.entry_port(service)));
+/// Whether nobody has a connection to these ports that is still in use.
+pub(crate) fn no_connection(relay: &Host<'_>, ports: &[u16]) -> Result<bool, BenchError> {
+    let ports: Vec<_> = ports.iter().map(|port| format!("sport = :{port}")).collect();
     let filter = format!("( {} )", ports.join(" or "));
     let mut command = vec!["ss", "-Htn"];
     for state in ["established", "fin-wait-1", "fin-wait-2", "close-wait", "last-ack"] {

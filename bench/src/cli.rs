@@ -9,7 +9,9 @@ use crate::error::BenchError;
 use crate::load::Load;
 use crate::quiet::Quiet;
 use crate::way::Way;
-use crate::{compare, connections, fairness, idle, latency, machine, stall, throughput, udp};
+use crate::{
+    compare, connections, engine, fairness, idle, latency, machine, stall, throughput, udp,
+};
 
 /// Measures Adit in a lab of network namespaces on this machine, beside plain forwarding.
 #[derive(Debug, Parser)]
@@ -29,7 +31,7 @@ enum Command {
     Latency(latency::Options),
     /// New connections a second, with their latency.
     Connections(connections::Options),
-    /// User memory of an idle connection.
+    /// User memory of idle connections, and processor time beside very many.
     Idle(idle::Options),
     /// How long flows stand still when the tunnel's connection is killed, or its way is blocked.
     Stall(stall::Options),
@@ -37,6 +39,8 @@ enum Command {
     Udp(udp::Options),
     /// What thousands of stalled readers cost the others.
     Fairness(fairness::Options),
+    /// One hop, by each interface of the kernel: what moving bytes costs without a tunnel.
+    Engine(engine::Options),
     /// A generator inside the lab; started by the others.
     #[command(hide = true, subcommand)]
     Load(Load),
@@ -74,10 +78,7 @@ impl Shared {
         ways.sort_unstable();
         ways.dedup();
         let missing = |way: &Way| {
-            eprintln!(
-                "{way}: not installed (PATH, ${}_BIN): it is left out",
-                way.short().to_uppercase().replace('-', "_")
-            );
+            eprintln!("{way}: it is left out, as it needs {}", way.needs());
             false
         };
         ways.retain(|way| way.is_installed() || missing(way));
@@ -110,6 +111,7 @@ fn run(command: Command) -> Result<(), BenchError> {
         Command::Stall(options) => stall::run(options),
         Command::Udp(options) => udp::run(options),
         Command::Fairness(options) => fairness::run(options),
+        Command::Engine(options) => engine::run(options),
         Command::Load(load) => load.run(),
     }
 }

@@ -1,28 +1,34 @@
 //! Everything that compares, in one lab, in one run: each round makes every measurement of every way,
 //! so that a ratio holds whatever the machine does meanwhile.
+//!
+//! Two parts: all of it under the congestion control that figures are published under, then bulk alone
+//! under the machine's own.
 
 mod bars;
+mod install;
+mod part;
+mod progress;
 mod section;
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
-use std::time::Instant;
 
 use clap::Args;
 
-use self::section::{SECTIONS, Section, Sizes};
-use crate::bed::Bed;
+use self::part::Part;
+use self::progress::Progress;
+use self::section::{Ground, SECTIONS, SECTIONS_OF_OWN, Sizes};
+use crate::bed::Congestion;
 use crate::cli::Shared;
 use crate::error::BenchError;
-use crate::report::{Report, Table, tell};
-use crate::results::Results;
-use crate::statistics::Rounds;
+use crate::machine;
+use crate::quiet::Quiet;
+use crate::report::tell;
 use crate::way::{Way, rotated};
-use crate::{connections, machine, output};
 
 /// All that is compared, as far as it is installed.
-const WAYS: [Way; 7] = [
+const WAYS: [Way; 12] = [
     Way::Kernel,
     Way::Socat,
     Way::Haproxy,
@@ -30,7 +36,16 @@ const WAYS: [Way; 7] = [
     Way::Adit,
     Way::Rathole,
     Way::RatholeNoise,
+    Way::Ssh,
+    Way::Bore,
+    Way::Frp,
+    Way::Boringtun,
+    Way::WireguardGo,
 ];
+
+/// What is enough to see what a congestion control does.
+const WAYS_OF_OWN: [Way; 6] =
+    [Way::Kernel, Way::Socat, Way::HaproxySplice, Way::Adit, Way::Rathole, Way::RatholeNoise];
 
 /// What is measured.
 #[derive(Debug, Clone, Args)]
@@ -38,191 +53,143 @@ pub(crate) struct Options {
     /// Interleaved rounds.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// First installs what is missing of the others, by cargo and apt-get.
+    #[arg(long)]
+    install: bool,
     #[command(flatten)]
     sizes: Sizes,
     #[command(flatten)]
     shared: Shared,
 }
 
-/// What has been measured so far, section by section.
-struct Comparison {
-    ways: Vec<Way>,
-    sections: Vec<(Section, Results)>,
-    /// Runs that came to nothing, and why.
-    failures: Vec<String>,
-}
-
 /// Measures and reports.
 pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
+    if options.install {
+        install::missing();
+    }
     if options.shared.smoke {
         (options.rounds, options.sizes) = (1, Sizes::SMOKE);
     }
     let ways = options.shared.ways(&WAYS);
-    let sections = SECTIONS.map(|section| (section, Results::default())).into();
-    let mut comparison = Comparison { ways, sections, failures: Vec::new() };
-    let mut conditions = Vec::new();
-    let mut progress = Progress::new(comparison.ways.len() * SECTIONS.len() * options.rounds);
+    let mut all = Part::new(Congestion::Allowing, ways.clone(), &SECTIONS);
+    let of_own = ways.into_iter().filter(|way| WAYS_OF_OWN.contains(way)).collect();
+    let mut own = Part::new(Congestion::Machines, of_own, &SECTIONS_OF_OWN);
+    let mut parts = vec![&mut all];
+    if machine::own_congestion() != machine::WANTED_CONGESTION {
+        parts.push(&mut own);
+    }
+    let seconds: f64 = parts.iter().map(|part| part.seconds(&options.sizes)).sum();
+    let mut progress = Progress::new(seconds * rounds(&options));
     let mut quiet = options.shared.quiet();
     for round in 0..options.rounds {
-        let (bed, found) = build(&comparison.ways)?;
-        conditions = found;
-        for (at, section) in SECTIONS.iter().enumerate() {
-            for (turn, way) in rotated(&comparison.ways.clone(), round).enumerate() {
-                // A smoke run has no time to look around before each run.
-                if turn == 0 || !options.shared.smoke {
-                    quiet.wait();
-                }
-                progress.step(section.name());
-                comparison.measure(&bed, at, way, &options.sizes);
-            }
+        for part in &mut parts {
+            measure(part, round, &options, &mut quiet, &mut progress)?;
         }
     }
-    conditions.push(quiet.condition());
-    comparison.publish(&conditions, &options)
+    let noted = quiet.condition();
+    parts.iter_mut().for_each(|part| part.conditions.push(noted.clone()));
+    publish(&all, &own, &options)
 }
 
-/// A lab of its own for each round: what one round leaves in the processes' heaps must not hide
-/// what the next would need.
-fn build(ways: &[Way]) -> Result<(Bed, Vec<(String, String)>), BenchError> {
-    let bed = Bed::allowing("compare", ways)?;
-    let mut conditions = machine::conditions(bed.lab(), ways)?;
-    conditions.extend(bed.congestion_condition());
-    connections::prepare(&bed)?;
-    Ok((bed, conditions))
+fn rounds(options: &Options) -> f64 {
+    f64::from(u32::try_from(options.rounds).unwrap_or(u32::MAX))
 }
 
-/// Says how far a long run has come.
-struct Progress {
-    begun: Instant,
-    runs: usize,
-    made: usize,
+/// One round, in a lab of its own: what one round leaves in the processes' heaps must not hide what
+/// the next would need.
+fn measure(
+    part: &mut Part,
+    round: usize,
+    options: &Options,
+    quiet: &mut Quiet,
+    progress: &mut Progress,
+) -> Result<(), BenchError> {
+    let mut ground = Ground::new(part.congestion, &part.ways)?;
+    part.conditions = ground.conditions(&part.ways)?;
+    part.conditions.push(machine::spinners());
+    for at in 0..part.sections.len() {
+        let section = part.sections[at].0;
+        // Before each of hundreds of runs it would take longer than they do.
+        quiet.wait();
+        let ways: Vec<_> = part.ways.iter().copied().filter(|way| section.suits(*way)).collect();
+        for way in rotated(&ways, round) {
+            progress.step(section.name());
+            part.measure(&mut ground, at, way, &options.sizes);
+            progress.done(section.seconds(&options.sizes));
+        }
+    }
+    Ok(())
 }
 
-impl Progress {
-    fn new(runs: usize) -> Self {
-        Self { begun: Instant::now(), runs, made: 0 }
+/// One Markdown report for all sections; figures and plots of each are files of their own.
+fn publish(all: &Part, own: &Part, options: &Options) -> Result<(), BenchError> {
+    let folder = options.shared.out.as_deref();
+    let mut text = format!("## Adit compared, {} rounds\n\n", options.rounds);
+    text += &format!("{}\n", bars::table(all));
+    text += &all.text("", &options.sizes, folder)?;
+    let notes = notes(all, options);
+    for note in notes {
+        text += &format!("- {note}\n");
     }
-
-    /// Begins the line of a run, which the run itself ends.
-    fn step(&mut self, name: &str) {
-        self.made += 1;
-        eprint!("[{}/{}, {:.0?}] {name}, ", self.made, self.runs, self.begun.elapsed());
+    text += &conditions(all);
+    if own.was_measured() {
+        let name = machine::own_congestion();
+        text += &format!("\n## The same under this machine's own congestion control, {name}\n\n");
+        text += &own.text("own-", &options.sizes, folder)?;
+        text += &conditions(own);
     }
+    if let Some(folder) = folder {
+        write_report(&text, &folder.join("report.md"))?;
+    }
+    tell(&text, options.shared.markdown.as_deref())
 }
 
-impl Comparison {
-    /// Makes one run. One that fails is a result as well, and must not end the others.
-    fn measure(&mut self, bed: &Bed, at: usize, way: Way, sizes: &Sizes) {
-        let (section, results) = &mut self.sections[at];
-        if let Err(error) = section.sample(bed, way, sizes, results) {
-            eprintln!("{way}: {error}");
-            self.failures.push(format!("{way}, {}: {error}", section.name()));
-            for measure in section.measures() {
-                results.add(way, measure.name, measure.unit, f64::NAN);
-            }
-        }
+fn conditions(part: &Part) -> String {
+    let mut text = "\nConditions:\n\n".to_owned();
+    for (what, value) in &part.conditions {
+        // Writing to a String cannot fail.
+        let written = writeln!(text, "- {what}: {value}");
+        debug_assert!(written.is_ok());
     }
-
-    fn rounds(&self, section: Section, way: Way, measure: &str) -> Option<&Rounds> {
-        let (_, results) = self.sections.iter().find(|(known, _)| *known == section)?;
-        results.rounds(way, measure)
-    }
-
-    /// One Markdown report for all sections; figures and plots of each are files of their own.
-    fn publish(self, conditions: &[(String, String)], options: &Options) -> Result<(), BenchError> {
-        let mut text = format!("## Adit compared, {} rounds\n\n", options.rounds);
-        text += &format!("{}\n", bars::table(&self));
-        let notes = self.notes(options);
-        for (section, results) in self.sections {
-            let table = section_table(section, &results, &self.ways);
-            let title = section.title(&options.sizes);
-            text += &format!("### {title}\n\n{table}\n");
-            let name = section.name().to_owned();
-            let conditions = conditions.to_vec();
-            let report = Report { name, title, conditions, table, notes: Vec::new(), results };
-            if let Some(folder) = &options.shared.out {
-                output::write(&report, folder)?;
-                text += &plots(section, &report.results);
-            }
-        }
-        for note in notes {
-            text += &format!("- {note}\n");
-        }
-        text += "\nConditions:\n\n";
-        for (what, value) in conditions {
-            // Writing to a String cannot fail.
-            let written = writeln!(text, "- {what}: {value}");
-            debug_assert!(written.is_ok());
-        }
-        if let Some(folder) = &options.shared.out {
-            write_report(&text, &folder.join("report.md"))?;
-        }
-        tell(&text, options.shared.markdown.as_deref())
-    }
-
-    fn notes(&self, options: &Options) -> Vec<String> {
-        let mut notes = vec![
-            "Medians (least–most) of interleaved rounds, each in a lab of its own; × Adit compares within each round. Bars and \
-             goals compare Adit with the others, round by round, in the same way."
-                .to_owned(),
-            "Round trips: closed loop over one connection, SCHED_IDLE spinners keep the processors \
-             awake; beside bulk, one iperf3 flow inwards, whose rate stands beside the times. Quantiles \
-             are of each round."
-                .to_owned(),
-            "CPU: user and system time of the forwarding processes from /proc/PID/stat; what the kernel \
-             does in interrupts is in nobody's sum. Memory: PSS of the larger of the two sides' \
-             processes, from so many held connections to twice as many."
-                .to_owned(),
-            "Not measured here: UDP, and the relay's CPU at 10,000 idle flows.".to_owned(),
-        ];
-        for failure in &self.failures {
-            // One line each: a program's log may be long.
-            let line = failure.lines().next().unwrap_or_default();
-            notes.push(format!("Came to nothing (NaN): {line}"));
-        }
-        if options.shared.smoke {
-            let note = "A smoke run: too short for its figures to mean anything.";
-            notes.push(note.to_owned());
-        }
-        notes
-    }
+    text
 }
 
-/// Each way's figures, and their ratio to Adit's.
-fn section_table(section: Section, results: &Results, ways: &[Way]) -> Table {
-    let mut headings = vec!["way".to_owned()];
-    for measure in section.measures() {
-        headings.push(format!("{} × Adit", measure.name));
-        headings.push(format!("{}, {}", measure.name, measure.unit));
+fn notes(part: &Part, options: &Options) -> Vec<String> {
+    let mut notes = vec![
+        "Medians (least–most) of interleaved rounds, each in a lab of its own; × Adit compares within each round. Bars and \
+         goals compare Adit with the others, round by round, in the same way."
+            .to_owned(),
+        "Round trips: closed loop over one connection, SCHED_IDLE spinners keep the processors \
+         awake (in no other section); beside bulk, one iperf3 flow inwards, whose rate stands beside the times. Quantiles \
+         are of each round."
+            .to_owned(),
+        "CPU: user and system time of the forwarding processes from /proc/PID/stat; what the kernel \
+         does in interrupts is in nobody's sum. Memory: PSS of the larger of the two sides' \
+         processes, from so many held connections to twice as many."
+            .to_owned(),
+        format!(
+            "Relay's CPU: the processor time of the process at the relay over {} s in which {} \
+             connections are held that carry nothing, in nanoseconds by its own clock; of the others' {}, as many as the \
+             limit of open files lets them hold.",
+            options.sizes.watch_seconds,
+            options.sizes.idle_flows,
+            options.sizes.idle_flows_of(Way::Rathole)
+        ),
+        "Datagrams: those that came, at the highest offered rate of which less than 1 % was lost, found \
+         by doubling and bisection to a tenth. Where Adit or the kernel is near 250,000 a second it may be \
+         the sender that could offer no more."
+            .to_owned(),
+    ];
+    for failure in &part.failures {
+        // One line each: a program's log may be long.
+        let line = failure.lines().next().unwrap_or_default();
+        notes.push(format!("Came to nothing (NaN): {line}"));
     }
-    let mut table = Table::new(headings);
-    for &way in ways {
-        let mut row = vec![way.to_string()];
-        for measure in section.measures() {
-            let own = results.rounds(way, measure.name);
-            let adit = results.rounds(Way::Adit, measure.name);
-            let ratio = own.zip(adit).map(|(own, adit)| own.ratio(adit));
-            let ratio = ratio.filter(|ratio| ratio.median().is_finite());
-            row.push(ratio.map_or("–".to_owned(), |ratio| ratio.summary(2)));
-            row.push(own.map_or("–".to_owned(), |own| own.summary(measure.decimals)));
-        }
-        table.row(row);
+    if options.shared.smoke {
+        let note = "A smoke run: too short for its figures to mean anything.";
+        notes.push(note.to_owned());
     }
-    table
-}
-
-/// The plots of a section that belong into the report.
-fn plots(section: Section, results: &Results) -> String {
-    let mut text = String::new();
-    let name = section.name();
-    if !results.timings.is_empty() {
-        text += &format!("![percentiles]({})\n", output::curves_file(name));
-    }
-    for measure in section.measures().iter().filter(|measure| measure.plotted) {
-        let file = output::bars_file(name, measure.name);
-        text += &format!("![{}]({file})\n", measure.name);
-    }
-    text + "\n"
+    notes
 }
 
 fn write_report(text: &str, path: &Path) -> Result<(), BenchError> {

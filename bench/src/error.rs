@@ -39,6 +39,19 @@ pub(crate) enum BenchError {
         /// What it may take.
         max_kib: f64,
     },
+    /// A daemon with nothing to do does too much.
+    #[error(
+        "{who} takes {percent:.2} % of a core beside idle connections, more than \
+         --max-cpu-percent {max_percent}: find what wakes it, or raise the bound where it is set"
+    )]
+    Restless {
+        /// Which daemon.
+        who: String,
+        /// What it takes.
+        percent: f64,
+        /// What it may take.
+        max_percent: f64,
+    },
     /// A fault after which Adit did not go on.
     #[error("Adit did not recover from a {kind}; what its daemons logged says why")]
     NotRecovered {

@@ -7,7 +7,10 @@ mod datagrams;
 mod echo;
 mod flood;
 mod hold;
+mod hop;
+mod inetd;
 mod orders;
+mod pace;
 mod ping;
 mod recorded;
 mod source;
@@ -25,8 +28,10 @@ use netns_tests::{Host, Process};
 use crate::error::BenchError;
 
 pub(crate) use connect::connect;
-pub(crate) use flood::{Sink, beats, datagram_trips};
+pub(crate) use flood::{Sink, datagram_trips};
 pub(crate) use hold::Holder;
+pub(crate) use hop::Hop;
+pub(crate) use pace::{Pace, paced};
 pub(crate) use ping::round_trips;
 pub(crate) use spin::Spinner;
 pub(crate) use stalled::Stalled;
@@ -120,8 +125,19 @@ pub(crate) enum Load {
         /// Seconds after which it ends anyway.
         seconds: u64,
     },
-    /// Round trips of datagrams, so many a second; prints the lost ones and a histogram.
-    DatagramPulse {
+    /// Round trips, so many a second; prints the unanswered ones, how late they left, and a histogram.
+    Pace {
+        /// The echo service.
+        address: String,
+        /// Messages a second.
+        per_second: u32,
+        /// Bytes of each.
+        size: usize,
+        /// How long.
+        seconds: u64,
+    },
+    /// The same of datagrams.
+    DatagramPace {
         /// The echo.
         address: String,
         /// Datagrams a second.
@@ -130,6 +146,23 @@ pub(crate) enum Load {
         size: usize,
         /// How long.
         seconds: u64,
+    },
+    /// Becomes another program with the first connection as its input and output.
+    Inetd {
+        /// Where it listens.
+        port: u16,
+        /// The program and its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// One hop from a port to an address.
+    Hop {
+        /// How.
+        hop: Hop,
+        /// Where it listens.
+        port: u16,
+        /// Where it leads.
+        to: String,
     },
     /// Keeps a processor awake, for ever.
     Spin {
@@ -162,9 +195,14 @@ impl Load {
             Self::DatagramPing { address, count, size, seconds } => {
                 datagrams::ping(&address, count, size, seconds)
             }
-            Self::DatagramPulse { address, per_second, size, seconds } => {
-                datagrams::pulse(&address, per_second, size, seconds)
+            Self::Pace { address, per_second, size, seconds } => {
+                pace::run(&address, Pace { per_second, size, seconds, is_datagrams: false })
             }
+            Self::DatagramPace { address, per_second, size, seconds } => {
+                pace::run(&address, Pace { per_second, size, seconds, is_datagrams: true })
+            }
+            Self::Hop { hop, port, to } => hop::serve(hop, port, &to),
+            Self::Inetd { port, command } => inetd::run(port, &command),
             Self::Spin { cpu } => spin::run(cpu),
         };
         ran.map_err(BenchError::io(name))
@@ -183,6 +221,7 @@ impl Load {
     /// The command line that [`Load::run`] is reached by.
     fn command(&self) -> Result<Vec<OsString>, BenchError> {
         let own = env::current_exe().map_err(BenchError::io("finding this program"))?;
+        let word;
         let (name, words): (&str, Vec<&dyn Display>) = match self {
             Self::Echo { port } => ("echo", vec![port]),
             Self::Ping { address, count, size, seconds } => {
@@ -205,8 +244,19 @@ impl Load {
             Self::DatagramPing { address, count, size, seconds } => {
                 ("datagram-ping", vec![address, count, size, seconds])
             }
-            Self::DatagramPulse { address, per_second, size, seconds } => {
-                ("datagram-pulse", vec![address, per_second, size, seconds])
+            Self::Pace { address, per_second, size, seconds } => {
+                ("pace", vec![address, per_second, size, seconds])
+            }
+            Self::DatagramPace { address, per_second, size, seconds } => {
+                ("datagram-pace", vec![address, per_second, size, seconds])
+            }
+            Self::Hop { hop, port, to } => {
+                word = hop.word();
+                ("hop", vec![&word, port, to])
+            }
+            Self::Inetd { port, command } => {
+                let command = command.iter().map(|word| -> &dyn Display { word });
+                ("inetd", std::iter::once::<&dyn Display>(port).chain(command).collect())
             }
             Self::Spin { cpu } => ("spin", vec![cpu]),
         };
@@ -215,7 +265,10 @@ impl Load {
         let eager = ["nice", "-n", "-15"].map(OsString::from);
         let before = match self {
             Self::Spin { .. } => &idle[..],
-            Self::DatagramSend { .. } | Self::DatagramSink { .. } => &eager[..],
+            Self::DatagramSend { .. }
+            | Self::DatagramSink { .. }
+            | Self::Pace { .. }
+            | Self::DatagramPace { .. } => &eager[..],
             _ => &[],
         };
         let own = [own.into_os_string(), "load".into(), name.into()];

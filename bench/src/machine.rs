@@ -10,7 +10,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::error::BenchError;
 use crate::way::Way;
-use crate::{adit, bed, haproxy, rathole};
+use crate::{adit, bed, bore, frp, haproxy, rathole};
 
 /// What the published figures are taken under.
 pub(crate) const WANTED_CONGESTION: &str = "cubic";
@@ -18,42 +18,81 @@ const CONGESTION: &str = "net.ipv4.tcp_congestion_control";
 /// The lab's hosts whose connections are measured.
 const ENDS: [&str; 4] = [bed::EXTERNAL, "relay", "icp", bed::PEER];
 
-/// Lets this process and all that it starts open as many files as the machine allows.
+/// Two for each of the most connections that are held at once, and then some.
+const FILES_WANTED: u64 = 65_536;
+
+/// Lets this process and all that it starts open as many files as it takes to hold 10,000 connections, or
+/// as many as the machine allows: only root may raise the hard limit.
 pub(crate) fn raise_file_limit() -> Result<(), BenchError> {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| {
+        let wanted = hard.max(FILES_WANTED);
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted)
+            .or_else(|_not_root| setrlimit(Resource::RLIMIT_NOFILE, hard, hard))
+    });
     raised.map_err(|error| BenchError::io("raising the limit of open files")(error.into()))
+}
+
+/// How many connections a process can hold that has two descriptors for each, and a few of its own.
+pub(crate) fn pairs_max() -> usize {
+    let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1_024, |(soft, _)| soft);
+    usize::try_from(files / 100 * 45).unwrap_or(usize::MAX)
 }
 
 /// Asks for the wanted congestion control on every end, before anything connects; programs inherit
 /// it from their namespace. What came of it stands in the conditions: a kernel may not allow it.
-pub(crate) fn choose_congestion(lab: &Lab) -> Result<(), BenchError> {
+pub(crate) fn choose_congestion(lab: &Lab, wanted: &str) -> Result<(), BenchError> {
     for end in ENDS {
-        lab.host(end).run(["sysctl", "-q", "-w", &format!("{CONGESTION}={WANTED_CONGESTION}")])?;
+        lab.host(end).run(["sysctl", "-q", "-w", &format!("{CONGESTION}={wanted}")])?;
     }
     Ok(())
 }
 
-/// A program that may be missing: what `variable` names, or what the search path has.
+/// The congestion control that this machine has by default.
+pub(crate) fn own_congestion() -> String {
+    read("/proc/sys/net/ipv4/tcp_congestion_control")
+}
+
+/// A program that may be missing: what `variable` names, or what the search path has, or the folder
+/// that `cargo install` fills.
 pub(crate) fn installed(program: &str, variable: &str) -> Option<PathBuf> {
     let named = env::var_os(variable).map(PathBuf::from);
     let path = preflight::search_path();
-    let mut found = path.split(':').map(|folder| Path::new(folder).join(program));
+    let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".cargo"));
+    let cargo = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home);
+    let folders = path.split(':').map(PathBuf::from).chain(cargo.map(|cargo| cargo.join("bin")));
+    let mut found = folders.map(|folder| folder.join(program));
     named.or_else(|| found.find(|program| program.is_file()))
 }
 
 /// Everything that has to stand beside a figure.
 pub(crate) fn conditions(lab: &Lab, ways: &[Way]) -> Result<Vec<(String, String)>, BenchError> {
+    conditions_under(WANTED_CONGESTION, lab, ways)
+}
+
+/// The same where the ends should have that congestion control.
+pub(crate) fn conditions_under(
+    wanted: &str,
+    lab: &Lab,
+    ways: &[Way],
+) -> Result<Vec<(String, String)>, BenchError> {
     let mut conditions = vec![
         ("command".to_owned(), command_line()),
         ("kernel".to_owned(), read("/proc/sys/kernel/osrelease")),
         ("processors".to_owned(), processors()),
         ("machine".to_owned(), machine()),
-        ("congestion control".to_owned(), congestion(lab)?),
+        ("congestion control".to_owned(), congestion(lab, wanted)?),
         ("links".to_owned(), links(&lab.host(bed::EXTERNAL))?),
     ];
     conditions.push(("versions".to_owned(), versions(ways)?));
     Ok(conditions)
+}
+
+/// Stands beside times that were taken with spinners.
+pub(crate) fn spinners() -> (String, String) {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let text =
+        format!("{cores}, SCHED_IDLE, one bound to each processor, while round trips are timed");
+    ("spinners".to_owned(), text)
 }
 
 /// What all TCP sockets of this kernel, in whatever namespace, hold in memory, as a part of what they
@@ -107,18 +146,18 @@ fn machine() -> String {
 }
 
 /// What each namespace really has, whatever the lab asked for.
-fn congestion(lab: &Lab) -> Result<String, BenchError> {
+fn congestion(lab: &Lab, wanted: &str) -> Result<String, BenchError> {
     let mut found = Vec::new();
     for end in ENDS {
         let shown = lab.host(end).run_ok(["sysctl", "-n", CONGESTION])?;
         found.push(format!("{} on {end}", shown.stdout.trim()));
     }
-    let everywhere = found.iter().all(|found| found.starts_with(WANTED_CONGESTION));
+    let everywhere = found.iter().all(|found| found.starts_with(wanted));
     let cure = if everywhere {
         String::new()
     } else {
         format!(
-            " (not {WANTED_CONGESTION} everywhere: allow it with \
+            " (not {wanted} everywhere: allow it with \
              `sysctl net.ipv4.tcp_allowed_congestion_control=\"reno bbr cubic\"`)"
         )
     };
@@ -179,7 +218,20 @@ fn versions(ways: &[Way]) -> Result<String, BenchError> {
     if ways.iter().any(|way| way.is_rathole()) {
         versions.extend(rathole::version());
     }
+    if ways.contains(&Way::Ssh) {
+        versions.extend(ssh_version());
+    }
+    versions.extend(bore::version().filter(|_| ways.contains(&Way::Bore)));
+    versions.extend(frp::version().filter(|_| ways.contains(&Way::Frp)));
     Ok(versions.join(", "))
+}
+
+/// ssh says it on standard error.
+fn ssh_version() -> Option<String> {
+    let path = preflight::search_path();
+    let said = Command::new("ssh").arg("-V").env("PATH", path).output().ok()?.stderr;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    said.split(',').next().map(|version| version.trim().to_owned())
 }
 
 /// What a program prints, if it is there.

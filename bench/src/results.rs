@@ -10,7 +10,7 @@ use crate::error::BenchError;
 use crate::statistics::Rounds;
 
 /// One figure of one subject.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Figure {
     /// The way, and the state that it was measured in if there are several.
     pub(crate) subject: String,
@@ -34,7 +34,7 @@ pub(crate) struct Run {
 }
 
 /// All runs of one subject.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Timing {
     /// The way, and its state.
     pub(crate) subject: String,
@@ -43,7 +43,7 @@ pub(crate) struct Timing {
 }
 
 /// All that a report rests on, in the order in which it was measured first.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Results {
     /// Figures of rounds.
     pub(crate) figures: Vec<Figure>,

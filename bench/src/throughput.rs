@@ -33,12 +33,15 @@ pub(crate) struct Options {
     /// Seconds of each run before those that count [default: 0, or 5 on a far link].
     #[arg(long)]
     warm_up: Option<u64>,
-    /// TCP connections at once.
-    #[arg(long, default_value_t = 1)]
-    flows: usize,
+    /// TCP connections at once; several numbers are measured one after another.
+    #[arg(long, value_delimiter = ',', default_values_t = [1])]
+    flows: Vec<usize>,
     /// From the internal to the external peer.
     #[arg(long)]
     reverse: bool,
+    /// In both directions, one after the other.
+    #[arg(long, conflicts_with = "reverse")]
+    both_ways: bool,
     #[command(flatten)]
     far: Far,
     #[command(flatten)]
@@ -46,19 +49,26 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    fn plan(&self) -> Plan {
+    /// What to measure, in this order.
+    fn plans(&self) -> Vec<Plan> {
         // Slow start over a long way takes seconds, and is not what is asked for.
         let usual = match (self.shared.smoke, self.far.is_far()) {
             (true, _) => (1, 0),
             (false, true) => (10, 5),
             (false, false) => (4, 0),
         };
-        Plan {
-            seconds: self.seconds.unwrap_or(usual.0),
-            warm_up: self.warm_up.unwrap_or(usual.1),
-            flows: self.flows,
-            direction: if self.reverse { Direction::Outwards } else { Direction::Inwards },
-        }
+        let seconds = self.seconds.unwrap_or(usual.0);
+        let warm_up = self.warm_up.unwrap_or(usual.1);
+        let directions = match (self.both_ways, self.reverse) {
+            (true, _) => &[Direction::Inwards, Direction::Outwards][..],
+            (false, true) => &[Direction::Outwards],
+            (false, false) => &[Direction::Inwards],
+        };
+        let of = |flows: usize| {
+            let plan = move |&direction| Plan { seconds, warm_up, flows, direction };
+            directions.iter().map(plan)
+        };
+        self.flows.iter().copied().flat_map(of).collect()
     }
 
     /// What the ratios are against: a plain hop on the lab's own links, plain TCP over a far one,
@@ -89,25 +99,31 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
     let mut bed = Bed::over(options.far.path(None), "throughput", &ways)?;
     let mut conditions = machine::conditions(bed.lab(), &ways)?;
     let mut quiet = options.shared.quiet();
-    let mut series: BTreeMap<Way, Series> = BTreeMap::new();
+    let mut all: Vec<(Plan, BTreeMap<Way, Series>)> =
+        options.plans().into_iter().map(|plan| (plan, BTreeMap::new())).collect();
     for round in 0..options.rounds {
-        for way in rotated(&ways, round) {
-            let series = series.entry(way).or_default();
-            quiet.wait();
-            measure(&bed, way, options.plan(), series)?;
+        for (plan, series) in &mut all {
+            for way in rotated(&ways, round) {
+                let series = series.entry(way).or_default();
+                quiet.wait();
+                measure(&bed, way, *plan, series)?;
+            }
         }
     }
     conditions.extend(bed.link_condition()?);
     conditions.push(quiet.condition());
-    let report = Report {
-        name: name(&options),
-        title: title(&options),
-        conditions,
-        table: table(&series, options.yardstick()),
-        notes: notes(&options),
-        results: results(&series),
-    };
-    report.publish(&options.shared)
+    for (plan, series) in all {
+        let report = Report {
+            name: name(plan),
+            title: title(plan, options.rounds),
+            conditions: conditions.clone(),
+            table: table(&series, options.yardstick()),
+            notes: notes(&options),
+            results: results(&series),
+        };
+        report.publish(&options.shared)?;
+    }
+    Ok(())
 }
 
 /// Makes one run.
@@ -143,8 +159,8 @@ pub(crate) fn measure(
     Ok(())
 }
 
-fn name(options: &Options) -> String {
-    let Plan { flows, direction, .. } = options.plan();
+fn name(plan: Plan) -> String {
+    let Plan { flows, direction, .. } = plan;
     let direction = if direction == Direction::Inwards { "inwards" } else { "outwards" };
     format!("throughput-{flows}-{direction}")
 }
@@ -160,9 +176,8 @@ fn results(series: &BTreeMap<Way, Series>) -> Results {
     results
 }
 
-fn title(options: &Options) -> String {
-    let Plan { seconds, warm_up, flows, direction } = options.plan();
-    let rounds = options.rounds;
+fn title(plan: Plan, rounds: usize) -> String {
+    let Plan { seconds, warm_up, flows, direction } = plan;
     let plural = if flows == 1 { "" } else { "s" };
     let warm_up = if warm_up == 0 { String::new() } else { format!(" after {warm_up} s") };
     format!("TCP bulk, {direction}, {flows} flow{plural}, {rounds} rounds of {seconds} s{warm_up}")

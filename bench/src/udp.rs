@@ -22,9 +22,21 @@ use crate::results::{Results, Run};
 use crate::statistics::{Rounds, joined};
 use crate::way::{DATAGRAM_ECHO, DATAGRAM_SINK, Way, rotated};
 
+pub(crate) use search::{Search, highest};
+
+/// Bisection of the highest rate ends when its bounds are this close.
+const CLOSE: f64 = 1.05;
+
 /// The ways that carry datagrams.
-const USUAL: [Way; 6] =
-    [Way::Kernel, Way::Adit, Way::Rathole, Way::RatholeNoise, Way::Boringtun, Way::WireguardGo];
+const USUAL: [Way; 7] = [
+    Way::Kernel,
+    Way::Adit,
+    Way::Rathole,
+    Way::RatholeNoise,
+    Way::Frp,
+    Way::Boringtun,
+    Way::WireguardGo,
+];
 /// What a smoke run does without: all but the physical limit and Adit.
 const USUAL_SMOKE: usize = 2;
 
@@ -60,7 +72,7 @@ impl Options {
     fn ways(&self) -> Vec<Way> {
         let usual = if self.shared.smoke { &USUAL[..USUAL_SMOKE] } else { &USUAL[..] };
         let mut ways = self.shared.ways(usual);
-        ways.retain(|way| USUAL.contains(way));
+        ways.retain(|way| way.carries_datagrams());
         ways
     }
 }
@@ -107,6 +119,7 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
         }
     }
     conditions.extend(bed.link_condition()?);
+    conditions.push(machine::spinners());
     conditions.push(quiet.condition());
     let report = Report {
         name: "udp".to_owned(),
@@ -127,7 +140,7 @@ fn measure_rate(
     options: &Options,
     series: &mut Series,
 ) -> Result<(), BenchError> {
-    let found = search::highest(bed, sink, way, size, options.hold_ms)?;
+    let found = highest(bed, sink, way, Search { size, hold_ms: options.hold_ms, close: CLOSE })?;
     eprintln!(
         "{way}, {size} B: {:.0} a second, {:.2} µs each{}",
         found.rate,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use clap::ValueEnum;
 
-use crate::{haproxy, rathole, wireguard};
+use crate::{bore, frp, haproxy, rathole, wireguard};
 
 /// A service of the internal peer, by its port there; each way leads to it from a port of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +49,11 @@ pub(crate) const ALL_SERVICES: [Service; 5] = [BULK, ECHO, SOURCE, DATAGRAM_ECHO
 
 /// How far a way's ports lie above the services' own. All stay below the ephemeral ports.
 const SOCAT_OFFSET: u16 = 10_000;
+const BORE_OFFSET: u16 = 11_000;
 const HAPROXY_OFFSET: u16 = 12_000;
+const SSH_OFFSET: u16 = 13_000;
 const HAPROXY_SPLICE_OFFSET: u16 = 14_000;
+const FRP_OFFSET: u16 = 15_000;
 const BORINGTUN_OFFSET: u16 = 16_000;
 const WIREGUARD_GO_OFFSET: u16 = 18_000;
 const ADIT_OFFSET: u16 = 20_000;
@@ -74,6 +77,12 @@ pub(crate) enum Way {
     Rathole,
     /// The same under Noise.
     RatholeNoise,
+    /// `ssh -R`.
+    Ssh,
+    /// A plain tunnel with a connection for each flow; measured where it is installed.
+    Bore,
+    /// A tunnel under TLS; measured where it is installed.
+    Frp,
     /// A VPN in user space between two DNATs; measured where it is installed.
     Boringtun,
     /// Another.
@@ -99,6 +108,9 @@ impl Way {
             Self::Adit => service.port + ADIT_OFFSET,
             Self::Rathole => service.port + RATHOLE_OFFSET,
             Self::RatholeNoise => service.port + RATHOLE_NOISE_OFFSET,
+            Self::Ssh => service.port + SSH_OFFSET,
+            Self::Bore => service.port + BORE_OFFSET,
+            Self::Frp => service.port + FRP_OFFSET,
             Self::Boringtun => service.port + BORINGTUN_OFFSET,
             Self::WireguardGo => service.port + WIREGUARD_GO_OFFSET,
         }
@@ -111,6 +123,9 @@ impl Way {
             Self::Adit => Some(443),
             Self::Rathole => Some(2_333),
             Self::RatholeNoise => Some(2_334),
+            Self::Ssh => Some(2_222),
+            Self::Bore => Some(7_835),
+            Self::Frp => Some(7_000),
             Self::Boringtun => Some(51_820),
             Self::WireguardGo => Some(51_821),
         }
@@ -124,8 +139,33 @@ impl Way {
             Self::Haproxy | Self::HaproxySplice => "haproxy",
             Self::Adit => "Adit",
             Self::Rathole | Self::RatholeNoise => "rathole",
+            Self::Ssh => "ssh",
+            Self::Bore => "bore",
+            Self::Frp => "frp",
             Self::Boringtun => "boringtun",
             Self::WireguardGo => "wireguard-go",
+        }
+    }
+
+    /// What has to be installed for it, and how else it may be named.
+    pub(crate) fn needs(self) -> &'static str {
+        match self {
+            Self::Kernel | Self::Socat | Self::Adit | Self::Ssh => "nothing",
+            Self::Haproxy | Self::HaproxySplice => "haproxy on the PATH, or as $HAPROXY_BIN",
+            Self::Rathole | Self::RatholeNoise => "rathole on the PATH, or as $RATHOLE_BIN",
+            Self::Bore => "bore on the PATH, or as $BORE_BIN",
+            Self::Frp => "frps and frpc on the PATH, or as $FRPS_BIN and $FRPC_BIN",
+            Self::Boringtun => "boringtun-cli on the PATH, or as $BORINGTUN_BIN",
+            Self::WireguardGo => "wireguard-go on the PATH, or as $WIREGUARD_GO_BIN",
+        }
+    }
+
+    /// Whether it carries datagrams.
+    pub(crate) fn carries_datagrams(self) -> bool {
+        match self {
+            Self::Socat | Self::Haproxy | Self::HaproxySplice | Self::Ssh | Self::Bore => false,
+            Self::Kernel | Self::Adit | Self::Rathole | Self::RatholeNoise | Self::Frp => true,
+            Self::Boringtun | Self::WireguardGo => true,
         }
     }
 
@@ -147,9 +187,11 @@ impl Way {
     /// Whether what it needs is there. The lab itself sees to what the others need.
     pub(crate) fn is_installed(self) -> bool {
         match self {
-            Self::Kernel | Self::Socat | Self::Adit => true,
+            Self::Kernel | Self::Socat | Self::Adit | Self::Ssh => true,
             Self::Haproxy | Self::HaproxySplice => haproxy::program().is_some(),
             Self::Rathole | Self::RatholeNoise => rathole::program().is_some(),
+            Self::Bore => bore::program().is_some(),
+            Self::Frp => frp::programs().is_some(),
             Self::Boringtun | Self::WireguardGo => wireguard::program(self).is_some(),
         }
     }
@@ -170,8 +212,32 @@ impl fmt::Display for Way {
             Self::Adit => "Adit",
             Self::Rathole => "rathole, plain",
             Self::RatholeNoise => "rathole, noise",
+            Self::Ssh => "ssh -R",
+            Self::Bore => "bore",
+            Self::Frp => "frp",
             Self::Boringtun => "boringtun",
             Self::WireguardGo => "wireguard-go",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No two entries on the relay's host share a port, none is a tunnel's, and none is one that the kernel gives
+    /// to connections by default.
+    #[test]
+    fn entries_have_ports_of_their_own() {
+        let ways = Way::value_variants().iter().filter(|way| way.entry_host() == "relay");
+        let entries =
+            ways.clone().flat_map(|way| ALL_SERVICES.map(|service| way.entry_port(service)));
+        let tunnels = ways.clone().filter_map(|way| way.tunnel_port());
+        let mut ports: Vec<_> = entries.clone().chain(tunnels).collect();
+        assert!(entries.clone().all(|port| port < 32_768), "{ports:?}");
+        let all = ports.len();
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), all);
     }
 }

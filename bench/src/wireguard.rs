@@ -43,13 +43,8 @@ fn kind(way: Way) -> Kind {
 /// The program, where it is, and `wg` with it.
 pub(crate) fn program(way: Way) -> Option<PathBuf> {
     let Kind { program, variable, .. } = kind(way);
-    machine::installed("wg", "WG_BIN").and_then(|_| {
-        let own = machine::installed(program, variable);
-        // Where `cargo install` puts it.
-        let home = std::env::var_os("HOME").map(PathBuf::from);
-        own.or_else(|| home.map(|home| home.join(".cargo/bin").join(program)))
-            .filter(|path| path.is_file())
-    })
+    let installed = machine::installed(program, variable).filter(|path| path.is_file());
+    installed.filter(|_| machine::installed("wg", "WG_BIN").is_some())
 }
 
 /// Its version, as it says itself.

@@ -1,9 +1,9 @@
 //! What Adit is to reach beside the others, and whether it does.
 
-use super::Comparison;
+use super::part::Part;
 use super::section::{
-    BUSY_LATENCY, EIGHT_INWARDS, EIGHT_OUTWARDS, IDLE_LATENCY, MEMORY, Measure, ONE_INWARDS,
-    ONE_OUTWARDS, P50, P99, P999, PROCESSOR, RATE, Section,
+    BUSY_LATENCY, DATAGRAMS, EIGHT_INWARDS, EIGHT_OUTWARDS, IDLE_LATENCY, MEMORY, Measure,
+    ONE_INWARDS, ONE_OUTWARDS, P50, P99, P999, PROCESSOR, RATE, RELAY, Section,
 };
 use crate::connections;
 use crate::report::Table;
@@ -34,7 +34,15 @@ enum Bound {
 use Bound::{AtLeast, AtMost, Lowest, Value};
 
 /// All tunnels beside Adit.
-const TUNNELS: [Way; 2] = [Way::Rathole, Way::RatholeNoise];
+const TUNNELS: [Way; 7] = [
+    Way::Rathole,
+    Way::RatholeNoise,
+    Way::Ssh,
+    Way::Bore,
+    Way::Frp,
+    Way::Boringtun,
+    Way::WireguardGo,
+];
 
 const fn bar(section: Section, measure: &'static str, bound: Bound) -> Bar {
     Bar { section, measure, bound, goal: false }
@@ -44,7 +52,7 @@ const fn goal(section: Section, measure: &'static str, bound: Bound) -> Bar {
     Bar { section, measure, bound, goal: true }
 }
 
-const BARS: [Bar; 34] = [
+const BARS: [Bar; 38] = [
     bar(ONE_INWARDS, RATE, AtLeast(2.0, Way::Rathole)),
     bar(ONE_INWARDS, RATE, AtLeast(4.5, Way::RatholeNoise)),
     bar(ONE_INWARDS, RATE, AtLeast(1.0, Way::Socat)),
@@ -79,13 +87,17 @@ const BARS: [Bar; 34] = [
     goal(Section::Connections, connections::RATE, AtLeast(1.0, Way::Haproxy)),
     bar(Section::Idle, MEMORY, Value(2.0)),
     goal(Section::Idle, MEMORY, Value(1.0)),
+    bar(Section::Watched, RELAY, Value(0.5)),
+    bar(Section::Datagrams, DATAGRAMS, AtLeast(3.0, Way::Rathole)),
+    bar(Section::Datagrams, DATAGRAMS, AtLeast(1.5, Way::Boringtun)),
+    goal(Section::Datagrams, DATAGRAMS, AtLeast(0.5, Way::Kernel)),
 ];
 
 /// All bars and goals, and what came of them.
-pub(super) fn table(comparison: &Comparison) -> Table {
+pub(super) fn table(part: &Part) -> Table {
     let mut table = Table::new(["measure", "", "wanted", "found", "result"]);
     for bar in BARS {
-        let (found, result) = match bar.found(comparison) {
+        let (found, result) = match bar.found(part) {
             Some(found) => (found.summary(bar.decimals()), bar.result(found.median())),
             None => ("–".to_owned(), "not measured".to_owned()),
         };
@@ -127,18 +139,19 @@ impl Bar {
     }
 
     /// Adit's figure, or its ratio to what it is held against.
-    fn found(&self, comparison: &Comparison) -> Option<Rounds> {
-        let of = |way| comparison.rounds(self.section, way, self.measure);
+    fn found(&self, part: &Part) -> Option<Rounds> {
+        let of = |way| part.rounds(self.section, way, self.measure);
         let adit = of(Way::Adit)?;
         let found = match self.bound {
             AtLeast(_, way) | AtMost(_, way) => adit.ratio(of(way)?),
             Value(_) => adit.clone(),
             Lowest(ways) => {
-                let others = ways.iter().filter_map(|&way| of(way));
+                let others =
+                    ways.iter().filter_map(|&way| of(way)).filter(|rounds| is_known(rounds));
                 adit.ratio(others.min_by(|a, b| a.median().total_cmp(&b.median()))?)
             }
         };
-        Some(found).filter(|found| found.median().is_finite())
+        Some(found).filter(is_known)
     }
 
     /// Met, or by how much it is missed.
@@ -152,9 +165,15 @@ impl Bar {
     }
 }
 
+/// Whether any round came to something: a run that failed meets no bar.
+fn is_known(rounds: &Rounds) -> bool {
+    rounds.median().is_finite() && rounds.each().iter().any(|value| value.is_finite())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bed::Congestion;
     use crate::compare::section::SECTIONS;
     use crate::results::Results;
 
@@ -184,11 +203,16 @@ mod tests {
         let mut results = Results::default();
         results.add(Way::Adit, RATE, "Gbit/s", 10.0);
         results.add(Way::Rathole, RATE, "Gbit/s", 4.0);
-        let sections = vec![(ONE_INWARDS, results)];
-        let comparison = Comparison { ways: Vec::new(), sections, failures: Vec::new() };
-        let found = |bar: Bar| bar.found(&comparison).map(|found| found.median());
+        let mut part = Part::new(Congestion::Machines, Vec::new(), &[]);
+        part.sections.push((ONE_INWARDS, results));
+        let of = |part: &Part, bar: Bar| bar.found(part).map(|found| found.median());
+        let found = |bar: Bar| of(&part, bar);
         assert_eq!(found(bar(ONE_INWARDS, RATE, AtLeast(2.0, Way::Rathole))), Some(2.5));
         assert_eq!(found(bar(ONE_INWARDS, RATE, AtLeast(1.0, Way::Socat))), None);
         assert_eq!(found(bar(EIGHT_INWARDS, RATE, AtLeast(1.8, Way::Rathole))), None);
+        // A run that came to nothing is none either, though nothing is less than any bound.
+        part.sections[0].1.add(Way::Adit, PROCESSOR, "s/GiB", f64::NAN);
+        let of_failed = bar(ONE_INWARDS, PROCESSOR, Value(0.6)).found(&part);
+        assert!(of_failed.is_none(), "{of_failed:?}");
     }
 }

@@ -23,12 +23,14 @@ pub(super) fn run(options: &Options, rate_mbit: f64) -> Result<(), BenchError> {
     let states =
         measure(&bed, (&ways, options.rounds), &mut quiet, bytes, &Streams { bed: &bed, options })?;
     conditions.extend(bed.link_condition()?);
+    conditions.push(machine::spinners());
     conditions.push(quiet.condition());
     let report = Report {
         name: "latency-narrow".to_owned(),
         title: format!(
             "Round trips of {} bytes on a link of {rate_mbit} Mbit/s, ms, {} rounds",
-            options.size, options.rounds
+            size(options),
+            options.rounds
         ),
         conditions,
         table: table(&states),
@@ -52,10 +54,16 @@ impl Kind for Streams<'_> {
     fn trips(&self, way: Way) -> Result<Trips, BenchError> {
         let (host, port) = self.bed.entry(way, ECHO);
         let external = self.bed.lab().host(EXTERNAL);
-        let Options { count, size, seconds_max, .. } = *self.options;
+        let Options { count, seconds_max, .. } = *self.options;
+        let size = size(self.options);
         let address = format!("{host}:{port}");
         Ok((round_trips(&external, address, count, size, seconds_max)?, None))
     }
+}
+
+/// Only the first counts here.
+fn size(options: &Options) -> usize {
+    options.size.first().copied().unwrap_or(64)
 }
 
 fn table(states: &States) -> Table {

@@ -1,5 +1,4 @@
-//! Datagrams that are numbered: a sender at a rate, a sink that counts, an echo, and two kinds of
-//! ping.
+//! Datagrams that are numbered: a sender at a rate, a sink that counts, an echo, and a ping.
 //!
 //! ```text
 //!   run u64 | number u64 | filling
@@ -7,7 +6,6 @@
 //!
 //! Sender and sink move [`BATCH`] datagrams with one call, so that they are not what is measured.
 
-use std::collections::BTreeMap;
 use std::io::{self, BufRead, ErrorKind, IoSlice, IoSliceMut};
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
@@ -44,7 +42,7 @@ fn bound(port: u16) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-fn towards(address: &str) -> io::Result<UdpSocket> {
+pub(super) fn towards(address: &str) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect(address)?;
     widen(&socket)?;
@@ -59,11 +57,11 @@ fn widen(socket: &UdpSocket) -> io::Result<()> {
     Ok(())
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u64> {
+pub(super) fn word(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..at + 8)?.try_into().ok().map(u64::from_be_bytes)
 }
 
-fn label(datagram: &mut [u8], run: u64, number: u64) {
+pub(super) fn label(datagram: &mut [u8], run: u64, number: u64) {
     datagram[..8].copy_from_slice(&run.to_be_bytes());
     datagram[8..HEADER].copy_from_slice(&number.to_be_bytes());
 }
@@ -238,45 +236,6 @@ fn answer(socket: &UdpSocket, got: &mut [u8], number: u64) -> io::Result<bool> {
 fn is_silence(error: &io::Error) -> bool {
     use ErrorKind::{ConnectionRefused, TimedOut, WouldBlock};
     matches!(error.kind(), WouldBlock | TimedOut | ConnectionRefused)
-}
-
-/// Pings that wait for nobody, so many a second; prints `lost N`, then the histogram.
-pub(super) fn pulse(address: &str, per_second: u32, size: usize, seconds: u64) -> io::Result<()> {
-    let socket = towards(address)?;
-    let every = Duration::from_secs(1) / per_second.max(1);
-    let begun = Instant::now();
-    let end = begun + Duration::from_secs(seconds);
-    let (mut datagram, mut got) = (vec![b'a'; size.max(HEADER)], vec![0; 65_536]);
-    let (mut due, mut number) = (begun, 0_u64);
-    let mut sent_at = BTreeMap::new();
-    let mut histogram = recorded::empty();
-    while Instant::now() < end + ANSWER_WITHIN && (Instant::now() < end || !sent_at.is_empty()) {
-        if Instant::now() >= due && Instant::now() < end {
-            label(&mut datagram, 1, number);
-            sent_at.insert(number, Instant::now());
-            match socket.send(&datagram) {
-                Ok(_) => {}
-                Err(error) if is_silence(&error) => {}
-                Err(error) => return Err(error),
-            }
-            (number, due) = (number + 1, due + every);
-        }
-        let wait = due.saturating_duration_since(Instant::now()).min(every);
-        socket.set_read_timeout(Some(wait.max(Duration::from_micros(100))))?;
-        match socket.recv(&mut got) {
-            Ok(length) => {
-                let of = word(&got[..length], 8).and_then(|number| sent_at.remove(&number));
-                let took = of.map(|sent| u64::try_from(sent.elapsed().as_nanos()));
-                if let Some(Ok(took)) = took {
-                    histogram.record(took).map_err(io::Error::other)?;
-                }
-            }
-            Err(error) if is_silence(&error) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    println!("lost {}", sent_at.len());
-    recorded::print(&histogram)
 }
 
 #[cfg(test)]

@@ -129,17 +129,6 @@ pub(crate) fn datagram_trips(
     read(&Load::DatagramPing { address, count, size, seconds }.spawn(host)?.finish(LONG)?)
 }
 
-/// Round trips from `host`, so many a second whatever becomes of them.
-pub(crate) fn beats(
-    host: &Host<'_>,
-    address: String,
-    per_second: u32,
-    size: usize,
-    seconds: u64,
-) -> Result<Trips, BenchError> {
-    read(&Load::DatagramPulse { address, per_second, size, seconds }.spawn(host)?.finish(LONG)?)
-}
-
 fn read(log: &str) -> Result<Trips, BenchError> {
     let (first, rest) = log.split_once('\n').unwrap_or((log, ""));
     let lost = first.strip_prefix("lost ").and_then(|lost| lost.parse().ok());

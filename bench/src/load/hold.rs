@@ -33,14 +33,19 @@ impl Holder {
 
 /// Obeys standard input until it ends.
 pub(super) fn run(address: &str) -> io::Result<()> {
-    obey(|| connect(address), |_| Ok(String::new()))
+    obey(|count| connect(address, count), |_| Ok(String::new()))
 }
 
-/// A connection that is known to reach the far end.
-fn connect(address: &str) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    stream.write_all(b"a")?;
-    stream.read_exact(&mut [0])?;
-    Ok(stream)
+/// Connections that are known to reach the far end.
+fn connect(address: &str, count: usize) -> io::Result<Vec<TcpStream>> {
+    let streams: io::Result<Vec<_>> = (0..count).map(|_| TcpStream::connect(address)).collect();
+    let streams = streams?;
+    for mut stream in &streams {
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.write_all(b"a")?;
+    }
+    for mut stream in &streams {
+        stream.read_exact(&mut [0])?;
+    }
+    Ok(streams)
 }

@@ -43,7 +43,10 @@ impl Stalled {
 /// Obeys standard input until it ends.
 pub(super) fn run(address: &str) -> io::Result<()> {
     let address: SocketAddr = address.parse().map_err(io::Error::other)?;
-    obey(|| connect(address), |held| Ok(wait_for_first_bytes(held)?.to_string()))
+    obey(
+        |count| (0..count).map(|_| connect(address)).collect(),
+        |held| Ok(wait_for_first_bytes(held)?.to_string()),
+    )
 }
 
 fn connect(address: SocketAddr) -> io::Result<TcpStream> {

@@ -71,7 +71,15 @@ pub(crate) struct Bulk {
 impl Bulk {
     /// Starts both ends.
     pub(crate) fn start(bed: &Bed, way: Way, plan: Plan) -> Result<Self, BenchError> {
-        let (address, port) = bed.entry(way, BULK);
+        Self::start_at(bed, bed.entry(way, BULK), plan)
+    }
+
+    /// The same, by whatever leads to the server from there.
+    pub(crate) fn start_at(
+        bed: &Bed,
+        (address, port): (&str, u16),
+        plan: Plan,
+    ) -> Result<Self, BenchError> {
         let (server_port, port) = (BULK.port.to_string(), port.to_string());
         let (seconds, flows) = (plan.seconds.to_string(), plan.flows.to_string());
         let warm_up = plan.warm_up.to_string();

@@ -7,7 +7,7 @@ use crate::beside::{
     Kind, STATES, States, Trips, bulk_bytes, measure, milliseconds, results, said,
 };
 use crate::error::BenchError;
-use crate::load::beats;
+use crate::load::{Pace, paced};
 use crate::machine;
 use crate::report::{Report, Table};
 use crate::way::{DATAGRAM_ECHO, Way};
@@ -32,6 +32,7 @@ pub(super) fn run(options: &Options, rate_mbit: f64) -> Result<(), BenchError> {
         &Datagrams { bed: &bed, options },
     )?;
     conditions.extend(bed.link_condition()?);
+    conditions.push(machine::spinners());
     conditions.push(quiet.condition());
     let report = Report {
         name: "udp-beside-bulk".to_owned(),
@@ -63,7 +64,9 @@ impl Kind for Datagrams<'_> {
         let (host, port) = self.bed.entry(way, DATAGRAM_ECHO);
         let external = self.bed.lab().host(EXTERNAL);
         let address = format!("{host}:{port}");
-        let trips = beats(&external, address, PER_SECOND, SIZE, self.options.seconds)?;
+        let seconds = self.options.seconds;
+        let pace = Pace { per_second: PER_SECOND, size: SIZE, seconds, is_datagrams: true };
+        let trips = paced(&external, address, pace)?;
         Ok((trips.times, Some(trips.lost)))
     }
 }
@@ -108,7 +111,8 @@ fn table(states: &States) -> Table {
 
 fn notes(options: &Options) -> Vec<String> {
     let mut notes = vec![
-        "Open loop: each datagram leaves at its time, whatever became of the one before. × idle: \
+        "Open loop: each datagram leaves at its time, whatever became of the one before, and its time \
+         counts from then. × idle: \
          beside bulk over the same way's own without it. Lost: on the link or on the way."
             .to_owned(),
         "The bulk flow is one TCP connection by iperf3 that fills the link, so that its queue fills \

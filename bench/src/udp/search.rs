@@ -13,34 +13,42 @@ const LOSS_MAX: f64 = 0.01;
 const RATE_MIN: u64 = 4_000;
 /// No two cores make more.
 const RATE_MAX: u64 = 4_000_000;
-/// Bisection ends when the bounds are this close.
-const CLOSE: f64 = 1.05;
 /// A sender that reaches less of what it should is at its own limit.
 const REACHED_MIN: f64 = 0.9;
 /// How often a rate may fail, or not be offered, before that counts: one hiccup of the machine is not the
 /// way's limit.
 const TRIES: u32 = 2;
 
+/// How to search.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Search {
+    /// Bytes of a datagram.
+    pub(crate) size: usize,
+    /// Milliseconds that each offered rate is held.
+    pub(crate) hold_ms: u64,
+    /// Bisection ends when the bounds are this close, as a ratio.
+    pub(crate) close: f64,
+}
+
 /// What was found.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Found {
+pub(crate) struct Found {
     /// Datagrams that came, a second.
-    pub(super) rate: f64,
+    pub(crate) rate: f64,
     /// What each cost the processes in between, in microseconds of processor time.
-    pub(super) cost_us: f64,
+    pub(crate) cost_us: f64,
     /// More was not offered.
-    pub(super) is_bound_by_sender: bool,
+    pub(crate) is_bound_by_sender: bool,
 }
 
 /// Searches.
-pub(super) fn highest(
+pub(crate) fn highest(
     bed: &Bed,
     sink: &mut Sink,
     way: Way,
-    size: usize,
-    milliseconds: u64,
+    search: Search,
 ) -> Result<Found, BenchError> {
-    let mut offer = |rate| offer(bed, sink, way, size, milliseconds, rate);
+    let mut offer = |rate| offer(bed, sink, way, search, rate);
     let mut best = Found::default();
     let (mut carried, mut lost) = (0, RATE_MIN);
     while lost < RATE_MAX {
@@ -55,7 +63,7 @@ pub(super) fn highest(
             None => break,
         }
     }
-    while as_rate(lost) > as_rate(carried) * CLOSE && lost > RATE_MIN / 16 {
+    while as_rate(lost) > as_rate(carried) * search.close && lost > RATE_MIN / 16 {
         let middle = u64::midpoint(carried, lost);
         match offer(middle)? {
             Some(found) => {
@@ -73,8 +81,7 @@ fn offer(
     bed: &Bed,
     sink: &mut Sink,
     way: Way,
-    size: usize,
-    milliseconds: u64,
+    Search { size, hold_ms, .. }: Search,
     rate: u64,
 ) -> Result<Option<Found>, BenchError> {
     let (host, port) = bed.entry(way, DATAGRAM_SINK);
@@ -83,7 +90,7 @@ fn offer(
     for _ in 0..TRIES {
         let before = spent_us(bed, way)?;
         let external = bed.lab().host(EXTERNAL);
-        let flood = sink.flood(&external, &address, size, rate, milliseconds)?;
+        let flood = sink.flood(&external, &address, size, rate, hold_ms)?;
         let cost = spent_us(bed, way)? - before;
         if flood.loss() < LOSS_MAX {
             let is_bound_by_sender = flood.offered() < as_rate(rate) * REACHED_MIN;
