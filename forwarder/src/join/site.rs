@@ -14,7 +14,7 @@ pub const KEY_NAME: &str = "adit.key";
 /// The configuration's name in the folder.
 pub const CONFIG_NAME: &str = "adit.toml";
 
-/// The key is its owner's alone; the configuration holds no secret.
+/// The key is its owner's alone; the configuration holds no secret but a proxy's login.
 const KEY_MODE: u32 = 0o600;
 const CONFIG_MODE: u32 = 0o644;
 /// How names begin that nobody reads.
@@ -60,8 +60,13 @@ pub(super) struct Site {
 }
 
 impl Site {
-    /// Makes sure that both files can be written in `dir`, by writing them: the key is whole.
-    pub(super) fn prepare(dir: &Path, key: &PrivateKey) -> Result<Self, SiteError> {
+    /// Makes sure that both files can be written in `dir`, by writing them: the key is whole. The
+    /// configuration is its owner's alone if it `is_secret`.
+    pub(super) fn prepare(
+        dir: &Path,
+        key: &PrivateKey,
+        is_secret: bool,
+    ) -> Result<Self, SiteError> {
         let unwritable = |source| SiteError::Unwritable { dir: dir.into(), source };
         for name in [KEY_NAME, CONFIG_NAME] {
             let path = dir.join(name);
@@ -86,7 +91,8 @@ impl Site {
             Ok(file)
         };
         let key = write(KEY_MODE, pem.as_bytes()).map_err(unwritable)?;
-        let config = write(CONFIG_MODE, &[]).map_err(unwritable)?;
+        let mode = if is_secret { KEY_MODE } else { CONFIG_MODE };
+        let config = write(mode, &[]).map_err(unwritable)?;
         Ok(Self { key, config, made, _folder: folder, dir: dir.into() })
     }
 
@@ -177,7 +183,7 @@ mod tests {
         let key = PrivateKey::generate().unwrap();
         for name in [KEY_NAME, CONFIG_NAME] {
             let dir = tempfile::tempdir().unwrap();
-            let site = Site::prepare(dir.path(), &key).unwrap();
+            let site = Site::prepare(dir.path(), &key, false).unwrap();
             fs::write(dir.path().join(name), "mine").unwrap();
             let refused = site.settle("# ours").unwrap_err();
             assert!(matches!(&refused, SiteError::Exists(path) if path.ends_with(name)));
@@ -195,8 +201,8 @@ mod tests {
         for name in [".adit-join-a1b2c3", ".adit-joined", "mine"] {
             fs::write(dir.path().join(name), "left").unwrap();
         }
-        let site = Site::prepare(dir.path(), &key).unwrap();
-        let refused = Site::prepare(dir.path(), &key).unwrap_err();
+        let site = Site::prepare(dir.path(), &key, false).unwrap();
+        let refused = Site::prepare(dir.path(), &key, false).unwrap_err();
         assert!(matches!(refused, SiteError::Busy(_)), "{refused}");
         site.settle("# ours").unwrap();
         let mut left = names(dir.path());
@@ -210,9 +216,9 @@ mod tests {
         let key = PrivateKey::generate().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let below = dir.path().join("a/b");
-        drop(Site::prepare(&below, &key).unwrap());
+        drop(Site::prepare(&below, &key, false).unwrap());
         assert!(names(dir.path()).is_empty());
-        let site = Site::prepare(&below, &key).unwrap();
+        let site = Site::prepare(&below, &key, false).unwrap();
         fs::write(dir.path().join("a/mine"), "").unwrap();
         drop(site);
         assert_eq!(names(&dir.path().join("a")), ["mine"]);
