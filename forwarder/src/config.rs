@@ -6,6 +6,7 @@
 
 mod file;
 mod forwarder;
+mod metrics;
 mod name;
 mod net;
 mod outward;
@@ -19,6 +20,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use forwarder::ForwarderConfig;
+pub use metrics::Metrics;
 pub use name::{BadName, name};
 pub use net::{BadNet, Net};
 pub use outward::{BadDestination, LISTENERS_MAX, Outward, To};

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::file::{File, OneOrMany, Schema};
+use super::metrics::{METRICS_KEYS, Metrics, RawMetrics};
 use super::outward::{self, Outward, RawListener, RawSocks};
 use super::peer::{PEER_KEYS, RawPeer, peers};
 use super::place::ListenAddress;
@@ -29,6 +30,7 @@ const SCHEMA: Schema = Schema {
         "token",
         "listener",
         "socks",
+        "metrics",
     ],
     tables: &[
         ("peer", PEER_KEYS),
@@ -36,6 +38,7 @@ const SCHEMA: Schema = Schema {
         ("token", TOKEN_KEYS),
         ("listener", &["name", "listen", "protocol", "to"]),
         ("socks", &["listen"]),
+        ("metrics", METRICS_KEYS),
     ],
 };
 
@@ -62,6 +65,8 @@ pub struct ForwarderConfig {
     pub listeners: Vec<Outward>,
     /// Where registered peers are offered SOCKS5.
     pub socks: Option<SocketAddr>,
+    /// How what it measures leaves it.
+    pub metrics: Metrics,
 }
 
 #[derive(Deserialize)]
@@ -80,6 +85,8 @@ struct Raw {
     api: Option<RawApi>,
     #[serde(default)]
     token: Vec<RawToken>,
+    #[serde(default)]
+    metrics: RawMetrics,
 }
 
 #[derive(Deserialize)]
@@ -102,6 +109,7 @@ impl ForwarderConfig {
             tokens: Vec::new(),
             listeners: Vec::new(),
             socks: None,
+            metrics: Metrics::default(),
         }
     }
 
@@ -123,6 +131,7 @@ impl ForwarderConfig {
             tokens: tokens(&file, &raw.token)?,
             listeners: outward::listeners(&file, &raw.listener)?,
             socks: outward::socks(&file, raw.socks.as_ref())?,
+            metrics: raw.metrics.checked(path, &file)?,
         })
     }
 }
