@@ -23,7 +23,7 @@ pub use command::{
     ProxyVersion, Quota, Replies, Service, SessionKey,
 };
 pub use event::{DatagramReport, Down, Event, Report, SessionReport};
-pub use times::{BadMeasure, Measure, Times, TimesOf, Way};
+pub use times::{BadMeasure, BadWay, Measure, Times, TimesOf, Way};
 
 /// The control plane's end towards one pump.
 #[derive(Clone, Debug)]

@@ -15,5 +15,5 @@ pub use hgrm::write_hgrm;
 pub use live::{Answer, Live, TimesRequest};
 pub use plot::{BadPlot, write_svg};
 pub use prometheus::{CONTENT_TYPE, Figure, exposition};
-pub use text::{bar, bars, percentiles, time};
+pub use text::{bar, bars, percentiles, spark, time};
 pub use wire::{BadHistogram, Filter, Histograms, Shown, TUNNEL};

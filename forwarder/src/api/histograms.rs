@@ -1,5 +1,8 @@
 //! Both daemons' histograms, and what Prometheus asks for.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::net::SocketAddr;
 

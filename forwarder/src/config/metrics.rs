@@ -66,3 +66,48 @@ impl RawMetrics {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::ForwarderConfig;
+
+    use super::*;
+
+    const TOP: &str = "key = \"k\"\nrelay = \"relay.example.net:443\"\n\
+                       relay_key = \"ed25519:Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE\"\n";
+
+    fn load(table: &str) -> Result<Metrics, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("adit.toml");
+        std::fs::write(&path, format!("{TOP}{table}")).unwrap();
+        let config = ForwarderConfig::load(&path);
+        let log = |log: PathBuf| log.strip_prefix(folder.path()).unwrap().to_owned();
+        let config = config.map_err(|error| error.problem.to_string())?;
+        let histogram_log = config.metrics.histogram_log.map(log);
+        Ok(Metrics { histogram_log, ..config.metrics })
+    }
+
+    /// What is said is read, paths as seen from the file; what is not said is off; and what is wrong
+    /// is named.
+    #[test]
+    fn metrics_are_read_and_checked() {
+        assert_eq!(load("").unwrap(), Metrics::default());
+        let all = "[metrics]\nlisten = \"127.0.0.1:9464\"\nhistogram_log = \"adit.hlog\"\n\
+                   histogram_interval_s = 60\n";
+        let expected = Metrics {
+            listen: Some("127.0.0.1:9464".parse().unwrap()),
+            histogram_log: Some("adit.hlog".into()),
+            histogram_interval: Duration::from_secs(60),
+        };
+        assert_eq!(load(all).unwrap(), expected);
+        let refused = [
+            ("listen = \"9464\"", "no address to listen on"),
+            ("histogram_interval_s = 0", "write 1 to 86400 seconds"),
+            ("listn = \"127.0.0.1:1\"", "did you mean \"listen\"?"),
+        ];
+        for (line, said) in refused {
+            let error = load(&format!("[metrics]\n{line}\n")).unwrap_err();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+}

@@ -77,6 +77,20 @@ impl Way {
     }
 }
 
+/// A text that names no way.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no way: write to_tunnel or from_tunnel")]
+pub struct BadWay(String);
+
+impl FromStr for Way {
+    type Err = BadWay;
+
+    fn from_str(text: &str) -> Result<Self, BadWay> {
+        let found = [Self::ToTunnel, Self::FromTunnel].into_iter().find(|way| way.name() == text);
+        found.ok_or_else(|| BadWay(text.to_owned()))
+    }
+}
+
 /// Whose times a histogram has.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TimesOf {

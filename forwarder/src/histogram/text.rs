@@ -83,6 +83,29 @@ pub fn bars(times: &Histogram<u64>) -> String {
     text
 }
 
+/// The powers of two of [`spark`]: from a microsecond to a second.
+const SPARKS: usize = 20;
+/// From few to many.
+const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// How many times there are in each power of two from a microsecond to a second, in a cell each.
+pub fn spark(times: &Histogram<u64>) -> String {
+    let mut counts = [0_u64; SPARKS];
+    for step in times.iter_recorded() {
+        let us = (step.value_iterated_to() / 1_000).max(1);
+        let at = usize::try_from(us.ilog2()).unwrap_or(SPARKS).min(SPARKS - 1);
+        if let Some(count) = counts.get_mut(at) {
+            *count += step.count_since_last_iteration();
+        }
+    }
+    let most = counts.iter().copied().max().unwrap_or(0).max(1);
+    let cell = |count: u64| {
+        let level = usize::try_from(u128::from(count) * 7 / u128::from(most)).unwrap_or(7);
+        LEVELS.get(level).copied().filter(|_| count > 0).unwrap_or('·')
+    };
+    counts.into_iter().map(cell).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +135,15 @@ mod tests {
         assert_eq!(bar(0, 10, 4), "");
         assert_eq!(bar(3, 2, 4), "████");
         assert_eq!(bar(7, 16, 2), "▉");
+    }
+
+    /// Each time is in the cell of its power of two, and the last cell has all that is longer.
+    #[test]
+    fn sparks_show_where_times_are() {
+        let mut times = Histogram::<u64>::new_with_bounds(1_000, 3_600_000_000_000, 2).unwrap();
+        let all = [1_000, 5_000, 5_000, 90_000_000_000];
+        all.into_iter().for_each(|time| times.record(time).unwrap());
+        assert_eq!(spark(&times), format!("▄·█{}▄", "·".repeat(16)));
     }
 
     /// The table ends with the longest, and every time is in some bar.

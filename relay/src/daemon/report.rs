@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use adit::config::Admitted;
-use adit::histogram::TimesRequest;
 use adit::exit::Failed;
 use adit::handoff::{Command, Protocol, Report, SessionKey, SessionReport};
+use adit::histogram::TimesRequest;
 use adit::key::PublicKey;
-use adit::status::{Ask, AdmittedStatus, ContactStatus, Memory, RelayStatus, Traffic, VERSION};
+use adit::status::{AdmittedStatus, Ask, ContactStatus, Memory, RelayStatus, Traffic, VERSION};
 
 use super::{Daemon, Session};
 

@@ -121,7 +121,8 @@ impl Datagrams {
     /// A flow that the other end opened: it knows of it.
     pub(super) fn handle_open(&mut self, id: FlowId) {
         let stage = Stage::Accepted;
-        let flow = DatagramFlow { stage, is_announced: true, is_unannounced: false, early: 0, tag: 0 };
+        let flow =
+            DatagramFlow { stage, is_announced: true, is_unannounced: false, early: 0, tag: 0 };
         self.flows.insert(id, flow);
         self.tell_wanted();
     }
