@@ -1,5 +1,7 @@
 //! What was sent, and since when it had waited: for whoever measures.
 
+use std::time::Duration;
+
 use super::Session;
 use crate::id::{FlowId, Time};
 use crate::limits::DEPARTED_MAX;
@@ -43,7 +45,7 @@ impl<B> Session<B> {
     }
 
     /// What the latest `PONG` has measured; once for each.
-    pub fn poll_round_trip(&mut self) -> Option<std::time::Duration> {
+    pub fn poll_round_trip(&mut self) -> Option<Duration> {
         self.liveness.poll_round_trip()
     }
 }
