@@ -21,6 +21,7 @@ mod tests;
 
 mod asker;
 mod client;
+mod histograms;
 mod inbox;
 mod peers;
 mod refusal;
@@ -36,6 +37,7 @@ use axum::routing::get;
 pub use asker::{Access, Asker, hash};
 pub use axum::http::StatusCode;
 pub use client::{Client, ClientError};
+pub use histograms::{histogram_routes, serve_metrics};
 pub use inbox::{Inbox, Reply};
 pub use peers::{NewPeer, PeersRequest, Renewal, peers_routes};
 pub use refusal::{ErrorBody, Json, Refusal};

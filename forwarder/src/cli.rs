@@ -1,9 +1,11 @@
 //! The command line of `adit`, and what it shares with that of `adit-relay`.
 
 mod connect;
+mod histogram;
 mod proxy;
 mod register;
 mod shared;
+mod top;
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -24,10 +26,12 @@ use connect::ConnectArgs;
 use proxy::ProxyArgs;
 use register::{RegisterArgs, TokenArgs, UnregisterArgs};
 
+pub use histogram::{HistogramArgs, histogram};
 pub use shared::{
     KeygenArgs, LogArgs, SocketArgs, StatusArgs, answer, bad_level, check_io_uring, check_key,
-    keygen, ok, parsed, say,
+    keygen, ok, parsed, say, show_status,
 };
+pub use top::{TopArgs, Watched, top};
 
 /// A line with blanks around it.
 const STDIN_BYTES_MAX: u64 = 2 * LINE_BYTES_MAX as u64;
@@ -103,6 +107,10 @@ enum Command {
     Token(TokenArgs),
     /// Show the running forwarder.
     Status(StatusArgs),
+    /// Show how long things take in the running forwarder, or write it to files.
+    Histogram(HistogramArgs),
+    /// Watch the running forwarder: flows, rates, times; q ends.
+    Top(TopArgs),
 }
 
 /// The program `adit`.
@@ -129,12 +137,9 @@ fn run(cli: Cli) -> Result<(), Failed> {
         Command::Register(args) => register::register(&args, &socket(&args.socket)?),
         Command::Unregister(args) => register::unregister(&args, &socket(&args.socket)?),
         Command::Token(args) => register::token(&args),
-        Command::Status(args) => {
-            let json = answer(&socket(&args.socket)?)?;
-            let shown = if args.json { json } else { forwarder_table(&parsed(&json)?) };
-            say(&shown);
-            Ok(())
-        }
+        Command::Status(args) => show_status(&args, &socket(&args.socket)?, forwarder_table),
+        Command::Histogram(args) => histogram(&args, &socket(&args.socket)?),
+        Command::Top(args) => top(&args, &socket(&args.socket)?, Watched::Forwarder),
     }
 }
 

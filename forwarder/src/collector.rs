@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use adit_proto::flow::Chunk;
+use adit_proto::id::Time;
 use adit_proto::limits::{GATHERED_MAX, RECORD_ACCEPTED_MAX, SLOT_HEADROOM};
 use adit_proto::record::{AlertDescription, Opened, Opener, RecordLayer};
 use adit_proto::session::Event;
@@ -113,12 +114,12 @@ pub(crate) fn broken(error: impl std::fmt::Display) -> Down {
 
 /// What a flow's socket brought: a small payload is copied out, so that its slot goes back at
 /// once; a large one stays where it will be sealed.
-pub(crate) fn chunk(buffer: Buffer) -> Chunk<Memory> {
+pub(crate) fn chunk(buffer: Buffer, at: Time) -> Chunk<Memory> {
     let len = buffer.payload_len();
     let payload = SLOT_HEADROOM..SLOT_HEADROOM + len;
     if len > GATHERED_MAX {
-        return Chunk { memory: Memory::from(buffer), payload };
+        return Chunk { memory: Memory::from(buffer), payload, at };
     }
     let copy: Box<[u8]> = buffer.bytes().get(payload).unwrap_or_default().into();
-    Chunk { memory: Memory::from(copy), payload: 0..len }
+    Chunk { memory: Memory::from(copy), payload: 0..len, at }
 }

@@ -7,6 +7,7 @@
 mod file;
 mod forwarder;
 mod gateway;
+mod metrics;
 mod name;
 mod net;
 mod outward;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 pub use forwarder::ForwarderConfig;
 pub(crate) use gateway::ProxyKind;
 pub use gateway::{BadProxy, Bind, Family, GatewayConfig, Proxy, ProxyChoice, ProxyText};
+pub use metrics::Metrics;
 pub use name::{BadName, name};
 pub use net::{BadNet, Net};
 pub use outward::{BadDestination, LISTENERS_MAX, Outward, To};

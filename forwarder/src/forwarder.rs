@@ -44,12 +44,17 @@ pub fn run(file: &Path) -> Result<(), Failed> {
     let config = ForwarderConfig::load(file)?;
     let key = PrivateKey::load(&config.key)?;
     let (inbox, inputs) = mpsc::channel(net::INBOX_MAX);
-    let routes = || api::routes().merge(api::peers_routes());
+    let routes = || api::routes().merge(api::peers_routes()).merge(api::histogram_routes());
     let _socket = api::serve(&config.socket, inbox.clone(), routes())
         .map_err(|error| Failed::new(Exit::Failure, error))?;
     if let Some(listen) = config.api {
         api::serve_lan(listen, inbox.clone(), routes()).map_err(|error| {
             Failed::new(Exit::Failure, format!("[api]: cannot listen on {listen}: {error}"))
+        })?;
+    }
+    if let Some(listen) = config.metrics.listen {
+        api::serve_metrics(listen, inbox.clone()).map_err(|error| {
+            Failed::new(Exit::Failure, format!("[metrics]: cannot listen on {listen}: {error}"))
         })?;
     }
     let (version, peers) = (status::VERSION, config.peers.len());

@@ -7,6 +7,7 @@
 
 mod command;
 mod event;
+mod times;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ pub use command::{
     ProxyVersion, Quota, Replies, Service, SessionKey,
 };
 pub use event::{DatagramReport, Down, Event, Report, SessionReport};
+pub use times::{BadMeasure, BadWay, Measure, Times, TimesOf, Way};
 
 /// The control plane's end towards one pump.
 #[derive(Clone, Debug)]

@@ -20,6 +20,7 @@ pub mod exit;
 pub mod forwarder;
 pub mod gateway;
 pub mod handoff;
+pub mod histogram;
 pub mod invitation;
 pub mod join;
 pub mod key;

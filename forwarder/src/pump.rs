@@ -19,6 +19,7 @@ mod contacts;
 mod flows;
 mod greetings;
 mod inlets;
+mod measures;
 mod meter;
 mod opening;
 mod owners;
@@ -48,7 +49,7 @@ use nix::time::ClockId;
 use crate::collector::CARRIER_HEADROOM;
 use crate::handoff::{
     Command, Down, Event, EventSender, GoawayReason, PumpEnd, PumpHandle, Report, SessionKey,
-    crossing,
+    Times, crossing,
 };
 use crate::key::PublicKey;
 use associations::Association;
@@ -56,6 +57,7 @@ use carriers::CarrierSocket;
 use contacts::{Door, Listener};
 use flows::FlowSocket;
 use inlets::Inlet;
+use measures::Measures;
 use owners::Owner;
 use paths::{PathSocket, Paths};
 use sessions::Tunnel;
@@ -107,6 +109,7 @@ struct Pump {
     /// Flows whose sockets are full while they hold slices of receive buffers.
     flows_blocked: BTreeSet<Slot>,
     slice_lists: Vec<SliceList>,
+    measures: Measures,
     is_stopping: bool,
 }
 
@@ -189,6 +192,7 @@ impl Pump {
             flows_dry: VecDeque::new(),
             flows_blocked: BTreeSet::new(),
             slice_lists: Vec::new(),
+            measures: Measures::default(),
             is_stopping: false,
         };
         Ok((pump, handle))
@@ -273,10 +277,9 @@ impl Pump {
             Command::Withdraw { session, contact } => self.withdraw(session, contact),
             Command::Drain { session } => self.drain(session),
             Command::Close { session, reason, why } => self.close(session, reason, &why),
-            Command::Report => {
-                let report = self.report();
-                self.emit(Event::Report(report));
-            }
+            Command::Report => self.report(None),
+            Command::Measure => self.report(Some(self.measures.snapshot())),
+            Command::ResetTimes => self.measures.reset(),
             Command::Stop => self.stop(),
         }
     }
@@ -451,14 +454,16 @@ impl Pump {
         }
     }
 
-    fn report(&self) -> Report {
+    fn report(&mut self, times: Option<Vec<Times>>) {
         let groups = [self.groups.carriers, self.groups.flows, self.groups.messages];
         let pools = groups.map(|group| self.ring.pool(group));
-        Report {
+        let report = Report {
             memory_held: pools.iter().map(|pool| pool.held() * pool.stride()).sum(),
             memory_max: pools.iter().map(|pool| pool.buffers() * pool.stride()).sum(),
             sessions: self.tunnels.iter().map(|(_, tunnel)| self.report_session(tunnel)).collect(),
-        }
+            times,
+        };
+        self.emit(Event::Report(report));
     }
 
     fn take_slices(&mut self) -> SliceList {

@@ -1,5 +1,6 @@
 //! What a daemon says about itself: the answer to `GET /v1/status` of its [API](crate::api).
 
+mod figures;
 mod gathering;
 mod table;
 

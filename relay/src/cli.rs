@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adit::cli::{
-    KeygenArgs, LogArgs, SocketArgs, StatusArgs, answer, bad_level, check_io_uring, check_key,
-    keygen, ok, parsed, say,
+    HistogramArgs, KeygenArgs, LogArgs, SocketArgs, StatusArgs, TopArgs, Watched, bad_level,
+    check_io_uring, check_key, histogram, keygen, ok, show_status, top,
 };
 use adit::config::{RELAY_FILE, RELAY_SOCKET, RelayConfig};
 use adit::exit::{self, Exit, Failed};
@@ -62,6 +62,10 @@ enum Command {
     },
     /// Show the running relay.
     Status(StatusArgs),
+    /// Show how long things take in the running relay, or write it to files.
+    Histogram(HistogramArgs),
+    /// Watch the running relay: flows, rates, times; q ends.
+    Top(TopArgs),
     /// Make an invitation, and print it: one line, for `adit join` on another host.
     Invite(InviteArgs),
     /// Show who may come: of the configuration, enrolled, or invited.
@@ -88,12 +92,9 @@ fn run(cli: Cli) -> Result<(), Failed> {
             logging::start(cli.log.log_level.as_deref()).map_err(bad_level)?;
             daemon::run(&config)
         }
-        Command::Status(args) => {
-            let json = answer(&socket(&args.socket)?)?;
-            let shown = if args.json { json } else { relay_table(&parsed(&json)?) };
-            say(&shown);
-            Ok(())
-        }
+        Command::Status(args) => show_status(&args, &socket(&args.socket)?, relay_table),
+        Command::Histogram(args) => histogram(&args, &socket(&args.socket)?),
+        Command::Top(args) => top(&args, &socket(&args.socket)?, Watched::Relay),
         Command::Invite(args) => enrolment::invite(args),
         Command::Forwarders(args) => enrolment::forwarders(&args),
         Command::Revoke(args) => enrolment::revoke(&args),

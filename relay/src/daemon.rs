@@ -25,6 +25,7 @@ use adit::handoff::{
     self, Arrival, Command, ContactSocket, Event, EventReceiver, GoawayReason, PumpHandle,
     SessionKey,
 };
+use adit::histogram::{Live, TimesRequest};
 use adit::invitation::UnixTime;
 use adit::key::{PrivateKey, PublicKey};
 use adit::net::{self, Listener, Shaken, Signal};
@@ -66,6 +67,7 @@ pub(crate) enum Input {
     Event(Event),
     Arrived(Box<Shaken>),
     Ask(Ask),
+    Times(TimesRequest),
     Enrol(Enrol),
     Signal(Signal),
     Resolved { asked: Asked, place: Place, found: io::Result<Vec<SocketAddr>> },
@@ -86,6 +88,12 @@ impl From<Signal> for Input {
 impl From<Ask> for Input {
     fn from(ask: Ask) -> Self {
         Self::Ask(ask)
+    }
+}
+
+impl From<TimesRequest> for Input {
+    fn from(request: TimesRequest) -> Self {
+        Self::Times(request)
     }
 }
 
@@ -137,6 +145,7 @@ struct Daemon {
     refusals: Rc<RefCell<Refusals>>,
     listeners: Vec<TcpListener>,
     gathering: Gathering,
+    live: Live,
     ending: Option<Ending>,
 }
 
@@ -156,6 +165,10 @@ pub(crate) fn run(file: &Path) -> Result<(), Failed> {
     let (inbox, inputs) = mpsc::channel(net::INBOX_MAX);
     let _socket =
         api::serve(&config.socket, inbox.clone(), routes()).map_err(|error| failed(&error))?;
+    if let Some(listen) = config.metrics.listen {
+        let cannot = |error| format!("[metrics]: cannot listen on {listen}: {error}");
+        api::serve_metrics(listen, inbox.clone()).map_err(|error| failed(&cannot(error)))?;
+    }
     let forwarders = config.admitted.len();
     tracing::info!(key = %key.public(), pumps = cores, forwarders, "adit-relay {VERSION} starts");
     net::run(async move {
@@ -196,11 +209,13 @@ impl Daemon {
         let invitations = invitations.map_err(|error| Failed::new(Exit::Config, error))?;
         let policies = policies(&config.admitted);
         admission.set(policies.keys().copied().collect());
+        let metrics = config.metrics.clone();
         Ok(Self {
             file: file.into(),
             config,
             key,
             gathering: Gathering::new(pumps.len()),
+            live: Live::new("adit_relay", pumps.len(), &metrics, Instant::now()),
             pumps,
             admission,
             policies,
@@ -264,6 +279,7 @@ impl Daemon {
         match input {
             Input::Event(event) => self.handle_event(event, now),
             Input::Arrived(shaken) => self.start(*shaken, now),
+            Input::Times(request) => self.measure(request, now),
             Input::Ask(ask) => {
                 let is_first = self.gathering.handle_ask(ask, now);
                 if is_first { self.tell_all(|| Command::Report) } else { Ok(()) }
@@ -339,6 +355,7 @@ impl Daemon {
                 return self.handle_opened(session, flow, open, now);
             }
             Event::Down { session, why } => self.handle_down(session, &why, now),
+            Event::Report(report) if report.times.is_some() => self.live.handle_report(report),
             Event::Report(report) => self.gathering.handle_report(report),
         }
         Ok(())
@@ -462,6 +479,7 @@ impl Daemon {
             self.absence.poll_timeout(),
             self.beat.poll_timeout(),
             self.gathering.poll_timeout(),
+            self.live.poll_timeout(),
             ending,
         ];
         let idle = Instant::now() + IDLE_MAX;
@@ -477,12 +495,7 @@ impl Daemon {
         self.refuse_all(waited)?;
         let refused = self.beat.handle_timeout(now);
         self.refuse_all(refused)?;
-        if let Some((asks, reports)) = self.gathering.poll_answer(now) {
-            let status = serde_json::to_string(&self.status(&reports, now)).unwrap_or_default();
-            for Ask(reply) in asks {
-                reply.send(Ok(status.clone()));
-            }
-        }
+        self.report(now)?;
         match self.ending {
             Some(Ending::Draining { until }) if until <= now => self.close_all(now),
             _ => Ok(()),

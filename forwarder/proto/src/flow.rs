@@ -24,6 +24,8 @@ pub struct Chunk<B> {
     pub memory: B,
     /// Where in the memory the bytes are.
     pub payload: Range<usize>,
+    /// When they were read.
+    pub at: Time,
 }
 
 impl<B: AsRef<[u8]>> Chunk<B> {
@@ -45,6 +47,8 @@ enum Sending {
 pub struct Flow<B> {
     /// The contact point that it was opened through.
     pub(crate) contact: ContactId,
+    /// What its bytes count to where times are measured.
+    pub(crate) tag: u16,
     queue: VecDeque<Chunk<B>>,
     queued: usize,
     sending: Sending,
@@ -76,6 +80,7 @@ impl<B> Flow<B> {
     pub(crate) fn new(contact: ContactId, credit: u64, now: Time) -> Self {
         Self {
             contact,
+            tag: 0,
             queue: VecDeque::new(),
             queued: 0,
             sending: Sending::Open,
@@ -121,7 +126,8 @@ impl<B> Flow<B> {
         {
             let joined = [last.bytes(), chunk.bytes()].concat();
             let payload = 0..joined.len();
-            *last = Chunk { memory: B::from(joined.into()), payload };
+            // As old as its oldest byte.
+            *last = Chunk { memory: B::from(joined.into()), payload, at: last.at };
         } else {
             self.queue.push_back(chunk);
         }
@@ -310,7 +316,7 @@ mod tests {
         let mut flow = flow();
         let bytes: Vec<u8> = (0..100_000_u32).map(|n| n.to_le_bytes()[0]).collect();
         for byte in &bytes {
-            flow.push(Chunk { memory: Box::from([*byte]), payload: 0..1 });
+            flow.push(Chunk { memory: Box::from([*byte]), payload: 0..1, at: Time(0) });
         }
         assert!(flow.queue.len() <= FLOW_PIECES + bytes.len() / (GATHERED_MAX / 2));
         flow.handle_credit(Credit { limit: 1 << 20, taken: 0 });
@@ -325,7 +331,7 @@ mod tests {
     #[test]
     fn fin_follows_the_queued_bytes_once() {
         let mut flow = flow();
-        flow.push(Chunk { memory: Box::from([1, 2, 3]), payload: 0..3 });
+        flow.push(Chunk { memory: Box::from([1, 2, 3]), payload: 0..3, at: Time(0) });
         flow.finish();
         assert!(!flow.take_fin());
         flow.pop().unwrap();

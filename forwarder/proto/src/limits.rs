@@ -275,6 +275,28 @@ pub const MESSAGE_BUFFERS_PUBLISHED: u16 = 64;
 /// Bytes that the kernel may hold for a UDP socket in each direction.
 pub const DATAGRAM_SOCKET_BYTES: usize = 4 * 1024 * 1024;
 
+/// Pieces of flows that one send measures: as many as it has where they are not tiny.
+pub const DEPARTED_MAX: usize = 4_096;
+/// Receives whose bytes one flow's socket may have yet to take, each measured apart; what comes on
+/// top is measured with the last of them.
+pub const ARRIVALS_MAX: usize = 8;
+/// Contact points whose times one pump keeps apart; what comes on top counts to one more …
+pub const MEASURED_CONTACTS_MAX: usize = 128;
+/// … and the same of sessions.
+pub const MEASURED_SESSIONS_MAX: usize = 64;
+/// Times are told apart from so much on, …
+pub const MEASURED_TIME_MIN: Duration = Duration::from_micros(1);
+/// … up to as long as a session may wait for a carrier, …
+pub const MEASURED_TIME_MAX: Duration = GRACE_MAX;
+/// … to so many decimal digits.
+pub const MEASURED_DIGITS: u8 = 2;
+/// The memory of one histogram: 27 powers of two of 128 counts each.
+pub const HISTOGRAM_BYTES: usize = 27 * 128 * 8;
+/// Histograms of a contact point …
+pub const HISTOGRAMS_PER_CONTACT: usize = 3;
+/// … and of a session.
+pub const HISTOGRAMS_PER_SESSION: usize = 2;
+
 /// Completions that a pump handles in one turn.
 pub const TURN_COMPLETIONS_MAX: usize = 1_024;
 
@@ -290,6 +312,13 @@ pub const POOL_BYTES_MAX: usize = CARRIER_BUFFERS as usize
 // The pools together stay within what the documentation promises: 160 MiB a pump, of which only
 // what was touched at once is ever resident.
 const _: () = assert!(POOL_BYTES_MAX <= 160 * 1024 * 1024);
+// All histograms of a pump together stay within 16 MiB.
+const _: () = assert!(
+    HISTOGRAM_BYTES
+        * ((MEASURED_CONTACTS_MAX + 1) * HISTOGRAMS_PER_CONTACT
+            + (MEASURED_SESSIONS_MAX + 1) * HISTOGRAMS_PER_SESSION)
+        <= 16 * 1024 * 1024
+);
 // A session that is granted its whole window can be retained in slots.
 const _: () =
     assert!(FLOW_SLOTS as u64 * PAYLOAD_MAX as u64 >= SESSION_WINDOW + FLOW_QUEUED_MAX as u64);

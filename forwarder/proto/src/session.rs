@@ -8,6 +8,7 @@
 //! [`crate::limits::RETAINED_RECORDS_MAX`].
 
 mod datagrams;
+mod departed;
 mod error;
 mod liveness;
 mod paths;
@@ -30,11 +31,13 @@ use crate::limits::{
 };
 use crate::schedule::Schedule;
 use datagrams::Datagrams;
+use departed::Departures;
 use liveness::Liveness;
 use resume::{Carriage, Retained};
 use share::Waiting;
 
 pub use datagrams::DatagramCounters;
+pub use departed::Departed;
 pub use error::{OpenError, SessionError, TransmitError};
 pub use paths::Packets;
 pub use resume::{Greeted, parse_greeting, seal_greeting};
@@ -126,6 +129,8 @@ pub struct Session<B> {
     received: Received,
     liveness: Liveness,
     counters: Counters,
+    /// What was sealed since it was last asked for.
+    departed: Departures,
 }
 
 /// What was sent, and how far more may be.
@@ -193,6 +198,7 @@ impl<B> Session<B> {
             received: Received { grant: SESSION_WINDOW, ..Received::default() },
             liveness: Liveness::new(now),
             counters: Counters::default(),
+            departed: Departures::default(),
         }
     }
 

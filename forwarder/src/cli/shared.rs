@@ -48,6 +48,9 @@ pub struct StatusArgs {
     /// Print the JSON object that the daemon answers with.
     #[arg(long)]
     pub json: bool,
+    /// Show the times of a peer's contact point, by the peer's name, or of the tunnel.
+    #[arg(long, value_name = "NAME")]
+    pub histogram: Option<String>,
 }
 
 impl SocketArgs {
@@ -120,6 +123,24 @@ pub fn check_io_uring() -> Result<(), Failed> {
 /// When none answers, or it refuses.
 pub fn answer(socket: &Path) -> Result<String, Failed> {
     Ok(Client::new(socket).get("/v1/status")?)
+}
+
+/// Shows the daemon's status, as a table, or what else is asked for.
+///
+/// # Errors
+/// When no daemon answers, or it refuses.
+pub fn show_status<T: DeserializeOwned>(
+    args: &StatusArgs,
+    socket: &Path,
+    table: impl Fn(&T) -> String,
+) -> Result<(), Failed> {
+    if let Some(name) = &args.histogram {
+        return super::histogram::show_one(name, args.json, socket);
+    }
+    let json = answer(socket)?;
+    let shown = if args.json { json } else { table(&parsed(&json)?) };
+    say(&shown);
+    Ok(())
 }
 
 /// A daemon's answer as what it means.

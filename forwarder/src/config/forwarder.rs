@@ -9,6 +9,7 @@ use toml::Spanned;
 
 use super::file::{File, OneOrMany, Schema};
 use super::gateway::{self, GATEWAY_KEYS, GatewayConfig, RawGateway};
+use super::metrics::{METRICS_KEYS, Metrics, RawMetrics};
 use super::outward::{self, Outward, RawListener, RawSocks};
 use super::peer::{PEER_KEYS, RawPeer, peers};
 use super::place::ListenAddress;
@@ -31,6 +32,7 @@ const SCHEMA: Schema = Schema {
         "token",
         "listener",
         "socks",
+        "metrics",
     ],
     tables: &[
         ("gateway", GATEWAY_KEYS),
@@ -39,6 +41,7 @@ const SCHEMA: Schema = Schema {
         ("token", TOKEN_KEYS),
         ("listener", &["name", "listen", "protocol", "to"]),
         ("socks", &["listen"]),
+        ("metrics", METRICS_KEYS),
     ],
 };
 
@@ -67,6 +70,8 @@ pub struct ForwarderConfig {
     pub listeners: Vec<Outward>,
     /// Where registered peers are offered SOCKS5.
     pub socks: Option<SocketAddr>,
+    /// How what it measures leaves it.
+    pub metrics: Metrics,
 }
 
 #[derive(Deserialize)]
@@ -86,6 +91,8 @@ struct Raw {
     api: Option<RawApi>,
     #[serde(default)]
     token: Vec<RawToken>,
+    #[serde(default)]
+    metrics: RawMetrics,
 }
 
 #[derive(Deserialize)]
@@ -109,6 +116,7 @@ impl ForwarderConfig {
             tokens: Vec::new(),
             listeners: Vec::new(),
             socks: None,
+            metrics: Metrics::default(),
         }
     }
 
@@ -131,6 +139,7 @@ impl ForwarderConfig {
             tokens: tokens(&file, &raw.token)?,
             listeners: outward::listeners(&file, &raw.listener)?,
             socks: outward::socks(&file, raw.socks.as_ref())?,
+            metrics: raw.metrics.checked(path, &file)?,
         })
     }
 }

@@ -20,6 +20,7 @@ pub use pattern::{BadPattern, NamePattern};
 
 use super::file::{File, OneOrMany, Schema};
 use super::forwarder::places;
+use super::metrics::{METRICS_KEYS, Metrics, RawMetrics};
 use super::place::ListenAddress;
 use super::{ConfigError, ENROLLED_FILE, Places, Problem, RELAY_SOCKET, RELAY_STATE, beside};
 use admitted::{EXTERNAL_KEYS, FORWARDER_KEYS, Known, RawAdmitted};
@@ -36,11 +37,13 @@ const SCHEMA: Schema = Schema {
         "session",
         "forwarder",
         "external",
+        "metrics",
     ],
     tables: &[
         ("session", &["grace_s"]),
         ("forwarder", FORWARDER_KEYS),
         ("external", EXTERNAL_KEYS),
+        ("metrics", METRICS_KEYS),
     ],
 };
 
@@ -63,6 +66,8 @@ pub struct RelayConfig {
     pub grace: Duration,
     /// Whether sessions are offered a datagram path over UDP.
     pub datagram_path: bool,
+    /// How what it measures leaves it.
+    pub metrics: Metrics,
     /// Who is let in and may do what: those of the file, and then those that were enrolled.
     pub admitted: Vec<Admitted>,
 }
@@ -83,6 +88,8 @@ struct Raw {
     forwarder: Vec<RawAdmitted>,
     #[serde(default)]
     external: Vec<RawAdmitted>,
+    #[serde(default)]
+    metrics: RawMetrics,
 }
 
 #[derive(Default, Deserialize)]
@@ -116,6 +123,7 @@ impl RelayConfig {
             contact_address,
             socket: beside(path, raw.socket.as_deref().unwrap_or(RELAY_SOCKET)),
             datagram_path: raw.datagram_path.unwrap_or(true),
+            metrics: raw.metrics.checked(path, &file)?,
             grace: grace(&file, raw.session.grace_s.as_ref())?,
             state,
             admitted: known.admitted,

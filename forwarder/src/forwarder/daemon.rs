@@ -29,6 +29,7 @@ use crate::handoff::{
     Answer, Arrival, Carrier, Command, Down, Event, GoawayReason, PumpHandle, Quota, ResetReason,
     SessionKey,
 };
+use crate::histogram::{Live, TimesRequest};
 use crate::key::PublicKey;
 use crate::net::{self, NetworkChanged, Signal};
 use crate::registrar::{Action, Registrar};
@@ -50,6 +51,7 @@ pub(super) enum Input {
     Resolved(ContactId, io::Result<SocketAddr>),
     Checked(ContactId, io::Result<()>),
     Ask(Ask),
+    Times(TimesRequest),
     Request(PeersRequest),
     Socks(Asked),
     /// Standard output has had everything, or why it has not.
@@ -88,6 +90,12 @@ impl From<Ask> for Input {
     }
 }
 
+impl From<TimesRequest> for Input {
+    fn from(request: TimesRequest) -> Self {
+        Self::Times(request)
+    }
+}
+
 /// The way to the end.
 #[derive(Clone, Copy, Debug)]
 enum Ending {
@@ -110,6 +118,7 @@ pub(super) struct Daemon {
     dialling: Option<net::Task>,
     last_error: Option<String>,
     gathering: Gathering,
+    live: Live,
     ending: Option<Ending>,
     /// Why this ends in a failure.
     failure: Option<Failed>,
@@ -131,7 +140,9 @@ impl Daemon {
         pump: PumpHandle,
         inbox: mpsc::Sender<Input>,
     ) -> Result<Self, Failed> {
+        let now = Instant::now();
         Ok(Self {
+            live: Live::new("adit", 1, &config.metrics, now),
             outward: Outward::open(&role, &config, &inbox)?,
             role,
             registrar: Registrar::new(config.peers.clone(), Instant::now()),
@@ -197,6 +208,10 @@ impl Daemon {
                 if self.gathering.handle_ask(ask, now) {
                     return self.tell(Command::Report);
                 }
+            }
+            Input::Times(request) => {
+                let command = self.live.handle_request(request, now);
+                return command.map_or(Ok(()), |command| self.tell(command));
             }
             Input::Request(request) => self.handle_request(request, now),
             Input::Socks(asked) => {
@@ -318,6 +333,7 @@ impl Daemon {
                 self.handle_down(&why, now);
                 return self.give_up_if_called(&why, now);
             }
+            Event::Report(report) if report.times.is_some() => self.live.handle_report(report),
             Event::Report(report) => self.gathering.handle_report(report),
             Event::Heard { .. } => {}
         }
@@ -463,19 +479,15 @@ impl Daemon {
         let ending = self.ending.map(|ending| match ending {
             Ending::Draining { until } | Ending::Closing { until } => until,
         });
-        let others = [self.registrar.poll_timeout(), self.gathering.poll_timeout(), tunnel, ending];
+        let asked = [self.gathering.poll_timeout(), self.live.poll_timeout()];
+        let others = [self.registrar.poll_timeout(), tunnel, ending].into_iter().chain(asked);
         let idle = Instant::now() + IDLE_MAX;
-        others.into_iter().flatten().fold(idle, Instant::min)
+        others.flatten().fold(idle, Instant::min)
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), Failed> {
         self.registrar.handle_timeout(now);
-        if let Some((asks, reports)) = self.gathering.poll_answer(now) {
-            let status = serde_json::to_string(&self.status(&reports, now)).unwrap_or_default();
-            for Ask(reply) in asks {
-                reply.send(Ok(status.clone()));
-            }
-        }
+        self.report(now)?;
         if let Some(Ending::Draining { until }) = self.ending
             && until <= now
         {

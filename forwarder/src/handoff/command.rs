@@ -270,6 +270,10 @@ pub enum Command {
     },
     /// Asks for an [`Event::Report`](super::Event::Report).
     Report,
+    /// Asks for one that has [`Times`](super::Times), too.
+    Measure,
+    /// Lets all histograms begin anew.
+    ResetTimes,
     /// Ends every session and then the pump's thread.
     Stop,
 }

@@ -6,7 +6,7 @@ use adit_proto::frame::{ControlFrame, GoawayReason, Open, ResetReason};
 use adit_proto::id::{FlowId, SessionId};
 use serde::{Deserialize, Serialize};
 
-use super::SessionKey;
+use super::{SessionKey, Times};
 
 /// What a pump tells the control plane.
 #[derive(Debug)]
@@ -107,7 +107,7 @@ pub enum Down {
 }
 
 /// A snapshot of one pump.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Bytes of buffers that hold something.
     pub memory_held: usize,
@@ -115,6 +115,8 @@ pub struct Report {
     pub memory_max: usize,
     /// One entry per session.
     pub sessions: Vec<SessionReport>,
+    /// What was measured, where that was asked for.
+    pub times: Option<Vec<Times>>,
 }
 
 /// A session's datagrams.

@@ -19,6 +19,7 @@ use nix::errno::Errno;
 
 use super::Pump;
 use super::inlets::Caller;
+use super::measures::{Arrivals, Gauge};
 use super::meter::Seat;
 use super::slots::{Purpose, Slot};
 use crate::distributor::{Batch, Gathered};
@@ -36,6 +37,10 @@ pub(super) struct Association {
     pub(super) listening: Option<Listening>,
     /// Goes in front of each datagram.
     pub(super) header: Option<Slice>,
+    /// What its times count to.
+    gauge: Gauge,
+    /// When what was given to the socket came, by sends.
+    arrivals: Arrivals,
     batch: Batch,
     is_to_send: bool,
     /// The way out takes no gathered datagrams.
@@ -76,6 +81,8 @@ impl Association {
             end,
             listening: None,
             header: None,
+            gauge: Gauge::default(),
+            arrivals: Arrivals::default(),
             batch: Batch::default(),
             is_to_send: false,
             sends_singly: false,
@@ -117,8 +124,9 @@ impl Association {
 }
 
 impl Pump {
-    pub(super) fn insert_association(&mut self, association: Association) -> Slot {
+    pub(super) fn insert_association(&mut self, mut association: Association) -> Slot {
         let (tunnel, id) = (association.tunnel, association.id);
+        association.gauge = self.gauge(tunnel, id, &association.peer);
         let slot = self.associations.insert(association);
         if let Some(tunnel) = self.tunnels.get_mut(tunnel) {
             tunnel.associations.insert(id, slot);
@@ -284,16 +292,19 @@ impl Pump {
     }
 
     fn send_gathered(&mut self, slot: Slot, Gathered { slices, segment }: Gathered) {
-        let Some(association) = self.associations.get(slot) else { return };
+        let now = self.now;
+        let Some(association) = self.associations.get_mut(slot) else { return };
         let token = slot.token(Purpose::AssociationSend);
         match &association.end {
             End::Own(socket) => {
                 let envelope = Envelope { to: None, from: None, segment };
+                association.arrivals.handle_come(1, now);
                 self.ring.send_message(socket, envelope, slices, token);
             }
             End::Caller(caller) => {
                 let Some(inlet) = self.inlets.get(caller.inlet) else { return };
                 let envelope = Envelope { to: Some(caller.source), from: caller.local, segment };
+                association.arrivals.handle_come(1, now);
                 self.ring.send_message(&inlet.socket, envelope, slices, token);
             }
             End::Judged(_) => {}
@@ -307,8 +318,10 @@ impl Pump {
         slices: SliceList,
     ) {
         self.keep_slices(slices);
-        let Err(error) = result else { return };
+        let now = self.now;
         let Some(association) = self.associations.get_mut(slot) else { return };
+        self.measures.record_taken(association.gauge, &mut association.arrivals, 1, now);
+        let Err(error) = result else { return };
         // What a device without checksum offload says to gathered datagrams, and what it says when one of
         // them is longer than it takes whole (udp(7)).
         let is_ungathered = [Errno::EIO, Errno::EINVAL, Errno::EMSGSIZE];

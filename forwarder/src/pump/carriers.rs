@@ -7,7 +7,7 @@ use adit_proto::frame::Frame;
 use adit_proto::id::Time;
 use adit_proto::limits::{CARRIER_NOTSENT, CARRIER_USER_TIMEOUT, OPENING_MAX};
 use adit_proto::record::{KEY_UPDATE_LEN, RecordLayer, SealError};
-use adit_proto::session::{TransmitError, seal_greeting};
+use adit_proto::session::{Departed, TransmitError, seal_greeting};
 use adit_ring::{Received, SendHow, Slice, SliceList, Socket};
 
 use super::Pump;
@@ -31,6 +31,8 @@ pub(super) struct CarrierSocket {
     records: RecordLayer,
     intake: Intake,
     line: Line,
+    /// What the send under way has of flows, to be measured when it is complete.
+    departed: Vec<Departed>,
     /// A send is under way, or the line is full.
     pub(super) is_sending: bool,
 }
@@ -63,6 +65,7 @@ impl Pump {
             records: carrier.records,
             intake: Intake::default(),
             line: Line::default(),
+            departed: Vec::new(),
             is_sending: false,
         });
         self.timers.set(self.now + OPENING_MAX, Timer::Greeting(slot));
@@ -143,6 +146,12 @@ impl Pump {
             if result.is_err() {
                 break;
             }
+            if let Some(since) = tunnel.stalled_since.take() {
+                self.measures.record_stall(&tunnel.name, self.now.since(since));
+            }
+        }
+        if let Some(time) = tunnel.session.poll_round_trip() {
+            self.measures.record_round_trip(&tunnel.name, time);
         }
         for event in events {
             self.handle_session_event(slot, event, &collected.memory);
@@ -182,6 +191,8 @@ impl Pump {
             self.keep_slices(slices);
             return self.end(slot, broken(error));
         }
+        tunnel.session.take_departed(&mut carrier.departed);
+        self.measures.record_queued(&carrier.departed, now);
         if slices.is_empty() {
             if tunnel.is_over() {
                 self.part(slot);
@@ -219,17 +230,25 @@ impl Pump {
         let Some(carrier) = self.carriers.get_mut(slot) else { return };
         carrier.is_sending = false;
         match result {
-            Ok(sent) if sent == asked => match carrier.role {
-                Role::Carries(tunnel) => self.schedule_send(tunnel),
-                Role::Parting(_) => {
-                    carrier.socket.shutdown_write().ok();
-                }
-                Role::AwaitsHello(_) | Role::AwaitsWelcome(_) => {}
-            },
+            Ok(sent) if sent == asked => {
+                self.measures.record_departed(&mut carrier.departed, self.now);
+                self.handle_batch_sent(slot);
+            }
             Ok(_) => {
                 self.lose_carrier(slot, Down::Lost("it was closed within a record".into()));
             }
             Err(error) => self.lose_carrier(slot, Down::Lost(error.to_string())),
+        }
+    }
+
+    fn handle_batch_sent(&mut self, slot: Slot) {
+        let Some(carrier) = self.carriers.get(slot) else { return };
+        match carrier.role {
+            Role::Carries(tunnel) => self.schedule_send(tunnel),
+            Role::Parting(_) => {
+                carrier.socket.shutdown_write().ok();
+            }
+            Role::AwaitsHello(_) | Role::AwaitsWelcome(_) => {}
         }
     }
 

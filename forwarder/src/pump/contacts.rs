@@ -66,11 +66,17 @@ impl Pump {
         service: Service,
     ) {
         let Some((_, tunnel)) = self.tunnel_of(key) else { return };
-        let old = tunnel.contacts.insert(contact, Contact::Serve { peer, service });
+        let name = Arc::clone(&tunnel.name);
+        let old =
+            tunnel.contacts.insert(contact, Contact::Serve { peer: Arc::clone(&peer), service });
+        self.measures.contact(&name, &peer);
         old.into_iter().for_each(|old| self.drop_contact(old));
     }
 
     pub(super) fn listen(&mut self, key: SessionKey, door: Door, socket: ContactSocket) {
+        if let Some(name) = self.tunnel_of(key).map(|(_, tunnel)| Arc::clone(&tunnel.name)) {
+            self.measures.contact(&name, &door.peer);
+        }
         match socket {
             ContactSocket::Tcp(listener) => self.listen_for_connections(key, door, listener),
             ContactSocket::Udp(socket) => self.listen_for_datagrams(key, door, socket),

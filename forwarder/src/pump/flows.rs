@@ -13,6 +13,7 @@ use adit_ring::{Received, SendHow, Slice, SliceList, Socket};
 
 use super::Pump;
 use super::carriers::{CarrierSocket, is_dry};
+use super::measures::{Arrivals, Gauge};
 use super::meter::Seat;
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
@@ -31,6 +32,10 @@ pub(super) struct FlowSocket {
     pub(super) peer: Arc<str>,
     pub(super) outlet: Outlet,
     pub(super) state: State,
+    /// What its times count to.
+    pub(super) gauge: Gauge,
+    /// When what waits in the outlet came.
+    arrivals: Arrivals,
     is_receiving: bool,
     /// It waits for slots to come back.
     is_dry: bool,
@@ -78,6 +83,8 @@ impl FlowSocket {
             peer,
             outlet,
             state,
+            gauge: Gauge::default(),
+            arrivals: Arrivals::default(),
             is_receiving: false,
             is_dry: false,
             has_ended: false,
@@ -182,7 +189,7 @@ impl Pump {
         for buffer in received {
             is_end = false;
             tunnel.meter.borrow_mut().charge_bytes(buffer.payload_len(), self.now);
-            tunnel.session.handle_input(id, collector::chunk(buffer));
+            tunnel.session.handle_input(id, collector::chunk(buffer, self.now));
         }
         if is_end {
             flow.has_ended = true;
@@ -212,6 +219,7 @@ impl Pump {
             return state.session.handle_taken(id, slice.len(), now);
         };
         let Some(flow) = self.flows.get_mut(slot) else { return };
+        flow.arrivals.handle_come(slice.len(), now);
         flow.outlet.push(slice);
         if flow.outlet.is_blocked {
             self.flows_blocked.insert(slot);
@@ -268,6 +276,7 @@ impl Pump {
             Err(_) => return self.fail_flow(slot, ResetReason::Peer),
         };
         flow.outlet.handle_sent(taken, &mut slices);
+        self.measures.record_taken(flow.gauge, &mut flow.arrivals, taken, now);
         let is_blocked = flow.outlet.is_blocked;
         if let Some(socket) = flow.socket.as_ref().filter(|_| is_blocked) {
             self.flows_blocked.insert(slot);

@@ -269,6 +269,7 @@ impl Pump {
         let now = self.now;
         let Some(tunnel) = self.tunnels.get_mut(at) else { return };
         tunnel.carrier = None;
+        tunnel.stalled_since.get_or_insert(now);
         tunnel.session.handle_carrier_lost(now);
         if tunnel.is_over() {
             return self.end(at, Down::Closed);
@@ -297,9 +298,13 @@ impl Pump {
 
     /// Tells the control plane whether another carrier is worth having.
     pub(super) fn check_suspect(&mut self, at: Slot) {
+        let now = self.now;
         let Some(tunnel) = self.tunnels.get_mut(at) else { return };
         let is_suspect = tunnel.session.is_carried() && tunnel.session.is_suspect();
         if std::mem::replace(&mut tunnel.is_suspect, is_suspect) != is_suspect {
+            if is_suspect {
+                tunnel.stalled_since.get_or_insert(now);
+            }
             let session = tunnel.key;
             self.emit(Event::Suspect { session, is_suspect });
         }

@@ -22,6 +22,7 @@ use adit_ring::{Socket, Target};
 use super::Pump;
 use super::associations::{Association, End};
 use super::flows::{FlowSocket, State};
+use super::measures::Gauge;
 use super::meter::Seat;
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
@@ -219,17 +220,26 @@ impl Pump {
         self.schedule_send(tunnel);
     }
 
-    fn insert_flow(&mut self, flow: FlowSocket) -> Slot {
+    fn insert_flow(&mut self, mut flow: FlowSocket) -> Slot {
         // Should this process be killed, its flows are cut short, and are not to look finished.
         if let Some(socket) = &flow.socket {
             socket.set_reset_on_close().ok();
         }
         let (tunnel, id) = (flow.tunnel, flow.id);
+        flow.gauge = self.gauge(tunnel, id, &flow.peer);
         let slot = self.flows.insert(flow);
         if let Some(tunnel) = self.tunnels.get_mut(tunnel) {
             tunnel.flows.insert(id, slot);
         }
         slot
+    }
+
+    /// What the flow's times count to, at both of its ends here.
+    pub(super) fn gauge(&mut self, tunnel: Slot, id: FlowId, peer: &Arc<str>) -> Gauge {
+        let Some(state) = self.tunnels.get_mut(tunnel) else { return Gauge::default() };
+        let gauge = self.measures.contact(&state.name, peer);
+        state.session.tag_flow(id, gauge.0);
+        gauge
     }
 
     /// The flow has [`CONNECT_MAX`] from now on to come to its socket.

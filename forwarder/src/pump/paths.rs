@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use adit_proto::frame::{PathCipher, PathOffer};
-use adit_proto::limits::{DATAGRAM_SOCKET_BYTES, PATH_SECRET};
+use adit_proto::limits::{DATAGRAM_SOCKET_BYTES, DEPARTED_MAX, PATH_SECRET};
 use adit_proto::session;
 use adit_ring::{Envelope, Memory, Message, Slice, SliceList, Socket, Target};
 use nix::errno::Errno;
@@ -270,6 +270,10 @@ impl Pump {
             let Some(packets) = tunnel.session.poll_packets(random, now, &mut out) else {
                 return false;
             };
+            let first = tunnel.departed.len();
+            tunnel.session.take_departed(&mut tunnel.departed);
+            tunnel.departed.truncate(DEPARTED_MAX);
+            self.measures.record_queued(tunnel.departed.get(first..).unwrap_or_default(), now);
             let session::Packets { to, segment } = packets;
             let whole = Slice::from(out);
             let each = if tunnel.path.sends_singly { segment.max(1) } else { whole.len().max(1) };
@@ -288,8 +292,12 @@ impl Pump {
 
     /// `at` is the session that sent.
     pub(super) fn handle_path_sent(&mut self, at: Slot, result: io::Result<usize>) {
-        let Err(error) = result else { return };
+        let now = self.now;
         let Some(tunnel) = self.tunnels.get_mut(at) else { return };
+        let Err(error) = result else {
+            return self.measures.record_departed(&mut tunnel.departed, now);
+        };
+        tunnel.departed.clear();
         let socket = tunnel.path.socket.and_then(|slot| self.paths.sockets.get(slot));
         let is_connected = socket.is_some_and(|path| matches!(path.of, Of::Tunnel(..)));
         match error.raw_os_error().map(Errno::from_raw) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use adit_proto::frame::{ControlFrame, GoawayReason, Open, Protocol};
 use adit_proto::id::{ContactId, FlowId, Time};
 use adit_proto::limits::{CARRIER_BUFFERS_LOW, EVENTS_WAITING_MAX, FLOW_SLOTS_LOW};
-use adit_proto::session::{self, SessionError};
+use adit_proto::session::{self, Departed, SessionError};
 use adit_ring::{Memory, Slice, Target};
 
 use super::Pump;
@@ -78,6 +78,10 @@ pub(super) struct Tunnel {
     pub(super) has_parted: bool,
     /// The other end's parting words.
     pub(super) farewell: Option<(GoawayReason, String)>,
+    /// Since when the other end is out of reach, or may be.
+    pub(super) stalled_since: Option<Time>,
+    /// What packets under way have of flows, to be measured when they are sent.
+    pub(super) departed: Vec<Departed>,
     timer: Option<Time>,
 }
 
@@ -142,6 +146,8 @@ impl Tunnel {
             is_closing: false,
             has_parted: false,
             farewell: None,
+            stalled_since: None,
+            departed: Vec::new(),
             timer: None,
         }
     }

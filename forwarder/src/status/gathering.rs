@@ -10,21 +10,21 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Questions that wait for reports.
 #[derive(Debug)]
-pub struct Gathering {
+pub struct Gathering<A = Ask> {
     pumps: usize,
-    asks: Vec<Ask>,
+    asks: Vec<A>,
     reports: Vec<Report>,
     until: Option<Instant>,
 }
 
-impl Gathering {
+impl<A> Gathering<A> {
     /// For a daemon with so many pumps.
     pub fn new(pumps: usize) -> Self {
         Self { pumps, asks: Vec::new(), reports: Vec::new(), until: None }
     }
 
     /// Takes a question. `true` asks the caller to ask every pump for a report.
-    pub fn handle_ask(&mut self, ask: Ask, now: Instant) -> bool {
+    pub fn handle_ask(&mut self, ask: A, now: Instant) -> bool {
         self.asks.push(ask);
         let is_first = self.until.is_none();
         if is_first {
@@ -45,7 +45,7 @@ impl Gathering {
     }
 
     /// The questions and the reports to answer them with, once all are there or overdue.
-    pub fn poll_answer(&mut self, now: Instant) -> Option<(Vec<Ask>, Vec<Report>)> {
+    pub fn poll_answer(&mut self, now: Instant) -> Option<(Vec<A>, Vec<Report>)> {
         let until = self.until?;
         if self.reports.len() < self.pumps && now < until {
             return None;

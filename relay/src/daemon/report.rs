@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use adit::config::Admitted;
-use adit::handoff::{Protocol, Report, SessionKey, SessionReport};
+use adit::exit::Failed;
+use adit::handoff::{Command, Protocol, Report, SessionKey, SessionReport};
+use adit::histogram::TimesRequest;
 use adit::key::PublicKey;
-use adit::status::{AdmittedStatus, ContactStatus, Memory, RelayStatus, Traffic, VERSION};
+use adit::status::{AdmittedStatus, Ask, ContactStatus, Memory, RelayStatus, Traffic, VERSION};
 
 use super::{Daemon, Session};
 
@@ -18,6 +20,33 @@ struct Holding<'a> {
 }
 
 impl Daemon {
+    pub(super) fn measure(&mut self, request: TimesRequest, now: Instant) -> Result<(), Failed> {
+        match self.live.handle_request(request, now) {
+            // It is the same for all of them.
+            Some(Command::ResetTimes) => self.tell_all(|| Command::ResetTimes),
+            Some(_) => self.tell_all(|| Command::Measure),
+            None => Ok(()),
+        }
+    }
+
+    /// Answers whoever has asked how it goes.
+    pub(super) fn report(&mut self, now: Instant) -> Result<(), Failed> {
+        if let Some((asks, reports)) = self.gathering.poll_answer(now) {
+            let status = serde_json::to_string(&self.status(&reports, now)).unwrap_or_default();
+            for Ask(reply) in asks {
+                reply.send(Ok(status.clone()));
+            }
+        }
+        if let Some((answer, reports)) = self.live.poll_answer(now) {
+            let figures = self.status(&reports, now).figures();
+            self.live.answer(answer, &figures, now);
+        }
+        match self.live.handle_timeout(now) {
+            Some(_) => self.tell_all(|| Command::Measure),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn status(&self, reports: &[Report], now: Instant) -> RelayStatus {
         let sessions = || reports.iter().flat_map(|report| &report.sessions);
         let shown = self.sessions_shown();

@@ -12,6 +12,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::departed::Departures;
 use super::{Event, Session};
 use crate::datagram;
 use crate::datagram::Path;
@@ -76,6 +77,8 @@ struct DatagramFlow {
     is_unannounced: bool,
     /// Batches that wait behind its `OPEN`.
     early: usize,
+    /// What its datagrams count to where times are measured.
+    tag: u16,
 }
 
 /// The session's flows of datagrams, and what waits of them.
@@ -91,6 +94,7 @@ pub(super) struct Datagrams {
     /// Counts the datagrams that were cut.
     number: u16,
     pub(super) counters: DatagramCounters,
+    pub(super) departed: Departures,
     /// What the relay offers, and the path that came of it; both are the session's, whatever
     /// carries it.
     pub(super) offer: Option<PathOffer>,
@@ -109,7 +113,7 @@ impl Datagrams {
     /// A flow that this end opens.
     pub(super) fn open_flow(&mut self, id: FlowId, is_unannounced: bool) {
         let stage = Stage::Opening;
-        let flow = DatagramFlow { stage, is_announced: false, is_unannounced, early: 0 };
+        let flow = DatagramFlow { stage, is_announced: false, is_unannounced, early: 0, tag: 0 };
         self.flows.insert(id, flow);
         self.tell_wanted();
     }
@@ -117,7 +121,8 @@ impl Datagrams {
     /// A flow that the other end opened: it knows of it.
     pub(super) fn handle_open(&mut self, id: FlowId) {
         let stage = Stage::Accepted;
-        let flow = DatagramFlow { stage, is_announced: true, is_unannounced: false, early: 0 };
+        let flow =
+            DatagramFlow { stage, is_announced: true, is_unannounced: false, early: 0, tag: 0 };
         self.flows.insert(id, flow);
         self.tell_wanted();
     }
@@ -144,6 +149,12 @@ impl Datagrams {
 
     pub(super) fn is_unannounced(&self, id: FlowId) -> bool {
         self.flows.get(&id).is_some_and(|flow| flow.is_unannounced)
+    }
+
+    pub(super) fn tag_flow(&mut self, id: FlowId, tag: u16) {
+        if let Some(flow) = self.flows.get_mut(&id) {
+            flow.tag = tag;
+        }
     }
 
     pub(super) fn remove_flow(&mut self, id: FlowId) -> bool {
@@ -269,6 +280,7 @@ impl Datagrams {
     /// an empty record or packet takes.
     pub(super) fn encode(&mut self, stage: Stage, room: Room, now: Time, out: &mut Vec<u8>) {
         while let Some(flow) = self.next_flow(stage, now) {
+            let since = self.queue(stage).front().map(|front| front.at);
             let left = room.end.saturating_sub(out.len());
             let queue = match stage {
                 Stage::Opening => &mut self.opening,
@@ -276,6 +288,9 @@ impl Datagrams {
             };
             let Some(taken) = queue.encode(left, room.full, &mut self.number, out) else { return };
             self.count_sent(taken);
+            if let (true, Some(at)) = (taken.is_last, since) {
+                self.departed.push(self.flows.get(&flow).map_or(0, |flow| flow.tag), at);
+            }
             if taken.is_last && stage == Stage::Opening {
                 self.count_early_out(flow);
             }

@@ -30,6 +30,8 @@ pub(super) struct Liveness {
     pong_due: Option<u64>,
     round_trip: Option<Duration>,
     round_trip_min: Option<Duration>,
+    /// The latest one, until it is asked for.
+    measured: Option<Duration>,
 }
 
 impl Liveness {
@@ -48,6 +50,7 @@ impl Liveness {
             pong_due: None,
             round_trip: None,
             round_trip_min: None,
+            measured: None,
         }
     }
 
@@ -100,9 +103,15 @@ impl Liveness {
         self.wanted = None;
         self.due = now + if self.is_busy { PING_BUSY } else { PING_IDLE };
         let sample = now.since(sent);
+        self.measured = Some(sample);
         let smoothed = self.round_trip.map_or(sample, |old| (old * 7 + sample) / 8);
         self.round_trip = Some(smoothed);
         self.round_trip_min = Some(self.round_trip_min.map_or(sample, |min| min.min(sample)));
+    }
+
+    /// The latest round trip, once.
+    pub(super) fn poll_round_trip(&mut self) -> Option<Duration> {
+        self.measured.take()
     }
 
     /// The smoothed round trip, zero while unknown.

@@ -270,6 +270,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
         if std::mem::take(&mut flow.is_starved) {
             self.readable.push_back(id);
         }
+        self.departed.push(flow.tag, chunk.at);
         let len = chunk.payload.len();
         self.queued -= len;
         self.counters.bytes_sent += len as u64;

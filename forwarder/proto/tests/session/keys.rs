@@ -1,6 +1,7 @@
 //! Record layers that need no handshake, and chunks as a collector hands them over.
 
 use adit_proto::flow::Chunk;
+use adit_proto::id::Time;
 use adit_proto::limits::{GATHERED_MAX, RECORD_TRAILER, SLOT_HEADROOM};
 use adit_proto::record::{KeySchedule, RecordLayer};
 use rustls::crypto::cipher::{AeadKey, Iv};
@@ -40,11 +41,12 @@ pub(crate) fn records(tx: u32, rx: u32) -> RecordLayer {
 
 /// What was read from a flow's socket: long payloads lie in a slot, with room around them.
 pub(crate) fn chunk(bytes: &[u8]) -> Chunk<Box<[u8]>> {
+    let at = Time::default();
     if bytes.len() <= GATHERED_MAX {
-        return Chunk { memory: bytes.into(), payload: 0..bytes.len() };
+        return Chunk { memory: bytes.into(), payload: 0..bytes.len(), at };
     }
     let mut memory = vec![0; SLOT_HEADROOM + bytes.len() + RECORD_TRAILER];
     let payload = SLOT_HEADROOM..SLOT_HEADROOM + bytes.len();
     memory[payload.clone()].copy_from_slice(bytes);
-    Chunk { memory: memory.into(), payload }
+    Chunk { memory: memory.into(), payload, at }
 }

@@ -3,10 +3,27 @@
 use std::time::Instant;
 
 use super::Daemon;
+use crate::exit::Failed;
 use crate::handoff::{Report, SessionKey};
-use crate::status::{CarrierStatus, ForwarderStatus, Memory, Traffic, VERSION};
+use crate::status::{Ask, CarrierStatus, ForwarderStatus, Memory, Traffic, VERSION};
 
 impl Daemon {
+    /// Answers whoever has asked how it goes.
+    pub(super) fn report(&mut self, now: Instant) -> Result<(), Failed> {
+        if let Some((asks, reports)) = self.gathering.poll_answer(now) {
+            let status = serde_json::to_string(&self.status(&reports, now)).unwrap_or_default();
+            for Ask(reply) in asks {
+                reply.send(Ok(status.clone()));
+            }
+        }
+        if let Some((answer, reports)) = self.live.poll_answer(now) {
+            let figures = self.status(&reports, now).figures();
+            self.live.answer(answer, &figures, now);
+        }
+        let command = self.live.handle_timeout(now);
+        command.map_or(Ok(()), |command| self.tell(command))
+    }
+
     pub(super) fn status(&self, reports: &[Report], now: Instant) -> ForwarderStatus {
         let session = self.tunnel.session();
         let mut sessions = reports.iter().flat_map(|report| &report.sessions);

@@ -1,0 +1,325 @@
+//! What a pump measures: histograms of fixed size, which it alone writes to.
+//!
+//! A time begins with the turn of the pump that found the bytes, and ends with the turn that found
+//! the send complete: no clock is read for it but the one that each turn reads anyway.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_proto::id::Time;
+use adit_proto::limits::{
+    ARRIVALS_MAX, MEASURED_CONTACTS_MAX, MEASURED_DIGITS, MEASURED_SESSIONS_MAX, MEASURED_TIME_MAX,
+    MEASURED_TIME_MIN,
+};
+use adit_proto::session::Departed;
+use hdrhistogram::Histogram;
+
+use crate::handoff::{Measure, Times, TimesOf, Way};
+
+/// Whose times are kept together when there are too many.
+const OTHERS: &str = "other";
+
+/// A contact point's histograms, by number; the session's protocol core hands it back as a tag.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Gauge(pub(super) u16);
+
+/// All histograms of a pump.
+#[derive(Debug, Default)]
+pub(super) struct Measures {
+    contacts: Vec<ContactTimes>,
+    gauges_by_name: BTreeMap<(Arc<str>, Arc<str>), Gauge>,
+    sessions: Vec<SessionTimes>,
+    sessions_by_name: BTreeMap<Arc<str>, usize>,
+}
+
+/// Of a contact point.
+#[derive(Debug)]
+struct ContactTimes {
+    session: Arc<str>,
+    contact: Arc<str>,
+    to_tunnel: Histogram<u64>,
+    from_tunnel: Histogram<u64>,
+    queue: Histogram<u64>,
+}
+
+/// Of all sessions with one name, which follow each other.
+#[derive(Debug)]
+struct SessionTimes {
+    session: Arc<str>,
+    round_trip: Histogram<u64>,
+    stall: Histogram<u64>,
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn histogram() -> Histogram<u64> {
+    let (min, max) = (nanoseconds(MEASURED_TIME_MIN), nanoseconds(MEASURED_TIME_MAX));
+    Histogram::new_with_bounds(min, max, MEASURED_DIGITS)
+        .expect("invariant: the bounds of limits.rs are a histogram's")
+}
+
+impl Measures {
+    /// The contact point's histograms, which are made if there is room for them.
+    pub(super) fn contact(&mut self, session: &Arc<str>, contact: &Arc<str>) -> Gauge {
+        let name = (Arc::clone(session), Arc::clone(contact));
+        if let Some(gauge) = self.gauges_by_name.get(&name) {
+            return *gauge;
+        }
+        let at = self.contacts.len().min(MEASURED_CONTACTS_MAX);
+        let gauge = Gauge(u16::try_from(at).unwrap_or(u16::MAX));
+        if self.contacts.len() > MEASURED_CONTACTS_MAX {
+            return gauge;
+        }
+        let (session, contact) = if at < MEASURED_CONTACTS_MAX {
+            self.gauges_by_name.insert(name.clone(), gauge);
+            name
+        } else {
+            (OTHERS.into(), OTHERS.into())
+        };
+        let (to_tunnel, from_tunnel, queue) = (histogram(), histogram(), histogram());
+        self.contacts.push(ContactTimes { session, contact, to_tunnel, from_tunnel, queue });
+        gauge
+    }
+
+    /// The same of a session.
+    fn session(&mut self, name: &Arc<str>) -> Option<&mut SessionTimes> {
+        let at = match self.sessions_by_name.get(name) {
+            Some(at) => *at,
+            None => {
+                let at = self.sessions.len().min(MEASURED_SESSIONS_MAX);
+                if self.sessions.len() <= MEASURED_SESSIONS_MAX {
+                    let is_last = at == MEASURED_SESSIONS_MAX;
+                    let session = if is_last { OTHERS.into() } else { Arc::clone(name) };
+                    let (round_trip, stall) = (histogram(), histogram());
+                    self.sessions.push(SessionTimes { session, round_trip, stall });
+                }
+                if at < MEASURED_SESSIONS_MAX {
+                    self.sessions_by_name.insert(Arc::clone(name), at);
+                }
+                at
+            }
+        };
+        self.sessions.get_mut(at)
+    }
+
+    /// What was sealed has waited for its turn until now.
+    pub(super) fn record_queued(&mut self, departed: &[Departed], now: Time) {
+        for Departed { tag, at } in departed {
+            if let Some(times) = self.contacts.get_mut(usize::from(*tag)) {
+                times.queue.saturating_record(nanoseconds(now.since(*at)));
+            }
+        }
+    }
+
+    /// What was sealed is sent.
+    pub(super) fn record_departed(&mut self, departed: &mut Vec<Departed>, now: Time) {
+        for Departed { tag, at } in departed.drain(..) {
+            if let Some(times) = self.contacts.get_mut(usize::from(tag)) {
+                times.to_tunnel.saturating_record(nanoseconds(now.since(at)));
+            }
+        }
+    }
+
+    /// A flow's socket has taken `units` more of what came from the tunnel.
+    pub(super) fn record_taken(
+        &mut self,
+        gauge: Gauge,
+        arrivals: &mut Arrivals,
+        units: usize,
+        now: Time,
+    ) {
+        let Some(times) = self.contacts.get_mut(usize::from(gauge.0)) else { return };
+        arrivals.handle_taken(units, |since| {
+            times.from_tunnel.saturating_record(nanoseconds(now.since(since)));
+        });
+    }
+
+    pub(super) fn record_round_trip(&mut self, session: &Arc<str>, time: Duration) {
+        if let Some(times) = self.session(session) {
+            times.round_trip.saturating_record(nanoseconds(time));
+        }
+    }
+
+    pub(super) fn record_stall(&mut self, session: &Arc<str>, time: Duration) {
+        if let Some(times) = self.session(session) {
+            times.stall.saturating_record(nanoseconds(time));
+        }
+    }
+
+    /// Everything begins anew.
+    pub(super) fn reset(&mut self) {
+        for times in &mut self.contacts {
+            times.to_tunnel.reset();
+            times.from_tunnel.reset();
+            times.queue.reset();
+        }
+        for times in &mut self.sessions {
+            times.round_trip.reset();
+            times.stall.reset();
+        }
+    }
+
+    /// A copy of all.
+    pub(super) fn snapshot(&self) -> Vec<Times> {
+        let of_contacts = self.contacts.iter().flat_map(|times| {
+            let of = |measure, way| TimesOf {
+                measure,
+                session: Arc::clone(&times.session),
+                contact: Some(Arc::clone(&times.contact)),
+                way: Some(way),
+            };
+            [
+                (of(Measure::Inside, Way::ToTunnel), &times.to_tunnel),
+                (of(Measure::Inside, Way::FromTunnel), &times.from_tunnel),
+                (of(Measure::Queue, Way::ToTunnel), &times.queue),
+            ]
+        });
+        let of_sessions = self.sessions.iter().flat_map(|times| {
+            let session = &times.session;
+            let of = |measure| TimesOf {
+                measure,
+                session: Arc::clone(session),
+                contact: None,
+                way: None,
+            };
+            [(of(Measure::RoundTrip), &times.round_trip), (of(Measure::Stall), &times.stall)]
+        });
+        let all = of_contacts.chain(of_sessions);
+        all.map(|(of, histogram)| Times { of, histogram: histogram.clone() }).collect()
+    }
+}
+
+/// What has come for one socket and it has yet to take: where each receive's part of it ends, and
+/// when that was. Of fixed size: a socket that stalls costs nothing more.
+#[derive(Debug, Default)]
+pub(super) struct Arrivals {
+    marks: [(u64, Time); ARRIVALS_MAX],
+    first: usize,
+    len: usize,
+    come: u64,
+    taken: u64,
+}
+
+impl Arrivals {
+    /// So many more units, bytes or sends, have come. Those of one turn count as one; so does what
+    /// finds no room, with what came last, and is as old as that.
+    pub(super) fn handle_come(&mut self, units: usize, now: Time) {
+        self.come += units as u64;
+        let last = (self.first + self.len.saturating_sub(1)) % ARRIVALS_MAX;
+        let next = (self.first + self.len) % ARRIVALS_MAX;
+        let is_same = |mark: &(u64, Time)| mark.1 == now;
+        let joins =
+            self.len == ARRIVALS_MAX || self.len > 0 && self.marks.get(last).is_some_and(is_same);
+        if let Some(mark) = self.marks.get_mut(if joins { last } else { next }) {
+            *mark = (self.come, if joins { mark.1 } else { now });
+        }
+        self.len += usize::from(!joins);
+    }
+
+    /// So many more were taken; `whole` is told since when each part that is gone had waited.
+    fn handle_taken(&mut self, units: usize, mut whole: impl FnMut(Time)) {
+        self.taken += units as u64;
+        while self.len > 0
+            && let Some((end, since)) = self.marks.get(self.first)
+            && *end <= self.taken
+        {
+            whole(*since);
+            self.first = (self.first + 1) % ARRIVALS_MAX;
+            self.len -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(time: u64) -> Time {
+        Time(time * 1_000_000)
+    }
+
+    fn find(measures: &Measures, measure: Measure, way: Option<Way>) -> Histogram<u64> {
+        let mut found = measures.snapshot().into_iter();
+        let found = found.find(|times| times.of.measure == measure && times.of.way == way);
+        found.expect("a histogram").histogram
+    }
+
+    /// Bytes that waited 50 ms for their socket show 50 ms, once for each receive, when the last of
+    /// them is gone.
+    #[test]
+    fn a_wait_for_a_socket_is_measured() {
+        let (mut measures, mut arrivals) = (Measures::default(), Arrivals::default());
+        let gauge = measures.contact(&"office".into(), &"web".into());
+        arrivals.handle_come(1_000, ms(10));
+        arrivals.handle_come(500, ms(10));
+        arrivals.handle_come(500, ms(20));
+        measures.record_taken(gauge, &mut arrivals, 1_499, ms(30));
+        let way = Some(Way::FromTunnel);
+        assert_eq!(find(&measures, Measure::Inside, way).len(), 0);
+        measures.record_taken(gauge, &mut arrivals, 501, ms(60));
+        let times = find(&measures, Measure::Inside, way);
+        assert_eq!(times.len(), 2);
+        assert!((49_000_000..51_000_000).contains(&times.max()), "{}", times.max());
+        assert!((39_000_000..41_000_000).contains(&times.min()), "{}", times.min());
+    }
+
+    /// The wait for a turn on the carrier and the time to the end of the send are kept apart.
+    #[test]
+    fn the_queue_is_a_part_of_the_way() {
+        let mut measures = Measures::default();
+        let Gauge(tag) = measures.contact(&"office".into(), &"web".into());
+        let mut departed = vec![Departed { tag, at: ms(100) }];
+        measures.record_queued(&departed, ms(150));
+        measures.record_departed(&mut departed, ms(170));
+        assert!(departed.is_empty());
+        let times = |measure| find(&measures, measure, Some(Way::ToTunnel)).max() / 1_000_000;
+        assert_eq!((times(Measure::Queue), times(Measure::Inside)), (50, 70));
+    }
+
+    /// A socket that stalls while much comes keeps a bounded number of marks, and all is measured
+    /// with the age of something no younger.
+    #[test]
+    fn a_stalled_socket_keeps_few_marks() {
+        let mut arrivals = Arrivals::default();
+        (1..=100).for_each(|time| arrivals.handle_come(10, ms(time)));
+        let mut since = Vec::new();
+        arrivals.handle_taken(1_000, |time| since.push(time));
+        let marks: Vec<_> = (1..=ARRIVALS_MAX as u64).map(ms).collect();
+        assert_eq!(since, marks);
+        arrivals.handle_come(1, ms(200));
+        arrivals.handle_taken(1, |time| assert_eq!(time, ms(200)));
+        assert_eq!(arrivals.len, 0);
+    }
+
+    /// However many names there are, the histograms are bounded, and nothing is lost.
+    #[test]
+    fn crowds_of_names_share_one_histogram() {
+        let mut measures = Measures::default();
+        let session: Arc<str> = "office".into();
+        for number in 0..2 * MEASURED_CONTACTS_MAX {
+            let Gauge(tag) = measures.contact(&session, &number.to_string().into());
+            measures.record_departed(&mut vec![Departed { tag, at: ms(0) }], ms(1));
+            measures.record_stall(&number.to_string().into(), Duration::from_secs(1));
+        }
+        let snapshot = measures.snapshot();
+        let of = |measure| snapshot.iter().filter(move |times| times.of.measure == measure);
+        assert_eq!(of(Measure::Queue).count(), MEASURED_CONTACTS_MAX + 1);
+        assert_eq!(of(Measure::Stall).count(), MEASURED_SESSIONS_MAX + 1);
+        let all = |measure| of(measure).map(|times| times.histogram.len()).sum::<u64>();
+        assert_eq!(all(Measure::Inside), 2 * MEASURED_CONTACTS_MAX as u64);
+        assert_eq!(all(Measure::Stall), 2 * MEASURED_CONTACTS_MAX as u64);
+        measures.reset();
+        assert!(measures.snapshot().iter().all(|times| times.histogram.is_empty()));
+    }
+
+    /// The size that limits.rs reckons with is the size that there is.
+    #[test]
+    fn a_histogram_has_the_size_that_is_reckoned() {
+        let bytes = histogram().distinct_values() * size_of::<u64>();
+        assert!(bytes <= adit_proto::limits::HISTOGRAM_BYTES, "{bytes}");
+        assert!(bytes * 2 > adit_proto::limits::HISTOGRAM_BYTES, "{bytes}");
+    }
+}
