@@ -255,17 +255,22 @@ struct Kept {
 impl Kept {
     fn of(lab: &Lab, host: &str, device: &str) -> Result<Self, LabError> {
         let host = lab.host(host);
-        let shown = host.run_ok(["ip", "-4", "-o", "addr", "show", "dev", device])?.stdout;
+        let shown =
+            host.run_ok(["ip", "-o", "addr", "show", "dev", device, "scope", "global"])?.stdout;
         let after = |line: &str, word: &str| {
             line.split_whitespace().skip_while(|at| *at != word).nth(1).map(str::to_owned)
         };
-        let addresses = shown.lines().filter_map(|line| after(line, "inet")).collect();
+        let v4 = |line: &str| after(line, "inet");
+        // The address is known to be nobody else's.
+        let v6 = |line: &str| after(line, "inet6").map(|address| address + " nodad");
+        let addresses = shown.lines().filter_map(|line| v4(line).or_else(|| v6(line))).collect();
         let shown = host.run_ok(["ip", "-o", "link", "show", "dev", device])?.stdout;
         let hardware = after(&shown, "link/ether").ok_or_else(|| LabError::Unexpected {
             what: format!("the device {device}"),
             text: shown.clone(),
         })?;
-        let shown = host.run_ok(["ip", "route", "show", "dev", device])?.stdout;
+        let mut shown = host.run_ok(["ip", "route", "show", "dev", device])?.stdout;
+        shown += &host.run_ok(["ip", "-6", "route", "show", "dev", device])?.stdout;
         let own = |line: &&str| !line.contains("proto kernel");
         let routes = shown.lines().filter(own).map(str::to_owned).collect();
         Ok(Self { hardware, addresses, routes })
