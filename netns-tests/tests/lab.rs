@@ -77,7 +77,6 @@ fn probe_refuses_nats_that_are_not_what_they_promise() -> Outcome {
         lab.gateway().shell(&format!(
             "iptables -t nat -F; iptables -t nat -A POSTROUTING -o wan0 -j MASQUERADE {random}"
         ))?;
-        // Seen from outside, pooling with paired addresses and random ports maps just as badly.
         let verdict = lab.verify_nat("icp", "ext", "relay");
         assert!(matches!(verdict, Err(LabError::Misbehaved { .. })), "{topology}: {verdict:?}");
         Ok(())
@@ -215,6 +214,26 @@ fn capture_records_the_outside() -> Outcome {
     Ok(())
 }
 
+/// Who asks for recordings has those of every gateway, both sides, and the logs beside them.
+#[test]
+fn recordings_are_kept_where_they_are_asked_for() -> Outcome {
+    let mut verify = Command::new(helper("lab-probe")?);
+    let output = verify.arg("verify").env("ADIT_LAB_PCAP", "1").output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let folders: Vec<_> =
+        said.lines().filter_map(|line| line.split("logs kept in ").nth(1)).collect();
+    assert!(!folders.is_empty(), "{said}");
+    for folder in folders {
+        for device in ["wan0", "lan0"] {
+            let file = Path::new(folder).join(format!("gw-{device}.pcap0"));
+            assert!(fs::metadata(&file).is_ok_and(|found| found.len() > 100), "{}", file.display());
+        }
+        fs::remove_dir_all(folder).expect("its folder");
+    }
+    Ok(())
+}
+
 /// A lab that is dropped leaves no process, no namespace and no folder, whatever ran in it.
 #[test]
 fn dropped_lab_leaves_nothing() -> Outcome {
@@ -298,7 +317,7 @@ fn namespace_exists(name: &str) -> bool {
     listing.lines().any(|line| line.trim() == number)
 }
 
-/// The lab stands without root's rights as well, NAT and all.
+/// The lab stands without root's rights as well: NATs, firewalls and IPv6.
 #[test]
 fn lab_builds_rootless() -> Outcome {
     let probe = helper("lab-probe")?;
