@@ -122,6 +122,27 @@ fn check_refuses_firewalls_that_block_nothing() -> Outcome {
     })
 }
 
+/// Checks leave no connection on the gateway and no count, so that a test sees its own alone.
+#[test]
+fn checks_leave_nothing_behind() -> Outcome {
+    for firewall in [Firewall::TlsOnly, Firewall::Quota { bytes: 100_000 }, Firewall::MtuBlackHole]
+    {
+        let topology = Topology::Single(Nat::PortRestricted, firewall);
+        let lab = topology.build_paced("left")?;
+        let crossing = lab.gateway().crossing_connections()?;
+        assert!(crossing.is_empty(), "after the NAT's, {firewall:?}: {crossing:?}");
+        lab.verify_firewall("icp", "ext")?;
+        let crossing = lab.gateway().crossing_connections()?;
+        assert!(crossing.is_empty(), "after the firewall's, {firewall:?}: {crossing:?}");
+        for host in ["icp", "ext"] {
+            let sockets = lab.host(host).run_ok(["ss", "-Htn", "exclude", "time-wait"])?.stdout;
+            assert_eq!(sockets, "", "{firewall:?} on {host}");
+        }
+        assert_eq!(lab.gateway().dropped_packets()?, 0, "{firewall:?}");
+    }
+    Ok(())
+}
+
 /// Where there is no IPv4, connecting to it fails at once, for want of a route.
 #[test]
 fn ipv6_alone_has_no_way_to_ipv4() -> Outcome {
