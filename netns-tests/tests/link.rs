@@ -53,8 +53,13 @@ fn narrow_link_passes_its_rate_and_drops_what_its_queue_cannot_hold() -> Result 
     let link = Link { rate_mbit: Some(20.0), queue_ms: 20.0, delay_ms: 5.0, ..Link::CLEAR };
     let mut cable = lab.link("gw", link)?;
     cable.verify(&lab, "ext")?;
-    let mbit = mbit_through(&lab, "3")?;
-    assert!((14.0..20.0).contains(&mbit), "{mbit:.1} Mbit/s");
+    // A busy machine can make it slower, and nothing may make it faster: the best of some counts.
+    let mut seen = Vec::new();
+    while seen.len() < 5 && !seen.iter().any(|mbit| *mbit >= 14.0) {
+        seen.push(mbit_through(&lab, "3")?);
+    }
+    assert!(seen.iter().all(|mbit| *mbit < 20.0), "{seen:.1?} Mbit/s");
+    assert!(seen.iter().any(|mbit| *mbit >= 14.0), "{seen:.1?} Mbit/s");
     let [outwards, _] = cable.counts()?;
     assert!(outwards.overflowed > 0, "{outwards:?}");
     Ok(())
