@@ -8,8 +8,9 @@
 //! ```
 //!
 //! Order of calls: [`preflight::ensure`] once, then [`Lab::new`] with its builder (or a preset of
-//! [`Topology`]), [`Lab::verify_nat`] before anything is concluded from a NAT, then programs by
-//! [`Host::spawn`] and [`Host::run`], or the whole of Adit by [`Tunnel::builder`].
+//! [`Topology`]), [`Lab::verify_nat`] and [`Lab::verify_firewall`] before anything is concluded from a
+//! NAT or a firewall, then programs by [`Host::spawn`] and [`Host::run`], or the
+//! whole of Adit by [`Tunnel::builder`].
 //!
 //! Deliberately absent: named namespaces (these are private to one holder and vanish with it, even
 //! when the test is killed), fixed sleeps (see [`wait_until`]), skipping (what cannot run fails and
@@ -42,8 +43,8 @@ pub use binaries::{Binaries, binaries, helper};
 pub use error::LabError;
 pub use lab::{Congestion, Gateway, Host, Lab, LabBuilder};
 pub use link::{Cable, Link};
-pub use nat::{Behaviour, Filtering, Firewall, Mapping, Nat};
-pub use probe::udp_console;
+pub use nat::{Behaviour, Filtering, Firewall, Hairpinning, Mapping, Nat, Nat6, Pooling, Reject};
+pub use probe::console;
 pub use process::{Output, Process};
 pub use scene::{Control, Scene, stage};
 pub use services::{Spinners, iperf3_server, nginx, sshd};

@@ -5,51 +5,180 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
-use netns_tests::{
-    Filtering, Firewall, Lab, LabError, Mapping, Nat, SHORT, Topology, helper, wait_until,
-};
+use netns_tests::{Firewall, Lab, LabError, Nat, SHORT, Topology, helper, wait_until};
 
 type Outcome = Result<(), LabError>;
 
-/// Every preset shows the mapping and filtering that its name promises, by probe.
+/// How many labs one test has at once.
+const AT_ONCE: usize = 3;
+
+/// Builds and checks each lab, some at a time; reports all that fail, by name.
+fn check_all(topologies: &[Topology], check: impl Fn(Topology) -> Outcome + Sync) -> Outcome {
+    let next = AtomicUsize::new(0);
+    let failed = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(&topology) = topologies.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(error) = check(topology) {
+                        failed.lock().expect("no panic").push(format!("{topology}: {error}"));
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().expect("no panic");
+    assert!(failed.is_empty(), "{} failed:\n{}", failed.len(), failed.join("\n"));
+    Ok(())
+}
+
+fn verify_nat(topology: Topology) -> Outcome {
+    topology.build_paced("nat").map(|_| ())
+}
+
+/// Every NAT shows the mapping, filtering, pooling and hairpinning that its name promises, by UDP
+/// and by TCP.
 #[test]
 fn nat_presets_behave_as_promised() -> Outcome {
-    let single = [Topology::STANDARD, Topology::SYMMETRIC, Topology::FULL_CONE];
-    let parts = [Topology::FIREWALL_ONLY, Topology::NAT_ONLY];
-    let others = [Topology::DOUBLE, Topology::TCP_443_ONLY];
-    for topology in single.into_iter().chain(parts).chain(others) {
-        topology.build_verified("nat")?;
-    }
-    Ok(())
+    check_all(&Topology::NATS, verify_nat)
 }
 
-/// Two layers give what the stricter one gives.
+/// Two layers give what the stricter one gives: three at home by four at the provider.
 #[test]
 fn double_nat_combinations_behave_as_promised() -> Outcome {
-    let cone = Nat::PortRestricted;
-    let full = Nat::FullCone { inside: "192.168.50.2" };
-    let wide = Nat::FullCone { inside: "100.64.0.2" };
-    for (home, provider) in
-        [(cone, cone), (Nat::Symmetric, cone), (full, Nat::Symmetric), (full, cone), (full, wide)]
+    check_all(&Topology::doubles(), verify_nat)
+}
+
+/// IPv6 passes as its preset promises, beside IPv4 and where there is none.
+#[test]
+fn ipv6_presets_behave_as_promised() -> Outcome {
+    check_all(&Topology::V6, verify_nat)
+}
+
+/// Firewalls block what they promise to block, as they promise, and pass the rest; their counters
+/// say so. What the NAT beside them does stays the same.
+#[test]
+fn firewall_presets_behave_as_promised() -> Outcome {
+    check_all(&Topology::firewalls(), |topology| {
+        topology.build_paced("firewall")?.verify_firewall("icp", "ext")
+    })
+}
+
+/// The probe tells NATs apart: what translates as another preset does not pass for its own.
+#[test]
+fn probe_refuses_nats_that_are_not_what_they_promise() -> Outcome {
+    check_all(&Topology::NATS[..8], |topology| {
+        let lab = topology.draw("misjudged").paced().build()?;
+        let random = if topology == Topology::SYMMETRIC { "" } else { "--random-fully" };
+        lab.gateway().shell(&format!(
+            "iptables -t nat -F; iptables -t nat -A POSTROUTING -o wan0 -j MASQUERADE {random}"
+        ))?;
+        let verdict = lab.verify_nat("icp", "ext", "relay");
+        assert!(matches!(verdict, Err(LabError::Misbehaved { .. })), "{topology}: {verdict:?}");
+        Ok(())
+    })
+}
+
+/// The same for IPv6.
+#[test]
+fn probe_refuses_ipv6_that_is_not_what_it_promises() -> Outcome {
+    check_all(&Topology::V6[4..], |topology| {
+        let lab = topology.draw("misjudged-6").paced().build()?;
+        let random = if topology == Topology::V6[5] { "" } else { "--random-fully" };
+        lab.gateway().shell(&format!(
+            "ip6tables -t raw -F; ip6tables -t mangle -F; ip6tables -t nat -F; \
+             ip6tables -t nat -A POSTROUTING -o wan0 -j MASQUERADE {random}"
+        ))?;
+        let verdict = lab.verify_nat("icp", "ext", "relay");
+        assert!(matches!(verdict, Err(LabError::Misbehaved { .. })), "{topology}: {verdict:?}");
+        Ok(())
+    })
+}
+
+/// A firewall whose rules stand there and do nothing does not pass its check.
+#[test]
+fn check_refuses_firewalls_that_block_nothing() -> Outcome {
+    let all = Topology::firewalls();
+    let blocking: Vec<_> = all
+        .into_iter()
+        .filter(|topology| {
+            !matches!(topology, Topology::Single(_, Firewall::Open | Firewall::Outbound))
+        })
+        .collect();
+    check_all(&blocking, |topology| {
+        let lab = topology.draw("harmless").paced().build()?;
+        lab.gateway().shell(
+            "for chain in INPUT FORWARD OUTPUT; do iptables -I $chain -j ACCEPT; done; \
+             iptables -t mangle -I FORWARD -j ACCEPT; \
+             iptables -t nat -I POSTROUTING -o wan0 -j MASQUERADE",
+        )?;
+        let verdict = lab.verify_firewall("icp", "ext");
+        assert!(matches!(verdict, Err(LabError::Misbehaved { .. })), "{topology}: {verdict:?}");
+        Ok(())
+    })
+}
+
+/// Checks leave no connection on the gateway and no count, so that a test sees its own alone.
+#[test]
+fn checks_leave_nothing_behind() -> Outcome {
+    for firewall in [Firewall::TlsOnly, Firewall::Quota { bytes: 100_000 }, Firewall::MtuBlackHole]
     {
-        Topology::Double { home, provider }.build_verified("double")?;
+        let topology = Topology::Single(Nat::PortRestricted, firewall);
+        let lab = topology.build_paced("left")?;
+        let crossing = lab.gateway().crossing_connections()?;
+        assert!(crossing.is_empty(), "after the NAT's, {firewall:?}: {crossing:?}");
+        lab.verify_firewall("icp", "ext")?;
+        let crossing = lab.gateway().crossing_connections()?;
+        assert!(crossing.is_empty(), "after the firewall's, {firewall:?}: {crossing:?}");
+        for host in ["icp", "ext"] {
+            let sockets = lab.host(host).run_ok(["ss", "-Htn", "exclude", "time-wait"])?.stdout;
+            assert_eq!(sockets, "", "{firewall:?} on {host}");
+        }
+        assert_eq!(lab.gateway().dropped_packets()?, 0, "{firewall:?}");
     }
     Ok(())
 }
 
-/// The probe tells NATs apart: a symmetric one does not pass for a cone.
+/// Where there is no IPv4, connecting to it fails at once, for want of a route.
 #[test]
-fn probe_tells_symmetric_from_cone() -> Outcome {
-    let lab = Topology::SYMMETRIC.build("misjudged")?;
-    lab.gateway().shell(
-        "iptables -t nat -F POSTROUTING; iptables -t nat -A POSTROUTING -o wan0 -j MASQUERADE",
-    )?;
-    let verdict = lab.verify_nat("icp", "ext", "relay");
-    assert!(matches!(verdict, Err(LabError::Misbehaved { .. })), "{verdict:?}");
-    let promised = lab.promised().expect("a gateway");
-    assert_eq!(promised.mapping, Mapping::AddressAndPortDependent);
-    assert_eq!(promised.filtering, Filtering::AddressAndPortDependent);
+fn ipv6_alone_has_no_way_to_ipv4() -> Outcome {
+    let lab = Topology::V6_ONLY.draw("v6-only").paced().build()?;
+    let peer = helper("lab-peer")?.display().to_string();
+    let tried = lab.host("icp").run([&peer, "connect", "203.0.113.20:443"])?;
+    assert!(tried.stdout.contains("os error 101"), "{}", tried.stdout);
+    let _echo = lab.host("relay").serve("echo", 443, &[])?;
+    lab.host("icp").play("connect", &lab.host("relay").at(443), &[])?;
+    Ok(())
+}
+
+/// A real TLS client passes where only TLS may, and is reset for the name that is blocked.
+#[test]
+fn real_tls_is_told_from_others_and_by_its_name() -> Outcome {
+    let name = "relay.example.test";
+    for (firewall, asked, passes) in [
+        (Firewall::TlsOnly, name, true),
+        (Firewall::SniBlocked { name }, name, false),
+        (Firewall::SniBlocked { name }, "www.example.test", true),
+    ] {
+        let topology = Topology::Single(Nat::PortRestricted, firewall);
+        let lab = topology.draw("tls").paced().build()?;
+        let relay = lab.host("relay");
+        relay.shell(
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
+             -subj /CN=lab -keyout tls.key -out tls.crt 2>/dev/null",
+        )?;
+        let server = ["s_server", "-accept", "443", "-key", "tls.key", "-cert", "tls.crt"];
+        let mut server = relay.spawn_console([&["openssl"], &server[..]].concat())?;
+        server.wait_for_log("ACCEPT", SHORT)?;
+        let client = ["s_client", "-connect", "203.0.113.20:443", "-servername", asked];
+        let said = lab.host("icp").run([&["openssl"], &client[..]].concat())?.stdout;
+        let shaken = said.contains("Cipher is TLS_") || said.contains("Cipher    : TLS_");
+        assert_eq!(shaken, passes, "{firewall:?}, {asked}: {said}");
+    }
     Ok(())
 }
 
@@ -103,6 +232,26 @@ fn capture_records_the_outside() -> Outcome {
         fs::metadata(&file).is_ok_and(|found| found.len() > 100)
     })?;
     drop(capture);
+    Ok(())
+}
+
+/// Who asks for recordings has those of every gateway, both sides, and the logs beside them.
+#[test]
+fn recordings_are_kept_where_they_are_asked_for() -> Outcome {
+    let mut verify = Command::new(helper("lab-probe")?);
+    let output = verify.arg("verify").env("ADIT_LAB_PCAP", "1").output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let folders: Vec<_> =
+        said.lines().filter_map(|line| line.split("logs kept in ").nth(1)).collect();
+    assert!(!folders.is_empty(), "{said}");
+    for folder in folders {
+        for device in ["wan0", "lan0"] {
+            let file = Path::new(folder).join(format!("gw-{device}.pcap0"));
+            assert!(fs::metadata(&file).is_ok_and(|found| found.len() > 100), "{}", file.display());
+        }
+        fs::remove_dir_all(folder).expect("its folder");
+    }
     Ok(())
 }
 
@@ -189,7 +338,7 @@ fn namespace_exists(name: &str) -> bool {
     listing.lines().any(|line| line.trim() == number)
 }
 
-/// The lab stands without root's rights as well, NAT and all.
+/// The lab stands without root's rights as well: NATs, firewalls and IPv6.
 #[test]
 fn lab_builds_rootless() -> Outcome {
     let probe = helper("lab-probe")?;
