@@ -25,6 +25,7 @@ pub mod join;
 pub mod key;
 pub mod logging;
 pub mod net;
+pub mod probe;
 pub mod pump;
 pub mod registrar;
 pub mod sources;

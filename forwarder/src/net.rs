@@ -31,7 +31,7 @@ pub use check::check;
 pub use events::forward_events;
 pub use exchange::{Exchange, ExchangeError};
 pub use handshake::{ShakeError, Shaken, shake_hands};
-pub use listener::{CONTACT_BACKLOG, Listener, bind, bind_datagrams, stop_listening};
+pub use listener::{CONTACT_BACKLOG, Listener, bind, bind_datagrams, can_bind, stop_listening};
 pub use own::own_addresses;
 pub use pair::{datagram_pair, pair};
 pub use resolve::resolve;
