@@ -16,6 +16,7 @@ pub mod cli;
 mod collector;
 pub mod config;
 mod distributor;
+pub mod doctor;
 pub mod exit;
 pub mod forwarder;
 pub mod gateway;

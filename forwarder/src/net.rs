@@ -11,12 +11,14 @@ mod check;
 mod events;
 mod exchange;
 mod handshake;
+mod icmp;
 mod listener;
 mod own;
 mod pair;
 mod resolve;
 mod signals;
 mod stream;
+mod trial;
 
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -31,12 +33,14 @@ pub use check::check;
 pub use events::forward_events;
 pub use exchange::{Exchange, ExchangeError};
 pub use handshake::{ShakeError, Shaken, shake_hands};
+pub use icmp::{Rejection, rejection};
 pub use listener::{CONTACT_BACKLOG, Listener, bind, bind_datagrams, can_bind, stop_listening};
 pub use own::own_addresses;
 pub use pair::{datagram_pair, pair};
 pub use resolve::resolve;
 pub use signals::{Signal, forward_signals, interrupted};
 pub use stream::Stream;
+pub use trial::{route_to, try_connect};
 
 /// Inputs that may wait for a daemon's loop; whoever has more to say waits.
 pub const INBOX_MAX: usize = 1_024;

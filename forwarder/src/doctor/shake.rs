@@ -1,0 +1,169 @@
+//! TLS on a connection; and, where it fails, what becomes of it under another name or in smaller
+//! packets, which shows what the way objects to.
+
+use std::io;
+use std::time::Duration;
+
+use adit_proto::id::Side;
+use futures_util::future::join;
+
+use super::cause::Cause;
+use super::reach::Target;
+use super::sheet::Sheet;
+use crate::net::{self, Exchange, ShakeError, Stream};
+use crate::tls::{ClientTls, Handshake, HandshakeError};
+
+/// How long a connection may take.
+const CONNECT_MAX: Duration = Duration::from_secs(4);
+/// How long a handshake may take here. Lost packets are repeated after 1 s and 3 s.
+const SHAKE_MAX: Duration = Duration::from_secs(5);
+/// A name that no filter has reason to object to; nobody is asked for it.
+const OTHER_NAME: &str = "www.example.com";
+/// Segments that pass wherever IP does: 576 bytes are what every way takes.
+pub(super) const SMALL_SEGMENT: u32 = 536;
+/// What stands in front of a segment: both headers, without options.
+const HEADERS: u32 = 40;
+/// A packet on an ordinary way.
+const ETHERNET: u32 = 1_500;
+
+/// How to dial.
+#[derive(Clone, Debug)]
+pub(super) struct Way {
+    pub(super) target: Target,
+    pub(super) tls: ClientTls,
+    /// The longest segment, where longer ones get lost.
+    pub(super) segment_bytes: Option<u32>,
+}
+
+/// Why there is no exchange.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    Connect(io::Error),
+    Silent,
+    Closed,
+    Reset,
+    Tls(HandshakeError),
+}
+
+impl From<ShakeError> for Trouble {
+    fn from(error: ShakeError) -> Self {
+        match error {
+            ShakeError::TooSlow => Self::Silent,
+            ShakeError::Closed => Self::Closed,
+            ShakeError::Io(error) => match error.kind() {
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::Reset,
+                io::ErrorKind::TimedOut => Self::Silent,
+                _ => Self::Connect(error),
+            },
+            ShakeError::Handshake(error) => Self::Tls(error),
+        }
+    }
+}
+
+impl Way {
+    /// Dials once more.
+    pub(super) async fn dial(&self) -> Result<Exchange, Trouble> {
+        self.dial_as(&self.target.host).await
+    }
+
+    async fn dial_as(&self, name: &str) -> Result<Exchange, Trouble> {
+        let (address, segment_bytes) = (self.target.address, self.segment_bytes);
+        let stream = net::try_connect(address, segment_bytes, CONNECT_MAX).await;
+        self.shake(stream.map_err(Trouble::Connect)?, name).await
+    }
+
+    async fn shake(&self, stream: Stream, name: &str) -> Result<Exchange, Trouble> {
+        let handshake = Handshake::client(&self.tls, name).map_err(Trouble::Tls)?;
+        let shaken = tokio::time::timeout(SHAKE_MAX, net::shake_hands(stream, handshake)).await;
+        let shaken = shaken.unwrap_or(Err(ShakeError::TooSlow))?;
+        Ok(Exchange::new(Side::Forwarder, shaken.carrier))
+    }
+
+    /// The same in small segments.
+    pub(super) fn small(&self) -> Self {
+        Self { segment_bytes: Some(SMALL_SEGMENT), ..self.clone() }
+    }
+
+    /// Makes TLS on `stream`; where that fails, says why.
+    pub(super) async fn authenticate(
+        &mut self,
+        sheet: &mut Sheet<'_>,
+        stream: Stream,
+    ) -> Option<Exchange> {
+        let host = self.target.host.clone();
+        let trouble = match self.shake(stream, &host).await {
+            Ok(exchange) => {
+                let address = self.target.address;
+                sheet.ok("tls", format!("{address} is the relay: it has the pinned key"));
+                return Some(exchange);
+            }
+            Err(trouble) => trouble,
+        };
+        let what = said(&trouble);
+        match trouble {
+            Trouble::Tls(error) => sheet.fail("tls", what, self.stranger(error)),
+            Trouble::Connect(error) => {
+                sheet.fail("tls", what, Cause::Lost { text: error.to_string() });
+            }
+            Trouble::Silent | Trouble::Closed | Trouble::Reset => {
+                return self.look_closer(sheet, &trouble, &what).await;
+            }
+        }
+        None
+    }
+
+    /// Tries what a filter, or a black hole, would let through.
+    async fn look_closer(
+        &mut self,
+        sheet: &mut Sheet<'_>,
+        trouble: &Trouble,
+        what: &str,
+    ) -> Option<Exchange> {
+        let small = self.small();
+        let (renamed, smaller) = join(self.dial_as(OTHER_NAME), small.dial()).await;
+        let address = self.target.address;
+        let is_silent = matches!(trouble, Trouble::Silent);
+        if is_silent && let Ok(exchange) = smaller {
+            sheet.warn("tls", format!("{what}; in small packets it passes"), black_hole());
+            *self = small;
+            return Some(exchange);
+        }
+        let name = self.target.host.clone();
+        let cause = if renamed.is_ok() {
+            Cause::SniBlocked { name, with: OTHER_NAME.to_owned() }
+        } else if is_silent {
+            Cause::Silent { address }
+        } else {
+            Cause::TlsBlocked { is_reset: matches!(trouble, Trouble::Reset) }
+        };
+        sheet.fail("tls", what, cause);
+        None
+    }
+
+    fn stranger(&self, error: HandshakeError) -> Cause {
+        let address = self.target.address;
+        match error {
+            HandshakeError::NotTls(greeting) => Cause::NotTls { address, greeting },
+            HandshakeError::NotAdit { reason, .. } => Cause::NotAdit { address, reason },
+            HandshakeError::WrongRelay { .. } => Cause::WrongRelay { text: error.to_string() },
+            error => Cause::NotAdit { address, reason: error.to_string() },
+        }
+    }
+}
+
+/// Large packets get lost, small ones do not.
+pub(super) fn black_hole() -> Cause {
+    Cause::BlackHole { lost_bytes: ETHERNET, passed_bytes: SMALL_SEGMENT + HEADERS }
+}
+
+fn said(trouble: &Trouble) -> String {
+    match trouble {
+        Trouble::Connect(error) => error.to_string(),
+        Trouble::Silent => {
+            format!("no answer to the ClientHello in {} s", SHAKE_MAX.as_secs())
+        }
+        Trouble::Closed => "the connection is closed after the ClientHello".to_owned(),
+        Trouble::Reset => "the connection is reset after the ClientHello".to_owned(),
+        Trouble::Tls(error) => error.to_string(),
+    }
+}
