@@ -27,6 +27,7 @@ use adit_proto::limits::PROBE_CONTACTS_MAX;
 
 use crate::api::Client;
 use crate::config::{Contact, ForwarderConfig, Peer};
+use crate::gateway;
 use crate::handoff::Protocol;
 use crate::key::PrivateKey;
 use crate::net::{self, Exchange};
@@ -134,22 +135,40 @@ async fn examine(
         Ok(tls) => tls,
         Err(error) => return Err(VisitError::Refused(error.to_string())),
     };
-    let targets = reach::targets(sheet, &config.relay).await;
-    let Some(Reached { target, stream }) = reach::connect(sheet, &targets).await else {
-        return Ok(());
+    let gateway = &config.gateway;
+    let environment = |name: &str| std::env::var(name).ok();
+    let through = match gateway::proxies(gateway, &config.relay, environment) {
+        Ok(through) => through,
+        Err(error) => {
+            let (what, cure) = (error.to_string(), "correct the variable, or unset it".to_owned());
+            sheet.fail("proxy", what.clone(), Cause::Here { what, cure });
+            return Ok(());
+        }
     };
-    let (remote, local) = (target.address.ip(), target.local);
-    let mut way = Way { target, tls, segment_bytes: None };
+    let targets = reach::targets(sheet, config, &through).await;
+    let bind = gateway.bind.clone();
+    let reached = reach::connect(sheet, &targets, bind.as_ref()).await;
+    let Some(Reached { target, stream }) = reached else { return Ok(()) };
+    let (remote, local, is_proxied) = (target.address.ip(), target.local, target.through.is_some());
+    let name = gateway.sni.clone().unwrap_or_else(|| target.place.host.clone());
+    let mut way = Way { target, tls, name, bind, segment_bytes: None };
     let Some(exchange) = way.authenticate(sheet, stream).await else { return Ok(()) };
     let Some(mut visit) = introduce(sheet, exchange, key).await? else { return Ok(()) };
     contacts(sheet, &mut visit, &config.peers).await?;
     let Some(mut visit) = transfer::examine(sheet, visit, &mut way, wish.is_long).await else {
         return Ok(());
     };
-    let ends = Ends::new(visit.open().await?, remote);
-    datagrams::examine(sheet, &mut visit, &ends, local).await?;
+    let ends = if is_proxied || way.bind.is_some() {
+        let why = if is_proxied { "a proxy takes none" } else { "`bind` is for the carrier alone" };
+        sheet.ok("udp", format!("not tried: {why}, and datagrams ride the carrier"));
+        None
+    } else {
+        let ends = Ends::new(visit.open().await?, remote);
+        datagrams::examine(sheet, &mut visit, &ends, local).await?;
+        Some(ends)
+    };
     if let Some(longest) = wish.idle {
-        idle::examine(sheet, &mut visit, (&way, &ends, local), longest).await?;
+        idle::examine(sheet, &mut visit, (&way, ends.as_ref(), local), longest).await?;
     }
     Ok(())
 }

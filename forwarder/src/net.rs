@@ -12,13 +12,14 @@ mod events;
 mod exchange;
 mod handshake;
 mod icmp;
+mod leave;
 mod listener;
 mod own;
 mod pair;
 mod resolve;
+mod route;
 mod signals;
 mod stream;
-mod trial;
 
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -28,19 +29,21 @@ use adit_proto::limits::CARRIER_USER_TIMEOUT;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{SockRef, TcpKeepalive};
 
+pub use adit_ring::PathSample;
 pub use changes::{NetworkChanged, forward_network_changes};
 pub use check::check;
 pub use events::forward_events;
 pub use exchange::{Exchange, ExchangeError};
 pub use handshake::{ShakeError, Shaken, shake_hands};
 pub use icmp::{Rejection, rejection};
+pub use leave::connect;
 pub use listener::{CONTACT_BACKLOG, Listener, bind, bind_datagrams, can_bind, stop_listening};
 pub use own::own_addresses;
 pub use pair::{datagram_pair, pair};
 pub use resolve::resolve;
+pub use route::route_to;
 pub use signals::{Signal, forward_signals, interrupted};
-pub use stream::Stream;
-pub use trial::{route_to, try_connect};
+pub use stream::{Stream, Watch};
 
 /// Inputs that may wait for a daemon's loop; whoever has more to say waits.
 pub const INBOX_MAX: usize = 1_024;

@@ -27,6 +27,7 @@ mod paths;
 pub mod preflight;
 mod probe;
 mod process;
+pub mod proxy;
 mod sandbox;
 mod scene;
 mod services;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::config::Place;
 use crate::net::Rejection;
 
 /// What is wrong.
@@ -31,13 +32,13 @@ pub(super) enum Cause {
     /// TLS is objected to.
     TlsBlocked { is_reset: bool },
     /// Accepted, and then nothing.
-    Silent { address: SocketAddr },
+    Silent { address: Place },
     /// Large packets disappear.
     BlackHole { lost_bytes: u32, passed_bytes: u32 },
     /// HTTP or anything else.
-    NotTls { address: SocketAddr, greeting: String },
+    NotTls { address: Place, greeting: String },
     /// TLS, but no relay.
-    NotAdit { address: SocketAddr, reason: String },
+    NotAdit { address: Place, reason: String },
     /// Another key.
     WrongRelay { text: String },
     /// Our key is unknown.
@@ -47,7 +48,7 @@ pub(super) enum Cause {
     /// A contact point cannot be had.
     Contact { peer: String, text: String, more: usize },
     /// The connection dies under load.
-    Cut { bytes: usize, how: String },
+    Cut { sent: usize, received: usize, how: String },
     /// The proxy.
     Proxy { text: String, cure: String },
     /// No datagram gets through.
@@ -131,6 +132,9 @@ impl fmt::Display for Cause {
                     Some(rejection) => write!(f, "{rejection}")?,
                     None => f.write_str(why)?,
                 }
+                if rejection.is_none_or(|rejection| rejection.words() == "host unreachable") {
+                    f.write_str(" (a firewall says so, or finds the relay off)")?;
+                }
                 match open_443 {
                     Open443::Accepts | Open443::Reached => f.write_str("; port 443 is let out"),
                     Open443::No | Open443::IsTheSame => Ok(()),
@@ -185,10 +189,10 @@ impl fmt::Display for Cause {
                 write!(f, "the contact point of {peer} is not to be had: {text}")?;
                 if *more > 0 { write!(f, "; and {more} more") } else { Ok(()) }
             }
-            Self::Cut { bytes, how } => write!(
+            Self::Cut { sent, received, how } => write!(
                 f,
-                "the connection dies after about {bytes} bytes ({how}): a gateway limits how much one \
-                 connection may carry"
+                "the connection dies after about {sent} bytes out and {received} bytes in ({how}): a \
+                 gateway limits how much one connection may carry"
             ),
             Self::Proxy { text, .. } => f.write_str(text),
             Self::UdpBlocked => f.write_str("UDP does not get through: datagrams ride the carrier"),
@@ -292,8 +296,9 @@ impl Cause {
             Self::Idle { after_s: (from, _), every_s, .. } if from >= every_s => {
                 "nothing: Adit sends something more often than that".to_owned()
             }
-            Self::Idle { every_s, .. } => format!(
-                "raise the gateway's timeout above {every_s} s, which is how often Adit sends something"
+            Self::Idle { what, every_s, .. } => format!(
+                "raise the gateway's timeout of {what} above {every_s} s, which is how often Adit sends \
+                 something"
             ),
         }
     }

@@ -49,7 +49,7 @@ impl Memory {
 pub(super) async fn examine(
     sheet: &mut Sheet<'_>,
     visit: &mut Visit,
-    (way, ends, local): (&Way, &Ends, IpAddr),
+    (way, ends, local): (&Way, Option<&Ends>, IpAddr),
     longest: Duration,
 ) -> Result<(), VisitError> {
     let rungs = (NUMBER..).zip(RUNGS_S).filter(|(_, seconds)| *seconds <= longest.as_secs());
@@ -83,9 +83,9 @@ pub(super) async fn examine(
     Ok(())
 }
 
-async fn opened(ends: &Ends, local: IpAddr, number: u16) -> Option<Ear> {
+async fn opened(ends: Option<&Ends>, local: IpAddr, number: u16) -> Option<Ear> {
     let ear = Ear::open(local).await.ok()?;
-    ear.greet(ends, number).await.then_some(ear)
+    ear.greet(ends?, number).await.then_some(ear)
 }
 
 async fn wait(visit: &mut Visit, until: Instant) -> Result<(), VisitError> {

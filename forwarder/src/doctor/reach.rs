@@ -1,15 +1,19 @@
-//! From the relay's name to a connection: DNS, routes, TCP.
+//! From the relay's name to a connection: DNS, routes, TCP. Where a proxy stands between, the name and
+//! the connection are the proxy's.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
+
+use tokio::net::TcpStream;
 
 use super::cause::{Cause, Open443, family, list};
 use super::sheet::Sheet;
-use crate::config::{Place, Places};
-use crate::net::{self, Stream};
+use crate::config::{Bind, ForwarderConfig, Place};
+use crate::gateway::Through;
+use crate::net;
 
 /// Addresses that are tried.
 const ADDRESSES_MAX: usize = 8;
@@ -17,8 +21,10 @@ const ADDRESSES_MAX: usize = 8;
 const KNOCKS: usize = 4;
 /// How long one may take: the kernel has sent its `SYN` three times by then.
 const KNOCK_MAX: Duration = Duration::from_secs(4);
-/// How long an ICMP error may take.
-const REJECTION_MAX: Duration = Duration::from_millis(500);
+/// How much longer than TCP's an ICMP error of UDP may take.
+const REJECTION_MORE: Duration = Duration::from_millis(500);
+/// Addresses whose failure is shown.
+const FAILURES_SHOWN: usize = 2;
 /// The port that firewalls let out when they let out one.
 const HTTPS: u16 = 443;
 
@@ -26,7 +32,10 @@ const HTTPS: u16 = 443;
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     pub(super) address: SocketAddr,
-    pub(super) host: String,
+    /// The relay's place.
+    pub(super) place: Place,
+    /// The proxy, whose address it is then.
+    pub(super) through: Option<Through>,
     /// The address of ours that leads there.
     pub(super) local: IpAddr,
 }
@@ -34,27 +43,40 @@ pub(super) struct Target {
 /// A connection to try TLS on.
 pub(super) struct Reached {
     pub(super) target: Target,
-    pub(super) stream: Stream,
+    pub(super) stream: TcpStream,
 }
 
 /// Resolves, and keeps what there is a route to.
-pub(super) async fn targets(sheet: &mut Sheet<'_>, places: &Places) -> Vec<Target> {
-    let mut found = Vec::new();
-    let looked_up = join_all(places.iter().map(|place| net::resolve(place.clone()))).await;
-    let mut failures = Vec::new();
-    for (place, addresses) in places.iter().zip(looked_up) {
+pub(super) async fn targets(
+    sheet: &mut Sheet<'_>,
+    config: &ForwarderConfig,
+    through: &[Option<Through>],
+) -> Vec<Target> {
+    let (mut found, mut failures) = (Vec::new(), Vec::new());
+    let dialled = |(place, through): (&Place, &Option<Through>)| {
+        through.as_ref().map_or(place, |through| &through.proxy.place).clone()
+    };
+    let dialled: Vec<_> = config.relay.iter().zip(through).map(dialled).collect();
+    let looked_up = join_all(dialled.iter().map(|place| net::resolve(place.clone()))).await;
+    for (index, addresses) in looked_up.into_iter().enumerate() {
+        let Some(((at, place), through)) =
+            dialled.get(index).zip(config.relay.get(index)).zip(through.get(index))
+        else {
+            continue;
+        };
         match addresses {
             Ok(addresses) => {
-                if place.literal().is_none() {
-                    sheet.ok("dns", format!("{} is {}", place.host, list(&addresses)));
+                if at.literal().is_none() {
+                    sheet.ok("dns", format!("{} is {}", at.host, ips(&addresses)));
                 }
-                found.extend(addresses.into_iter().map(|address| (address, place.host.clone())));
+                let found_here = |address| (address, place.clone(), through.clone());
+                found.extend(addresses.into_iter().map(found_here));
             }
-            Err(error) => failures.push((place, error)),
+            Err(error) => failures.push((at, error)),
         }
     }
-    if found.is_empty() && failures.is_empty() || places.iter().all(|p| p.literal().is_some()) {
-        sheet.ok("dns", "not needed: the relay is named by its address");
+    if dialled.iter().all(|place| place.literal().is_some()) {
+        sheet.ok("dns", "not needed: addresses are given in place of names");
     }
     for (place, error) in failures {
         let cause = unresolved(place, &error);
@@ -66,8 +88,26 @@ pub(super) async fn targets(sheet: &mut Sheet<'_>, places: &Places) -> Vec<Targe
             sheet.warn("dns", what, cause);
         }
     }
+    if found.is_empty() {
+        return Vec::new();
+    }
+    let family = config.gateway.family();
+    let all: Vec<_> = found.iter().map(|(address, ..)| *address).collect();
+    found.retain(|(address, ..)| family.has(address));
     found.truncate(ADDRESSES_MAX);
-    if found.is_empty() { Vec::new() } else { routed(sheet, found) }
+    if found.is_empty() {
+        let addresses = list(&all);
+        let what = format!("none of {addresses} is {family}, as [gateway] wants it");
+        let cure = "change `family` or `bind` of [gateway], or name another place of the relay";
+        sheet.fail("dns", what.clone(), Cause::Here { what, cure: cure.to_owned() });
+        return Vec::new();
+    }
+    routed(sheet, found, config.gateway.bind.as_ref())
+}
+
+fn ips(addresses: &[SocketAddr]) -> String {
+    let texts: Vec<_> = addresses.iter().map(|address| address.ip().to_string()).collect();
+    texts.join(", ")
 }
 
 /// The C library has a text for each case, and no number that gets through to here.
@@ -80,17 +120,29 @@ fn unresolved(place: &Place, error: &io::Error) -> Cause {
     Cause::ResolverSilent { place, why }
 }
 
-fn routed(sheet: &mut Sheet<'_>, found: Vec<(SocketAddr, String)>) -> Vec<Target> {
-    let all: Vec<_> = found.iter().map(|(address, _)| *address).collect();
+fn routed(
+    sheet: &mut Sheet<'_>,
+    found: Vec<(SocketAddr, Place, Option<Through>)>,
+    bind: Option<&Bind>,
+) -> Vec<Target> {
+    let all: Vec<_> = found.iter().map(|(address, ..)| *address).collect();
     let (mut targets, mut unrouted) = (Vec::new(), None);
-    for (address, host) in found {
-        match net::route_to(address) {
-            Ok(local) => targets.push(Target { address, host, local }),
-            Err(error) => unrouted = Some((address, error)),
-        }
+    for (address, place, through) in found {
+        let local = match (bind, net::route_to(address)) {
+            (Some(Bind::Address(local)), _) => *local,
+            (_, Ok(local)) => local,
+            // Its own routes count: connecting will show.
+            (Some(Bind::Device(_)), Err(_)) => IpAddr::from([0, 0, 0, 0]),
+            (None, Err(error)) => {
+                unrouted = Some((address, error));
+                continue;
+            }
+        };
+        targets.push(Target { address, place, through, local });
     }
     if let Some(Target { address, local, .. }) = targets.first() {
-        sheet.ok("route", format!("to {} from {local}", address.ip()));
+        let by = bind.map(|bind| format!(", by {bind}")).unwrap_or_default();
+        sheet.ok("route", format!("to {} from {local}{by}", address.ip()));
         return targets;
     }
     if let Some((address, error)) = unrouted {
@@ -122,9 +174,13 @@ fn no_route(all: &[SocketAddr], error: &io::Error) -> Cause {
 }
 
 /// Connects to the first of `targets` that accepts.
-pub(super) async fn connect(sheet: &mut Sheet<'_>, targets: &[Target]) -> Option<Reached> {
+pub(super) async fn connect(
+    sheet: &mut Sheet<'_>,
+    targets: &[Target],
+    bind: Option<&Bind>,
+) -> Option<Reached> {
     let mut failures = Vec::new();
-    for knocked in join_all(targets.iter().map(knock)).await {
+    for knocked in join_all(targets.iter().map(|target| knock(target, bind))).await {
         match knocked {
             Ok(Knocked { reached, good, time, error }) => {
                 let address = reached.target.address;
@@ -145,14 +201,22 @@ pub(super) async fn connect(sheet: &mut Sheet<'_>, targets: &[Target]) -> Option
             Err(failure) => failures.push(failure),
         }
     }
-    let is_v6 = failures.iter().any(|(target, _)| target.address.is_ipv6());
-    let has_both = is_v6 && failures.iter().any(|(target, _)| target.address.is_ipv4());
-    for (target, error) in failures.into_iter().take(2) {
+    let is_v6 = failures.iter().any(|(target, ..)| target.address.is_ipv6());
+    let has_both = is_v6 && failures.iter().any(|(target, ..)| target.address.is_ipv4());
+    for (target, error, time) in failures.into_iter().take(FAILURES_SHOWN) {
         let address = target.address;
         let family =
             if has_both { format!(" over {}", family(address.ip())) } else { String::new() };
-        let cause = failed(address, &error).await;
-        sheet.fail("tcp", format!("cannot connect to {address}{family}: {error}"), cause);
+        let (cause, to) = match &target.through {
+            Some(Through { proxy, .. }) => {
+                let text = format!("the proxy {proxy} does not accept connections: {error}");
+                let cure = "correct `proxy` in [gateway] or the environment, or have the proxy started; \
+                            proxy = \"none\" does without";
+                (Cause::Proxy { text, cure: cure.to_owned() }, "the proxy ")
+            }
+            None => (failed(address, &error, time, bind).await, ""),
+        };
+        sheet.fail("tcp", format!("cannot connect to {to}{address}{family}: {error}"), cause);
     }
     None
 }
@@ -164,10 +228,13 @@ struct Knocked {
     error: Option<io::Error>,
 }
 
-async fn knock(target: &Target) -> Result<Knocked, (Target, io::Error)> {
+async fn knock(
+    target: &Target,
+    bind: Option<&Bind>,
+) -> Result<Knocked, (Target, io::Error, Duration)> {
     let start = Instant::now();
     let attempt = || async {
-        let connected = net::try_connect(target.address, None, KNOCK_MAX).await;
+        let connected = net::connect(target.address, bind, None, KNOCK_MAX).await;
         connected.map(|stream| (stream, start.elapsed()))
     };
     let (mut good, mut failed) = (Vec::new(), None);
@@ -180,34 +247,44 @@ async fn knock(target: &Target) -> Result<Knocked, (Target, io::Error)> {
     let count = good.len();
     let Some((stream, time)) = good.into_iter().next() else {
         let error = failed.unwrap_or_else(|| io::ErrorKind::TimedOut.into());
-        return Err((target.clone(), error));
+        return Err((target.clone(), error, start.elapsed()));
     };
     let reached = Reached { target: target.clone(), stream };
     Ok(Knocked { reached, good: count, time, error: failed })
 }
 
-/// Why nobody accepts there.
-async fn failed(address: SocketAddr, error: &io::Error) -> Cause {
-    let (open_443, rejection) =
-        futures_util::future::join(open_443(address), net::rejection(address, REJECTION_MAX)).await;
+/// Why nobody accepts there: it took so long to fail.
+async fn failed(
+    address: SocketAddr,
+    error: &io::Error,
+    time: Duration,
+    bind: Option<&Bind>,
+) -> Cause {
+    if error.kind() == io::ErrorKind::TimedOut {
+        return Cause::TimedOut { address, open_443: open_443(address, bind).await };
+    }
+    let rejected = net::rejection(address, time.min(KNOCK_MAX) + REJECTION_MORE);
+    let (open_443, rejection) = join(open_443(address, bind), rejected).await;
     let rejection = rejection.ok().flatten();
     match error.kind() {
-        io::ErrorKind::TimedOut => Cause::TimedOut { address, open_443 },
         io::ErrorKind::ConnectionRefused => {
             Cause::ConnectionRefused { address, rejection, open_443 }
         }
-        _ => Cause::Rejected { address, why: error.to_string(), rejection, open_443 },
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            Cause::Rejected { address, why: error.to_string(), rejection, open_443 }
+        }
+        // Something of this host's own, such as `bind`.
+        _ => Cause::Lost { text: error.to_string() },
     }
 }
 
-async fn open_443(address: SocketAddr) -> Open443 {
+async fn open_443(address: SocketAddr, bind: Option<&Bind>) -> Open443 {
     if address.port() == HTTPS {
         return Open443::IsTheSame;
     }
     let at = SocketAddr::new(address.ip(), HTTPS);
-    match net::try_connect(at, None, KNOCK_MAX).await {
+    match net::connect(at, bind, None, KNOCK_MAX).await {
         Ok(_) => Open443::Accepts,
-        // The same answer as the other port's says nothing: a firewall gives it for all.
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Open443::Reached,
         Err(_) => Open443::No,
     }

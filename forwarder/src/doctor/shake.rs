@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use adit_proto::id::Side;
 use futures_util::future::join;
+use tokio::net::TcpStream;
 
 use super::cause::Cause;
 use super::reach::Target;
 use super::sheet::Sheet;
+use crate::config::{Bind, Place};
+use crate::gateway::{ProxyError, Through, tunnel};
 use crate::net::{self, Exchange, ShakeError, Stream};
 use crate::tls::{ClientTls, Handshake, HandshakeError};
 
@@ -31,6 +34,9 @@ const ETHERNET: u32 = 1_500;
 pub(super) struct Way {
     pub(super) target: Target,
     pub(super) tls: ClientTls,
+    /// The name in the handshake.
+    pub(super) name: String,
+    pub(super) bind: Option<Bind>,
     /// The longest segment, where longer ones get lost.
     pub(super) segment_bytes: Option<u32>,
 }
@@ -39,6 +45,7 @@ pub(super) struct Way {
 #[derive(Debug)]
 pub(super) enum Trouble {
     Connect(io::Error),
+    Proxy(ProxyError),
     Silent,
     Closed,
     Reset,
@@ -63,16 +70,25 @@ impl From<ShakeError> for Trouble {
 impl Way {
     /// Dials once more.
     pub(super) async fn dial(&self) -> Result<Exchange, Trouble> {
-        self.dial_as(&self.target.host).await
+        self.dial_as(&self.name).await
     }
 
     async fn dial_as(&self, name: &str) -> Result<Exchange, Trouble> {
         let (address, segment_bytes) = (self.target.address, self.segment_bytes);
-        let stream = net::try_connect(address, segment_bytes, CONNECT_MAX).await;
+        let bind = self.bind.as_ref();
+        let stream = net::connect(address, bind, segment_bytes, CONNECT_MAX).await;
         self.shake(stream.map_err(Trouble::Connect)?, name).await
     }
 
-    async fn shake(&self, stream: Stream, name: &str) -> Result<Exchange, Trouble> {
+    async fn shake(&self, stream: TcpStream, name: &str) -> Result<Exchange, Trouble> {
+        let Target { address, place, through, .. } = &self.target;
+        let (stream, early) = match through {
+            None => (stream, Vec::new()),
+            Some(Through { proxy, .. }) => {
+                tunnel(stream, proxy, place).await.map_err(Trouble::Proxy)?
+            }
+        };
+        let stream = Stream::from_tokio(stream, *address, early).map_err(Trouble::Connect)?;
         let handshake = Handshake::client(&self.tls, name).map_err(Trouble::Tls)?;
         let shaken = tokio::time::timeout(SHAKE_MAX, net::shake_hands(stream, handshake)).await;
         let shaken = shaken.unwrap_or(Err(ShakeError::TooSlow))?;
@@ -88,12 +104,22 @@ impl Way {
     pub(super) async fn authenticate(
         &mut self,
         sheet: &mut Sheet<'_>,
-        stream: Stream,
+        stream: TcpStream,
     ) -> Option<Exchange> {
-        let host = self.target.host.clone();
-        let trouble = match self.shake(stream, &host).await {
+        let shaken = self.shake(stream, &self.name).await;
+        if let Some(Through { proxy, variable }) = &self.target.through {
+            let named_by = variable.unwrap_or("the configuration");
+            let place = &self.target.place;
+            if let Err(Trouble::Proxy(error)) = &shaken {
+                let cause = proxy_cause(&proxy.to_string(), error);
+                sheet.fail("proxy", format!("{proxy}: {error}"), cause);
+                return None;
+            }
+            sheet.ok("proxy", format!("{proxy}, named by {named_by}, connects to {place}"));
+        }
+        let trouble = match shaken {
             Ok(exchange) => {
-                let address = self.target.address;
+                let address = &self.target.place;
                 sheet.ok("tls", format!("{address} is the relay: it has the pinned key"));
                 return Some(exchange);
             }
@@ -102,6 +128,7 @@ impl Way {
         let what = said(&trouble);
         match trouble {
             Trouble::Tls(error) => sheet.fail("tls", what, self.stranger(error)),
+            Trouble::Proxy(_) => {}
             Trouble::Connect(error) => {
                 sheet.fail("tls", what, Cause::Lost { text: error.to_string() });
             }
@@ -121,14 +148,14 @@ impl Way {
     ) -> Option<Exchange> {
         let small = self.small();
         let (renamed, smaller) = join(self.dial_as(OTHER_NAME), small.dial()).await;
-        let address = self.target.address;
+        let address = self.target.place.clone();
         let is_silent = matches!(trouble, Trouble::Silent);
         if is_silent && let Ok(exchange) = smaller {
             sheet.warn("tls", format!("{what}; in small packets it passes"), black_hole());
             *self = small;
             return Some(exchange);
         }
-        let name = self.target.host.clone();
+        let name = self.name.clone();
         let cause = if renamed.is_ok() {
             Cause::SniBlocked { name, with: OTHER_NAME.to_owned() }
         } else if is_silent {
@@ -141,7 +168,7 @@ impl Way {
     }
 
     fn stranger(&self, error: HandshakeError) -> Cause {
-        let address = self.target.address;
+        let address: Place = self.target.place.clone();
         match error {
             HandshakeError::NotTls(greeting) => Cause::NotTls { address, greeting },
             HandshakeError::NotAdit { reason, .. } => Cause::NotAdit { address, reason },
@@ -149,6 +176,26 @@ impl Way {
             error => Cause::NotAdit { address, reason: error.to_string() },
         }
     }
+}
+
+/// What the proxy says, and whom to ask.
+fn proxy_cause(proxy: &str, error: &ProxyError) -> Cause {
+    let cure = match error {
+        ProxyError::LoginNeeded { scheme, .. } => {
+            format!("write user and password into `proxy` of [gateway]: {scheme}://USER:PASSWORD@HOST:PORT")
+        }
+        ProxyError::LoginRefused { .. } => "correct user and password in `proxy`".to_owned(),
+        ProxyError::Forbidden { .. } => {
+            "have the proxy's administrator allow the relay's address and port, or let the relay listen \
+             on a port that is allowed, such as 443"
+                .to_owned()
+        }
+        ProxyError::Unreached { .. } => {
+            "make sure that the relay runs, and that the proxy may reach it".to_owned()
+        }
+        _ => "correct `proxy` in [gateway] or the environment: kind, host and port".to_owned(),
+    };
+    Cause::Proxy { text: format!("the proxy {proxy} does not connect to the relay: {error}"), cure }
 }
 
 /// Large packets get lost, small ones do not.
@@ -159,6 +206,7 @@ pub(super) fn black_hole() -> Cause {
 fn said(trouble: &Trouble) -> String {
     match trouble {
         Trouble::Connect(error) => error.to_string(),
+        Trouble::Proxy(error) => error.to_string(),
         Trouble::Silent => {
             format!("no answer to the ClientHello in {} s", SHAKE_MAX.as_secs())
         }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::cause::Cause;
 use super::shake::{Way, black_hole};
 use super::sheet::Sheet;
-use super::visit::{Visit, VisitError};
+use super::visit::{Moved, Visit, VisitError};
 
 /// Bytes that are moved each way: enough for packets of full size …
 const SHORT: usize = 64 * 1024;
@@ -21,7 +21,7 @@ pub(super) async fn examine(
 ) -> Option<Visit> {
     let bytes = if is_long { LONG } else { SHORT };
     let start = Instant::now();
-    let (moved, error) = match visit.transfer(bytes).await {
+    let (Moved { sent, received }, error) = match visit.transfer(bytes).await {
         Ok(()) => {
             let (kib, s) = (bytes / 1_024, start.elapsed().as_secs_f64());
             sheet.ok("transfer", format!("{kib} KiB each way in {s:.2} s"));
@@ -29,7 +29,7 @@ pub(super) async fn examine(
         }
         Err(failed) => failed,
     };
-    let what = format!("ends after about {moved} bytes: {error}");
+    let what = format!("ends after {sent} bytes out and {received} bytes in: {error}");
     let is_silent = matches!(error, VisitError::Silent);
     if is_silent && way.segment_bytes.is_none() {
         let small = way.small();
@@ -43,6 +43,6 @@ pub(super) async fn examine(
         }
     }
     let how = if is_silent { "nothing comes any more".to_owned() } else { error.to_string() };
-    sheet.fail("transfer", what, Cause::Cut { bytes: moved, how });
+    sheet.fail("transfer", what, Cause::Cut { sent, received, how });
     None
 }

@@ -99,14 +99,14 @@ impl Visit {
         }
     }
 
-    /// Moves `bytes` each way; should it fail, says how many had moved.
-    pub(super) async fn transfer(&mut self, bytes: usize) -> Result<(), (usize, VisitError)> {
-        let mut moved = 0;
-        while moved < bytes {
-            let now = (bytes - moved).min(PROBE_FILL);
+    /// Moves `bytes` each way; should it fail, says how many went out and came in.
+    pub(super) async fn transfer(&mut self, bytes: usize) -> Result<(), (Moved, VisitError)> {
+        let mut moved = Moved::default();
+        while moved.sent < bytes {
+            let now = (bytes - moved.sent).min(PROBE_FILL);
             let fill = Request::Fill(vec![0; now]);
             self.say(&fill).await.map_err(|error| (moved, error))?;
-            moved += now;
+            moved.sent += now;
         }
         match self.ask(Request::Filled).await {
             Ok(Answer::Filled(_)) => {}
@@ -115,13 +115,20 @@ impl Visit {
         }
         let give = Request::Give(u32::try_from(bytes).unwrap_or(u32::MAX));
         self.say(&give).await.map_err(|error| (moved, error))?;
-        while moved < 2 * bytes {
+        while moved.received < bytes {
             match self.hear().await {
-                Ok(Answer::Fill(fill)) if !fill.is_empty() => moved += fill.len(),
+                Ok(Answer::Fill(fill)) if !fill.is_empty() => moved.received += fill.len(),
                 Ok(other) => return Err((moved, VisitError::Other(other))),
                 Err(error) => return Err((moved, error)),
             }
         }
         Ok(())
     }
+}
+
+/// What a transfer has moved.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Moved {
+    pub(super) sent: usize,
+    pub(super) received: usize,
 }
