@@ -4,9 +4,10 @@
 use std::fs;
 use std::thread;
 
+use netns_tests::proxy::{connect_proxy, socks_proxy};
 use netns_tests::{
-    Daemon, Firewall, Host, Lab, LabError, Nat, Process, SHORT, STOPPED_MS, Topology, Tunnel,
-    binaries,
+    Daemon, Firewall, Host, Lab, LabError, Nat, Nat6, Process, SHORT, STOPPED_MS, Topology, Tunnel,
+    binaries, nginx,
 };
 
 type Outcome = Result<(), LabError>;
@@ -23,6 +24,8 @@ struct Said {
 struct Case {
     name: &'static str,
     topology: Topology,
+    /// Whether the relay is dialled over IPv6.
+    v6: bool,
     /// Breaks it; what it returns lives until the doctor is done.
     spoil: fn(&Ward<'_>) -> Result<Vec<Process>, LabError>,
     /// The doctor's options.
@@ -40,6 +43,7 @@ impl Default for Case {
         Self {
             name: "",
             topology: Topology::STANDARD,
+            v6: false,
             spoil: |_| Ok(Vec::new()),
             options: &[],
             works: false,
@@ -99,9 +103,14 @@ fn play(case: &Case) -> Result<(), String> {
     let failed = |error: LabError| format!("{name}: {error}");
     let lab = case.topology.draw(&format!("doctor-{name}")).paced().build().map_err(failed)?;
     let tunnel = Tunnel::builder().peer("echo", "192.168.50.3:7", 8003);
-    let mut tunnel = tunnel.prepare(&lab).map_err(failed)?;
-    tunnel.start_relay().map_err(failed)?;
-    let ward = Ward { lab: &lab, tunnel };
+    let tunnel = tunnel.prepare(&lab).map_err(failed)?;
+    let mut ward = Ward { lab: &lab, tunnel };
+    if case.v6 {
+        ward.edit("relay.toml", "0.0.0.0:443", "[::]:443").map_err(failed)?;
+        ward.edit("adit.toml", &ward.tunnel.tunnel_address(), "[2001:db8::20]:443")
+            .map_err(failed)?;
+    }
+    ward.tunnel.start_relay().map_err(failed)?;
     let _processes = (case.spoil)(&ward).map_err(failed)?;
     let said = ward.ask(case.options).map_err(failed)?;
     println!("== {name}\n{}", said.text);
@@ -150,17 +159,117 @@ fn healthy_gateways_are_told_apart() {
         healthy("full-cone", Topology::FULL_CONE, &["full or restricted cone"]),
         healthy("routed", Topology::FIREWALL_ONLY, &["a firewall without NAT"]),
         healthy("double", Topology::DOUBLE, &["a symmetric NAT"]),
+        healthy("port-block", single(Nat::PortBlock), &["a port-restricted cone", "ports change"]),
+        healthy("pooling", single(Nat::ArbitraryPooling), &["outside address changes"]),
+        healthy("address-dependent", single(Nat::AddressDependent), &["cannot be told apart"]),
+        Case { v6: true, ..healthy("v6-nat", v6(Nat6::Symmetric), &["a symmetric NAT"]) },
+        Case { v6: true, ..healthy("v6-routed", v6(Nat6::Routed), &["a firewall without NAT"]) },
+        // The relay has a second address: what depends on addresses shows.
         Case {
-            // The relay has a second address: mappings that depend on the address show.
-            spoil: |ward| {
-                let relay = ward.lab.host("relay");
-                relay.shell("ip addr add 203.0.113.21/24 dev eth0").map(|_| Vec::new())
-            },
+            spoil: second_address,
             ..healthy(
-                "two-addresses",
+                "full-cone-2",
                 Topology::FULL_CONE,
                 &["a full cone", "mapping: endpoint-independent)"],
             )
+        },
+        Case {
+            spoil: second_address,
+            ..healthy(
+                "restricted-cone-2",
+                single(Nat::RestrictedCone { inside: "192.168.50.2" }),
+                &["a restricted cone", "filtering: address-dependent"],
+            )
+        },
+        Case {
+            spoil: |ward| {
+                ward.gateway(
+                    "iptables -w -t nat -I POSTROUTING -o wan0 -p udp -d 203.0.113.21 -j SNAT \
+                     --to-source 203.0.113.1:50000-50999",
+                )?;
+                second_address(ward)
+            },
+            ..healthy(
+                "address-dependent-2",
+                single(Nat::AddressDependent),
+                &["address-dependent mapping"],
+            )
+        },
+    ]);
+}
+
+fn single(nat: Nat) -> Topology {
+    Topology::Single(nat, Firewall::Outbound)
+}
+
+fn v6(nat: Nat6) -> Topology {
+    Topology::V6 { nat, v4: true }
+}
+
+fn second_address(ward: &Ward<'_>) -> Result<Vec<Process>, LabError> {
+    ward.lab.host("relay").shell("ip addr add 203.0.113.21/24 dev eth0").map(|_| Vec::new())
+}
+
+/// What a proxy says is told, and what comes of it.
+#[test]
+fn proxies_are_heard() {
+    /// Nothing gets out but by the proxy on the gateway.
+    fn behind(ward: &Ward<'_>, url: &str) -> Outcome {
+        ward.gateway(&format!("{INSERT} -j REJECT --reject-with icmp-admin-prohibited"))?;
+        let path = ward.lab.path().join("adit.toml");
+        let text = fs::read_to_string(&path).expect("a file");
+        fs::write(&path, format!("{text}\n[gateway]\nproxy = \"{url}\"\n")).expect("a file");
+        Ok(())
+    }
+    play_all(&[
+        Case {
+            name: "proxy",
+            spoil: |ward| {
+                behind(ward, "http://203.0.113.1:3128")?;
+                Ok(vec![connect_proxy(&ward.lab.gateway(), None)?])
+            },
+            works: true,
+            lines: &["ok   proxy: http://203.0.113.1:3128", "datagrams ride the carrier"],
+            ..Case::default()
+        },
+        Case {
+            name: "proxy-socks",
+            spoil: |ward| {
+                behind(ward, "socks5://jo:secret@203.0.113.1:1080")?;
+                Ok(vec![socks_proxy(&ward.lab.gateway(), Some(("jo", "secret")))?])
+            },
+            works: true,
+            lines: &["ok   proxy: socks5://203.0.113.1:1080"],
+            ..Case::default()
+        },
+        Case {
+            name: "proxy-407",
+            spoil: |ward| {
+                behind(ward, "http://203.0.113.1:3128")?;
+                Ok(vec![connect_proxy(&ward.lab.gateway(), Some(("jo", "secret")))?])
+            },
+            diagnosis: &["the proxy http://203.0.113.1:3128", "407"],
+            lines: &["cure: write user and password"],
+            ..Case::default()
+        },
+        Case {
+            name: "proxy-403",
+            spoil: |ward| {
+                behind(ward, "http://203.0.113.1:3128")?;
+                ward.edit("adit.toml", "203.0.113.20:443", "203.0.113.20:8443")?;
+                Ok(vec![connect_proxy(&ward.lab.gateway(), None)?])
+            },
+            diagnosis: &["the proxy http://203.0.113.1:3128", "403", "does not allow"],
+            ..Case::default()
+        },
+        Case {
+            name: "proxy-off",
+            spoil: |ward| {
+                behind(ward, "http://203.0.113.1:3128")?;
+                Ok(Vec::new())
+            },
+            diagnosis: &["the proxy http://203.0.113.1:3128 does not accept connections"],
+            ..Case::default()
         },
     ]);
 }
@@ -343,20 +452,13 @@ fn spoiled_connections_are_named() {
         Case {
             name: "portal",
             spoil: |ward| {
-                let page = "HTTP/1.1 302 Found\\r\\nLocation: http://portal.test/\\r\\n\\r\\n";
-                let answer = format!("SYSTEM:printf \"{page}\"; sleep 1");
-                let portal = ward.lab.gateway().spawn([
-                    "socat",
-                    "TCP-LISTEN:8080,fork,reuseaddr",
-                    &answer,
-                ])?;
-                ward.gateway("iptables -w -t nat -I PREROUTING -i lan0 -p tcp --dport 443 -j REDIRECT --to-ports 8080")?;
-                netns_tests::wait_until(SHORT, "the portal", || {
-                    ward.lab
-                        .gateway()
-                        .run(["ss", "-Hltn", "sport = :8080"])
-                        .is_ok_and(|o| !o.stdout.is_empty())
-                })?;
+                let root = ward.lab.path().join("www");
+                fs::create_dir_all(&root).expect("a folder");
+                let portal = nginx(&ward.lab.gateway(), 8080, &root)?;
+                ward.gateway(
+                    "iptables -w -t nat -I PREROUTING -i lan0 -p tcp --dport 443 -j DNAT \
+                     --to-destination 203.0.113.1:8080",
+                )?;
                 Ok(vec![portal])
             },
             diagnosis: &["something else answers", "captive portal"],
@@ -562,10 +664,7 @@ fn a_running_forwarder_is_not_disturbed() -> Outcome {
     pulse.wait_for_log("beating", SHORT)?;
     let session = tunnel.session()?;
     let mut ward = Ward { lab: &lab, tunnel };
-    for options in [&[][..], &["--transfer"], &["--idle", "3"], &["--json"]] {
-        if options == ["--json"] {
-            continue;
-        }
+    for options in [&[][..], &["--transfer"], &["--idle", "3"]] {
         let said = ward.ask(options)?;
         assert!(said.works, "{}", said.text);
         assert!(said.text.contains("`adit run` runs: its tunnel is up"), "{}", said.text);

@@ -2,10 +2,12 @@
 //! the gateway's NAT makes of it.
 //!
 //! ```text
-//!   mapping    one socket ──▶ two ports of the relay, another address of it, the paths' port
-//!   filtering  a fresh one ─▶ one port; then the others send to where that came from, and it last:
+//!   filtering  one socket ──▶ one port; then the others send to where that came from, and it last:
 //!                             what it sends has to arrive, so that silence means something
+//!   mapping    another ─────▶ two ports of the relay, another address of it, the paths' port
 //! ```
+//!
+//! In this order: there are gateways that remember who was sent to, and not by which socket.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -145,6 +147,7 @@ pub(super) async fn examine(
             return Ok(());
         }
     };
+    let let_in = filtering(visit, ends, local).await?;
     let mut wanted = Vec::new();
     for (index, number) in (0..ends.opened.sockets.len()).zip(MAPPING..) {
         wanted.extend(ends.at(index).map(|to| (to, ends.ping(number))));
@@ -162,7 +165,6 @@ pub(super) async fn examine(
     let seen = |number| {
         heard.iter().find(|heard: &&Heard| heard.number == number).map(|heard| heard.source)
     };
-    let let_in = if any { filtering(visit, ends, local).await? } else { None };
     let sighting = Sighting {
         local: ear.local,
         first: seen(MAPPING),
