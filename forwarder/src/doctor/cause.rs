@@ -34,7 +34,7 @@ pub(super) enum Cause {
     /// Accepted, and then nothing.
     Silent { address: Place },
     /// Large packets disappear.
-    BlackHole { lost_bytes: u32, passed_bytes: u32 },
+    BlackHole { passed_bytes: u32 },
     /// HTTP or anything else.
     NotTls { address: Place, greeting: String },
     /// TLS, but no relay.
@@ -163,10 +163,10 @@ impl fmt::Display for Cause {
                 "{address} accepts connections and then says nothing: a SYN proxy or a captive portal \
                  that stands in for it, or a filter that swallows TLS"
             ),
-            Self::BlackHole { lost_bytes, passed_bytes } => write!(
+            Self::BlackHole { passed_bytes } => write!(
                 f,
-                "packets of {lost_bytes} bytes get lost on the way and nobody says so, those of \
-                 {passed_bytes} pass: an MTU black hole"
+                "packets of full size get lost on the way and nobody says so, those of {passed_bytes} \
+                 bytes pass: an MTU black hole"
             ),
             Self::NotTls { address, greeting } => write!(
                 f,
@@ -254,8 +254,9 @@ impl Cause {
             }
             .to_owned(),
             Self::BlackHole { .. } => {
-                "let ICMP \"fragmentation needed\" pass on the way, or set the gateway's MTU right, or \
-                 clamp TCP's MSS there (iptables TCPMSS --clamp-mss-to-pmtu)"
+                "let ICMP \"fragmentation needed\" and \"packet too big\" pass on the way, or set the MTU \
+                 of the gateway or of this host right, or clamp TCP's MSS (iptables TCPMSS \
+                 --clamp-mss-to-pmtu); until then Adit keeps to small packets by itself"
             }
             .to_owned(),
             Self::NotTls { .. } => {

@@ -160,6 +160,10 @@ pub(super) async fn examine(
     let path = ends.path().map(|at| (at.port(), answered.contains(&at)));
     say_path(sheet, path, any, !heard.is_empty());
     if heard.is_empty() {
+        if path.is_some_and(|(_, is_open)| is_open) {
+            let why = "none of the relay's other ports is reached: its own firewall may close them";
+            sheet.ok("nat", format!("unknown: {why}"));
+        }
         return Ok(());
     }
     let seen = |number| {

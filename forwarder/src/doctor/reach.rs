@@ -273,8 +273,10 @@ async fn failed(
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
             Cause::Rejected { address, why: error.to_string(), rejection, open_443 }
         }
-        // Something of this host's own, such as `bind`.
-        _ => Cause::Lost { text: error.to_string() },
+        _ => {
+            let cure = "correct `bind` of [gateway], or this host's own routes and firewall";
+            Cause::Here { what: error.to_string(), cure: cure.to_owned() }
+        }
     }
 }
 

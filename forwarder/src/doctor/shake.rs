@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use adit_proto::id::Side;
-use futures_util::future::join;
+use futures_util::future::{join, join_all};
 use tokio::net::TcpStream;
 
 use super::cause::Cause;
@@ -22,12 +22,12 @@ const CONNECT_MAX: Duration = Duration::from_secs(4);
 const SHAKE_MAX: Duration = Duration::from_secs(5);
 /// A name that no filter has reason to object to; nobody is asked for it.
 const OTHER_NAME: &str = "www.example.com";
-/// Segments that pass wherever IP does: 576 bytes are what every way takes.
-pub(super) const SMALL_SEGMENT: u32 = 536;
-/// What stands in front of a segment: both headers, without options.
-const HEADERS: u32 = 40;
-/// A packet on an ordinary way.
-const ETHERNET: u32 = 1_500;
+/// Segments that pass where longer ones do not: what every IPv6 path must carry (1,280 bytes), and what
+/// every IPv4 host must take (576).
+const SMALLER: [u32; 2] = [1_220, 536];
+/// The headers of IP and TCP, without options.
+const HEADERS_V4: u32 = 40;
+const HEADERS_V6: u32 = 60;
 
 /// How to dial.
 #[derive(Clone, Debug)]
@@ -95,9 +95,22 @@ impl Way {
         Ok(Exchange::new(Side::Forwarder, shaken.carrier))
     }
 
-    /// The same in small segments.
-    pub(super) fn small(&self) -> Self {
-        Self { segment_bytes: Some(SMALL_SEGMENT), ..self.clone() }
+    /// The same in small segments, with a connection for each size, and the longest that `works` first.
+    pub(super) async fn smaller<T, F: Future<Output = Option<T>>>(
+        &self,
+        works: impl Fn(Self) -> F,
+    ) -> Option<(Self, T)> {
+        let way = |bytes| Self { segment_bytes: Some(bytes), ..self.clone() };
+        let tried = join_all(SMALLER.map(|bytes| works(way(bytes)))).await;
+        let worked =
+            SMALLER.into_iter().zip(tried).find_map(|(bytes, tried)| Some((bytes, tried?)));
+        worked.map(|(bytes, tried)| (way(bytes), tried))
+    }
+
+    /// Large packets get lost, these do not.
+    pub(super) fn black_hole(&self) -> Cause {
+        let headers = if self.target.address.is_ipv4() { HEADERS_V4 } else { HEADERS_V6 };
+        Cause::BlackHole { passed_bytes: self.segment_bytes.unwrap_or_default() + headers }
     }
 
     /// Makes TLS on `stream`; where that fails, says why.
@@ -146,13 +159,14 @@ impl Way {
         trouble: &Trouble,
         what: &str,
     ) -> Option<Exchange> {
-        let small = self.small();
-        let (renamed, smaller) = join(self.dial_as(OTHER_NAME), small.dial()).await;
+        let dialled = self.smaller(|way| async move { way.dial().await.ok() });
+        let (renamed, smaller) = join(self.dial_as(OTHER_NAME), dialled).await;
         let address = self.target.place.clone();
         let is_silent = matches!(trouble, Trouble::Silent);
-        if is_silent && let Ok(exchange) = smaller {
-            sheet.warn("tls", format!("{what}; in small packets it passes"), black_hole());
-            *self = small;
+        if is_silent && let Some((way, exchange)) = smaller {
+            *self = way;
+            let what = format!("{what}; in small packets it passes");
+            sheet.warn("tls", what, self.black_hole());
             return Some(exchange);
         }
         let name = self.name.clone();
@@ -196,11 +210,6 @@ fn proxy_cause(proxy: &str, error: &ProxyError) -> Cause {
         _ => "correct `proxy` in [gateway] or the environment: kind, host and port".to_owned(),
     };
     Cause::Proxy { text: format!("the proxy {proxy} does not connect to the relay: {error}"), cure }
-}
-
-/// Large packets get lost, small ones do not.
-pub(super) fn black_hole() -> Cause {
-    Cause::BlackHole { lost_bytes: ETHERNET, passed_bytes: SMALL_SEGMENT + HEADERS }
 }
 
 fn said(trouble: &Trouble) -> String {

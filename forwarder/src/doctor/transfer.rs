@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::cause::Cause;
-use super::shake::{Way, black_hole};
+use super::shake::Way;
 use super::sheet::Sheet;
 use super::visit::{Moved, Visit, VisitError};
 
@@ -32,14 +32,15 @@ pub(super) async fn examine(
     let what = format!("ends after {sent} bytes out and {received} bytes in: {error}");
     let is_silent = matches!(error, VisitError::Silent);
     if is_silent && way.segment_bytes.is_none() {
-        let small = way.small();
-        if let Ok(exchange) = small.dial().await {
-            let mut visit = Visit::new(exchange);
-            if visit.transfer(bytes).await.is_ok() {
-                sheet.warn("transfer", format!("{what}; in small packets it passes"), black_hole());
-                *way = small;
-                return Some(visit);
-            }
+        let moves = |way: Way| async move {
+            let mut visit = Visit::new(way.dial().await.ok()?);
+            visit.transfer(bytes).await.ok().map(|()| visit)
+        };
+        if let Some((smaller, visit)) = way.smaller(moves).await {
+            *way = smaller;
+            let what = format!("{what}; in small packets it passes");
+            sheet.warn("transfer", what, way.black_hole());
+            return Some(visit);
         }
     }
     let how = if is_silent { "nothing comes any more".to_owned() } else { error.to_string() };
