@@ -1,6 +1,7 @@
 //! The command line of `adit`, and what it shares with that of `adit-relay`.
 
 mod connect;
+mod doctor;
 mod histogram;
 mod proxy;
 mod register;
@@ -23,6 +24,7 @@ use crate::status::forwarder_table;
 use crate::{forwarder, logging};
 
 use connect::ConnectArgs;
+use doctor::DoctorArgs;
 use proxy::ProxyArgs;
 use register::{RegisterArgs, TokenArgs, UnregisterArgs};
 
@@ -69,6 +71,10 @@ enum Command {
         #[arg(short, long, value_name = "FILE", default_value = FORWARDER_FILE)]
         config: PathBuf,
     },
+    /// Try every step between this host and a tunnel, and say what is wrong and what to change.
+    ///
+    /// A forwarder that runs is not disturbed. It ends with 0 when the tunnel works.
+    Doctor(DoctorArgs),
     /// Keep the tunnel and register the peers, in the foreground.
     ///
     /// TERM or INT lets the open connections finish, for 10 seconds at most; a second one ends at
@@ -127,6 +133,7 @@ fn run(cli: Cli) -> Result<(), Failed> {
             logging::start(cli.log.log_level.as_deref()).map_err(bad_level)?;
             forwarder::run(&config)
         }
+        Command::Doctor(args) => args.run(),
         Command::Connect(args) => {
             let usual = args.log_level();
             logging::start_at(cli.log.log_level.as_deref(), usual).map_err(bad_level)?;

@@ -27,6 +27,7 @@ use segments::{Descent, Small, Verdict};
 pub use egress::{BadEnvironment, Through, proxies};
 pub use error::{DialError, Failure};
 pub use proxy::ProxyError;
+pub(crate) use proxy::tunnel;
 pub use redial::{Ended, Redial};
 pub use segments::Stuck;
 
@@ -168,7 +169,7 @@ impl Gateway {
         let (stream, early) = match self.through_of(at.place) {
             None => (stream, Vec::new()),
             Some(Through { proxy, .. }) => {
-                let asked = proxy::tunnel(stream, proxy, place).await;
+                let asked = tunnel(stream, proxy, place).await;
                 asked.map_err(|source| Failure::Proxy { proxy: proxy.clone(), source })?
             }
         };

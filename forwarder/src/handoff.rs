@@ -19,7 +19,7 @@ use crossbeam::channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 pub use command::{
-    Answer, Arrival, Carrier, Command, ContactSocket, Listening, PathSocket, ProxyHeader,
+    Answer, Arrival, Carrier, Command, ContactSocket, Listening, PathEcho, PathSocket, ProxyHeader,
     ProxyVersion, Quota, Replies, Service, SessionKey,
 };
 pub use event::{DatagramReport, Down, Event, Report, SessionReport};

@@ -200,7 +200,7 @@ fn read(text: &str) -> Option<Invitation> {
 #[error("the system gives no random numbers")]
 pub struct NoRandomness;
 
-fn random<const LEN: usize>() -> Result<[u8; LEN], NoRandomness> {
+pub(crate) fn random<const LEN: usize>() -> Result<[u8; LEN], NoRandomness> {
     let mut bytes = [0; LEN];
     match rand::fill(&mut bytes) {
         Ok(()) => Ok(bytes),

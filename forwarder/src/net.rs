@@ -11,11 +11,13 @@ mod check;
 mod events;
 mod exchange;
 mod handshake;
+mod icmp;
 mod leave;
 mod listener;
 mod own;
 mod pair;
 mod resolve;
+mod route;
 mod signals;
 mod stream;
 
@@ -33,11 +35,13 @@ pub use check::check;
 pub use events::forward_events;
 pub use exchange::{Exchange, ExchangeError};
 pub use handshake::{ShakeError, Shaken, shake_hands};
+pub use icmp::{Rejection, rejection};
 pub use leave::connect;
-pub use listener::{CONTACT_BACKLOG, Listener, bind, bind_datagrams, stop_listening};
+pub use listener::{CONTACT_BACKLOG, Listener, bind, bind_datagrams, can_bind, stop_listening};
 pub use own::own_addresses;
 pub use pair::{datagram_pair, pair};
 pub use resolve::resolve;
+pub use route::route_to;
 pub use signals::{Signal, forward_signals, interrupted};
 pub use stream::{Stream, Watch};
 

@@ -16,6 +16,7 @@ mod associating;
 mod associations;
 mod carriers;
 mod contacts;
+mod echoes;
 mod flows;
 mod greetings;
 mod inlets;
@@ -265,6 +266,7 @@ impl Pump {
                 self.serve(session, contact, peer, service);
             }
             Command::OfferPaths(socket) => self.offer_paths(socket),
+            Command::Echo(echo) => self.echo_packets(&echo),
             Command::Listen { session, contact, peer, socket, to, sources } => {
                 self.listen(session, Door { contact, to, peer, sources }, socket);
             }

@@ -55,6 +55,9 @@ pub enum Purpose {
     Tunnel,
     /// To be let in from now on: one request, with an invitation, for whatever key.
     Join,
+    /// To look at the way, for a key that the relay lets in: no session begins, and none is taken
+    /// over.
+    Probe,
 }
 
 impl Purpose {
@@ -63,11 +66,14 @@ impl Purpose {
         match self {
             Self::Tunnel => b"adit/1",
             Self::Join => b"adit-join/1",
+            Self::Probe => b"adit-probe/1",
         }
     }
 
     fn of_alpn(alpn: Option<&[u8]>) -> Option<Self> {
-        [Self::Tunnel, Self::Join].into_iter().find(|purpose| Some(purpose.alpn()) == alpn)
+        [Self::Tunnel, Self::Join, Self::Probe]
+            .into_iter()
+            .find(|purpose| Some(purpose.alpn()) == alpn)
     }
 }
 
@@ -215,7 +221,7 @@ impl Handshake {
         let (error, alert) = match (purpose, peer) {
             (None, _) => (HandshakeError::no_alpn(side), AlertDescription::NoApplicationProtocol),
             (_, None) => (HandshakeError::NoKey, AlertDescription::BadCertificate),
-            (Some(Purpose::Tunnel), Some(peer)) if !self.trusts(&peer) => {
+            (Some(Purpose::Tunnel | Purpose::Probe), Some(peer)) if !self.trusts(&peer) => {
                 (HandshakeError::UnknownPeer(peer), AlertDescription::AccessDenied)
             }
             (Some(purpose), Some(peer)) => {

@@ -4,6 +4,7 @@
 mod calls;
 mod enrolment;
 mod paths;
+mod probe;
 mod registration;
 mod report;
 mod sessions;
@@ -50,6 +51,7 @@ use crate::refused::{Cause, Refusals};
 use crate::registrar::{Lease, Registrar};
 
 pub(crate) use enrolment::{Enrol, Joining};
+pub(crate) use probe::{Look, Probing, Ways};
 
 /// How long flows may take to end after the first signal …
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -69,6 +71,7 @@ pub(crate) enum Input {
     Ask(Ask),
     Times(TimesRequest),
     Enrol(Enrol),
+    Probe(Probing),
     Signal(Signal),
     Resolved { asked: Asked, place: Place, found: io::Result<Vec<SocketAddr>> },
 }
@@ -144,6 +147,8 @@ struct Daemon {
     door: Rc<RefCell<Door>>,
     refusals: Rc<RefCell<Refusals>>,
     listeners: Vec<TcpListener>,
+    /// The port of datagram paths, where they are offered.
+    path_port: Option<u16>,
     gathering: Gathering,
     live: Live,
     ending: Option<Ending>,
@@ -235,6 +240,7 @@ impl Daemon {
             door: Rc::default(),
             refusals: Rc::default(),
             listeners: Vec::new(),
+            path_port: None,
             ending: None,
         })
     }
@@ -246,7 +252,8 @@ impl Daemon {
         net::forward_events(events, inbox.clone()).map_err(failed)?;
         net::forward_signals(&inbox).map_err(failed)?;
         let (door, refusals) = (Rc::clone(&self.door), Rc::clone(&self.refusals));
-        let reception = Rc::new(Reception { tls, door, refusals, inbox });
+        let probes = Rc::default();
+        let reception = Rc::new(Reception { tls, door, probes, refusals, inbox });
         for &address in &self.config.listen {
             // [::] takes IPv4 too, unless the list has 0.0.0.0 with the same port for that.
             let any_v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
@@ -288,6 +295,7 @@ impl Daemon {
                 self.handle_resolved(asked, &place, found, now)
             }
             Input::Enrol(enrol) => self.handle_enrol(enrol, UnixTime::now(), now),
+            Input::Probe(probing) => self.handle_probe(probing, now),
             Input::Signal(Signal::Reload) => self.reload(),
             Input::Signal(Signal::Terminate) => self.terminate(now),
         }

@@ -17,6 +17,7 @@ mod invitations;
 mod lookups;
 mod own;
 mod policy;
+mod probe;
 mod reception;
 mod refused;
 mod registrar;

@@ -19,6 +19,7 @@ use tokio::time::timeout_at;
 
 use crate::daemon::{Enrol, Input, Joining};
 use crate::door::{Door, Ticket};
+use crate::probe::{self, Probes};
 use crate::refused::{Cause, Refusals};
 
 /// The pause after an accept that failed for want of descriptors: the caller is still there, and
@@ -70,6 +71,7 @@ impl Trust for Admission {
 pub(crate) struct Reception {
     pub(crate) tls: ServerTls,
     pub(crate) door: Rc<RefCell<Door>>,
+    pub(crate) probes: Rc<RefCell<Probes>>,
     pub(crate) refusals: Rc<RefCell<Refusals>>,
     pub(crate) inbox: mpsc::Sender<Input>,
 }
@@ -113,11 +115,30 @@ impl Reception {
                     self.refuse(error.cause(), remote, &error);
                 }
             }
+            Ok(shaken) if shaken.purpose == Purpose::Probe => {
+                // It has bounds of its own, and takes longer than a handshake may.
+                drop(ticket);
+                self.answer_probe(shaken).await;
+                return;
+            }
             // The loop has ended: the carrier is closed by being dropped.
             Ok(shaken) => drop(self.inbox.send(Input::Arrived(Box::new(shaken))).await),
             Err(error) => self.refuse(Cause::from(&error), remote, &error),
         }
         drop(ticket);
+    }
+
+    /// Lets a key that may have a session look at the way.
+    async fn answer_probe(&self, shaken: Shaken) {
+        let (key, remote) = (shaken.peer, shaken.carrier.remote);
+        let place = Probes::enter(&self.probes, key);
+        let answered = match place {
+            Ok(_) => probe::answer(shaken, &self.inbox).await,
+            Err(full) => probe::turn_away(shaken, full).await,
+        };
+        if let Err(error) = answered {
+            self.refuse(error.cause(), remote, &error);
+        }
     }
 
     /// Takes the one request of somebody who came to join, and passes the answer on.

@@ -216,6 +216,32 @@ impl<L> Registrar<L> {
         Ok(Granted { lease, taken_from })
     }
 
+    /// Whether `key` would get what is asked for, were it to register now; nothing is changed. `open`
+    /// says whether a port that nobody has can be had.
+    pub(crate) fn judge(
+        &self,
+        key: PublicKey,
+        policy: &Policy,
+        asked: &Registration,
+        open: impl FnOnce(u16, Protocol) -> io::Result<()>,
+    ) -> Result<(), Refusal> {
+        let contact = policy.may_register(asked)?;
+        match self.leases.get(&contact) {
+            Some(lease) if lease.key != key => return Err(Refusal::taken(contact)),
+            Some(_) => return Ok(()),
+            None => {}
+        }
+        if self.counts_by_key.get(&key).is_some_and(|count| *count >= CONTACTS_MAX) {
+            return Err(Refusal::Limit);
+        }
+        match contact {
+            Contact::Public(port, protocol) => {
+                open(port, protocol).map_err(|source| Refusal::Unavailable { port, source })
+            }
+            Contact::Private(_) => Ok(()),
+        }
+    }
+
     fn open(
         &mut self,
         caller: Caller<'_>,

@@ -216,6 +216,24 @@ pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 pub const HANDSHAKES_MAX: usize = 1_024;
 /// … and from one source prefix (a /24 of IPv4, a /56 of IPv6).
 pub const HANDSHAKES_PER_PREFIX_MAX: usize = 64;
+/// Probes (`adit doctor`) that a relay answers at once …
+pub const PROBES_MAX: usize = 64;
+/// … and of one key: one that talks, and one for each time that an idle connection is to live.
+pub const PROBES_PER_KEY_MAX: usize = 20;
+/// How long one may take: longer than the longest idle time that is measured.
+pub const PROBE_MAX: Duration = Duration::from_secs(660);
+/// Its requests: enough to ask for every contact point, and to move the bytes of a transfer.
+pub const PROBE_REQUESTS_MAX: usize = 2_048;
+/// Contact points in one request: so many refusals fit into one message.
+pub const PROBE_CONTACTS_MAX: usize = 16;
+/// Bytes that it may move in each direction …
+pub const PROBE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// … by messages of so many.
+pub const PROBE_FILL: usize = 8_000;
+/// Its datagrams that are answered, by all sockets together and again by the path's.
+pub const PROBE_DATAGRAMS_MAX: usize = 256;
+/// Its sources of datagrams that are kept.
+pub const PROBE_SOURCES_MAX: usize = 64;
 /// How long the relay keeps a contact point for a key whose session ended.
 pub const CONTACT_LEASE: Duration = Duration::from_secs(60);
 

@@ -101,10 +101,10 @@ impl ProxyError {
 }
 
 /// A connection that leads through a proxy, with what was read of it behind the proxy's answer.
-pub(super) type Tunnelled = (TcpStream, Vec<u8>);
+pub(crate) type Tunnelled = (TcpStream, Vec<u8>);
 
 /// Has `proxy`, at the other end of `stream`, connect to `place`.
-pub(super) async fn tunnel(
+pub(crate) async fn tunnel(
     stream: TcpStream,
     proxy: &Proxy,
     place: &Place,

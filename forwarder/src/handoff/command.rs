@@ -11,6 +11,7 @@ use adit_proto::record::RecordLayer;
 use adit_ring::Target;
 
 use crate::key::PublicKey;
+use crate::probe::Token;
 use crate::sources::Sources;
 
 /// The control plane's name for a session on a pump.
@@ -152,9 +153,20 @@ pub struct PathSocket {
     pub pump: (u32, u32),
 }
 
+/// What packets of a probe look like that come to the socket of the datagram paths.
+#[derive(Clone, Debug)]
+pub struct PathEcho {
+    /// What stands in front, as a session's id does: modulo the count of pumps it is the pump.
+    pub id: u32,
+    /// What has to follow.
+    pub token: Token,
+}
+
 /// What the control plane tells a pump.
 #[derive(Debug)]
 pub enum Command {
+    /// For a while, packets of a probe are sent back as they came.
+    Echo(PathEcho),
     /// From now on sessions that begin at this relay are offered a datagram path.
     OfferPaths(PathSocket),
     /// Brings a carrier: for a session that begins, or for one that is to be resumed.

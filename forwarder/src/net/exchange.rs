@@ -2,6 +2,7 @@
 //! tunnel. Whoever waits sets the deadline.
 
 use std::io;
+use std::net::SocketAddr;
 
 use adit_proto::id::Side;
 
@@ -37,6 +38,11 @@ impl Exchange {
     pub fn new(side: Side, carrier: Carrier) -> Self {
         let stream = Stream::from_fd(carrier.stream, carrier.remote);
         Self { stream, messages: Messages::new(side, carrier.records, carrier.leftover) }
+    }
+
+    /// The other end's address.
+    pub fn remote(&self) -> SocketAddr {
+        self.stream.remote()
     }
 
     /// Sends one message.

@@ -48,6 +48,22 @@ pub fn bind_datagrams(
     Ok(socket.into())
 }
 
+/// Whether a contact point could stand at `address`, of TCP unless `is_udp`: nobody is listened to.
+///
+/// # Errors
+/// As of [`bind`].
+pub fn can_bind(address: SocketAddr, is_udp: bool) -> io::Result<()> {
+    if is_udp {
+        return bind_datagrams(address, false, false).map(drop);
+    }
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into()).map_err(explained)
+}
+
 /// Stops listening at once, whoever else has handles of the same socket: the port is free for the
 /// next one, and a pending accept fails with [`io::ErrorKind::InvalidInput`].
 pub fn stop_listening(listener: &TcpListener) {

@@ -15,6 +15,7 @@ use adit_ring::{Envelope, Memory, Message, Slice, SliceList, Socket, Target};
 use nix::errno::Errno;
 
 use super::Pump;
+use super::echoes::Echoes;
 use super::slots::{Purpose, Slot, Slots};
 use crate::handoff;
 
@@ -28,6 +29,8 @@ pub(super) struct Paths {
     /// At the relay: what new sessions are offered.
     offered: Option<Offered>,
     tunnels_by_id: HashMap<u32, Slot>,
+    /// Probes that ask whether packets get here and back.
+    pub(super) echoes: Echoes,
     /// Packets that name no session.
     pub(super) packets_unknown: u64,
 }
@@ -209,7 +212,8 @@ impl Pump {
             let end = (start + segment).min(payload.end);
             let packet = buffer.bytes_mut().get_mut(start..end).unwrap_or_default();
             let Some((at, from)) = self.whose(of, packet, source) else {
-                self.paths.packets_unknown += 1;
+                let is_probe = source.is_some_and(|source| self.echo(slot, packet, source, local));
+                self.paths.packets_unknown += u64::from(!is_probe);
                 continue;
             };
             let Some(tunnel) = self.tunnels.get_mut(at) else { continue };

@@ -43,6 +43,11 @@ impl ClientTls {
         Self::with_alpn(key, relay.into(), vec![Purpose::Join.alpn().to_vec()])
     }
 
+    /// The same for a look at the way, which leaves the key's session alone.
+    pub fn probing(key: &PrivateKey, relay: impl Into<Pins>) -> Result<Self, HandshakeError> {
+        Self::with_alpn(key, relay.into(), vec![Purpose::Probe.alpn().to_vec()])
+    }
+
     pub(super) fn with_alpn(
         key: &PrivateKey,
         relay: Pins,
@@ -87,10 +92,11 @@ impl ServerTls {
         Self::with_alpn(key, trust, vec![Purpose::Tunnel.alpn().to_vec()])
     }
 
-    /// The same, open to joiners too: whoever says that it came to join ([`Purpose::Join`]) is let
-    /// in whatever its key, for the one request that its invitation is good for.
+    /// The same, open to joiners and to probes too: whoever says that it came to join
+    /// ([`Purpose::Join`]) is let in whatever its key, for the one request that its invitation is good
+    /// for; a probe ([`Purpose::Probe`]) only with a key that may have a session.
     pub fn with_joiners(key: &PrivateKey, trust: Arc<dyn Trust>) -> Result<Self, HandshakeError> {
-        let purposes = [Purpose::Tunnel, Purpose::Join];
+        let purposes = [Purpose::Tunnel, Purpose::Join, Purpose::Probe];
         Self::with_alpn(key, trust, purposes.map(|purpose| purpose.alpn().to_vec()).into())
     }
 

@@ -347,6 +347,29 @@ fn joiners_are_let_in_only_where_they_are_expected_and_only_to_join() {
     }
 }
 
+/// A probe is let in as such, with a key that may have a tunnel and no other.
+#[test]
+fn probes_need_a_key_that_is_let_in() {
+    let stranger = PrivateKey::generate().unwrap();
+    for is_known in [true, false] {
+        let mut pair = Pair::new();
+        let trust = Arc::new(Only(pair.forwarder.public()));
+        let tls = ServerTls::with_joiners(&pair.relay, trust).unwrap();
+        pair.server = Handshake::server(&tls).unwrap();
+        let key = if is_known { &pair.forwarder } else { &stranger };
+        let tls = ClientTls::probing(key, pair.relay.public()).unwrap();
+        pair.client = Handshake::client(&tls, "relay.example").unwrap();
+        let [client, server] = pair.run_whole();
+        client.unwrap();
+        if is_known {
+            server.unwrap();
+            assert_eq!(pair.server.finish().unwrap().purpose, Purpose::Probe);
+        } else {
+            assert!(matches!(server, Err(HandshakeError::UnknownPeer(_))), "{server:?}");
+        }
+    }
+}
+
 /// While a relay's key is being changed, either of two pinned keys is right, and no third.
 #[test]
 fn either_pinned_key_is_right_and_no_other() {

@@ -10,7 +10,7 @@ use super::Daemon;
 
 impl Daemon {
     /// Lets sessions have datagram paths, at the UDP port of the first address.
-    pub(super) fn offer_paths(&self) -> Result<(), Failed> {
+    pub(super) fn offer_paths(&mut self) -> Result<(), Failed> {
         let Some(&address) = self.config.listen.first().filter(|_| self.config.datagram_path)
         else {
             return Ok(());
@@ -32,6 +32,7 @@ impl Daemon {
             }
         };
         tracing::info!(%address, "datagram paths");
+        self.path_port = Some(address.port());
         let count = u32::try_from(sockets.len()).unwrap_or(1);
         for ((index, socket), pump) in (0..).zip(sockets).zip(0..) {
             self.tell(pump, Command::OfferPaths(PathSocket { socket, pump: (index, count) }))?;

@@ -188,6 +188,16 @@ fn open(at: Option<IpAddr>, port: u16, protocol: Protocol) -> io::Result<Contact
             Protocol::Udp => net::bind_datagrams(address, false, false).map(ContactSocket::Udp),
         }
     };
+    at_either(at, bind)
+}
+
+/// Whether [`open`] would open it.
+pub(super) fn can_open(at: Option<IpAddr>, port: u16, protocol: Protocol) -> io::Result<()> {
+    let is_udp = protocol == Protocol::Udp;
+    at_either(at, |ip| net::can_bind(SocketAddr::new(ip, port), is_udp))
+}
+
+fn at_either<T>(at: Option<IpAddr>, bind: impl Fn(IpAddr) -> io::Result<T>) -> io::Result<T> {
     if let Some(ip) = at {
         return bind(ip);
     }

@@ -258,3 +258,31 @@ fn names_are_kept_and_taken_back_like_ports() {
     assert!(matches!(revoked[..], [(_, Some(Forbidden::Name { .. }))]));
     assert!(registrar.by_name("db").is_none() && registrar.contacts_by_holder.is_empty());
 }
+
+/// What is judged comes out as the registration would, and changes nothing.
+#[test]
+fn a_judgement_says_what_a_registration_would_and_changes_nothing() {
+    let (mut registrar, mut opened) = (Registrar::default(), 0);
+    register(&mut registrar, &mut opened, OFFICE, holder(1, 1), 8080).unwrap();
+    let policy = policy("office", &["8000-8100"]);
+    let judged = |registrar: &Registrar<usize>, key: [u8; 32], port, is_free: bool| {
+        let open = move |_, _| {
+            let taken = || io::Error::from(io::ErrorKind::AddrInUse);
+            is_free.then_some(()).ok_or_else(taken)
+        };
+        registrar.judge(key.into(), &policy, &asked(port), open)
+    };
+    // Its own is there already: nothing would be opened.
+    judged(&registrar, OFFICE, 8080, false).unwrap();
+    judged(&registrar, OFFICE, 8081, true).unwrap();
+    let taken = judged(&registrar, OFFICE, 8081, false);
+    assert!(matches!(taken, Err(Refusal::Unavailable { port: 8081, .. })));
+    assert!(matches!(judged(&registrar, GARAGE, 8080, true), Err(Refusal::PortTaken(8080))));
+    assert!(matches!(judged(&registrar, OFFICE, 22, true), Err(Refusal::Forbidden(_))));
+    assert_eq!(registrar.leases().count(), 1);
+    assert_eq!(opened, 1);
+    for port in 10_000..10_000 + u16::try_from(CONTACTS_MAX).unwrap() - 1 {
+        register(&mut registrar, &mut opened, OFFICE, holder(1, port.into()), port).unwrap();
+    }
+    assert!(matches!(judged(&registrar, OFFICE, 8081, true), Err(Refusal::Limit)));
+}
