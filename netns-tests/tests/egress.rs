@@ -3,10 +3,11 @@
 //! counter moves.
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use netns_tests::proxy::{CONNECT_PORT, SOCKS_PORT, connect_proxy, socks_proxy};
-use netns_tests::{Firewall, binaries};
+use netns_tests::{Firewall, binaries, wait_until};
 use netns_tests::{Gateway, Host, Lab, LabError, Nat, Process, SHORT, Topology, Tunnel};
 
 type Outcome = Result<(), LabError>;
@@ -51,6 +52,10 @@ impl<'a> Way<'a> {
         change: impl Fn(String) -> String,
     ) -> Outcome {
         self.forwarder = None;
+        let socket = self.lab.path().join("adit.sock");
+        wait_until(SHORT, "the forwarder before to be gone", || {
+            UnixStream::connect(&socket).is_err()
+        })?;
         let file = self.lab.path().join("adit.toml");
         let text = fs::read_to_string(&file).expect("the forwarder's file");
         let egress = self.lab.path().join("egress.toml");
@@ -367,7 +372,7 @@ fn mtu_black_hole_is_passed_by_small_segments() -> Outcome {
     let lab = black_hole("mtu-1300", 1_300)?;
     let mut way = Way::open(&lab)?;
     way.passes("", &[])?;
-    let said = "packets larger than 1260 bytes get lost on the way";
+    let said = "packets larger than 1260 bytes";
     way.forwarder().wait_for_log(said, SHORT).map(|_| ())
 }
 
