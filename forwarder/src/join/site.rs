@@ -183,7 +183,7 @@ mod tests {
         let key = PrivateKey::generate().unwrap();
         for name in [KEY_NAME, CONFIG_NAME] {
             let dir = tempfile::tempdir().unwrap();
-            let site = Site::prepare(dir.path(), &key).unwrap();
+            let site = Site::prepare(dir.path(), &key, false).unwrap();
             fs::write(dir.path().join(name), "mine").unwrap();
             let refused = site.settle("# ours").unwrap_err();
             assert!(matches!(&refused, SiteError::Exists(path) if path.ends_with(name)));
@@ -201,8 +201,8 @@ mod tests {
         for name in [".adit-join-a1b2c3", ".adit-joined", "mine"] {
             fs::write(dir.path().join(name), "left").unwrap();
         }
-        let site = Site::prepare(dir.path(), &key).unwrap();
-        let refused = Site::prepare(dir.path(), &key).unwrap_err();
+        let site = Site::prepare(dir.path(), &key, false).unwrap();
+        let refused = Site::prepare(dir.path(), &key, false).unwrap_err();
         assert!(matches!(refused, SiteError::Busy(_)), "{refused}");
         site.settle("# ours").unwrap();
         let mut left = names(dir.path());
@@ -216,9 +216,9 @@ mod tests {
         let key = PrivateKey::generate().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let below = dir.path().join("a/b");
-        drop(Site::prepare(&below, &key).unwrap());
+        drop(Site::prepare(&below, &key, false).unwrap());
         assert!(names(dir.path()).is_empty());
-        let site = Site::prepare(&below, &key).unwrap();
+        let site = Site::prepare(&below, &key, false).unwrap();
         fs::write(dir.path().join("a/mine"), "").unwrap();
         drop(site);
         assert_eq!(names(&dir.path().join("a")), ["mine"]);
