@@ -8,8 +8,9 @@
 //! ```
 //!
 //! Order of calls: [`preflight::ensure`] once, then [`Lab::new`] with its builder (or a preset of
-//! [`Topology`]), [`Lab::verify_nat`] before anything is concluded from a NAT, then programs by
-//! [`Host::spawn`] and [`Host::run`], or the whole of Adit by [`Tunnel::builder`].
+//! [`Topology`]), [`Lab::verify_nat`] and [`Lab::verify_firewall`] before anything is concluded from a
+//! NAT or a firewall, then programs by [`Host::spawn`] and [`Host::run`], or the
+//! whole of Adit by [`Tunnel::builder`].
 //!
 //! Deliberately absent: named namespaces (these are private to one holder and vanish with it, even
 //! when the test is killed), fixed sleeps (see [`wait_until`]), skipping (what cannot run fails and

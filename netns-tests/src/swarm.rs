@@ -156,7 +156,7 @@ impl Swarm {
     /// # Errors
     /// When it does not listen.
     pub fn exchange(host: &Host<'_>, port: u16) -> Result<Self, LabError> {
-        let at = format!("{}:{port}", host.address());
+        let at = host.at(port);
         let mut process = host.play_on("exchange", &at, &[])?;
         process.wait_for_log("listening", SHORT)?;
         Ok(Self { process, marks: 0 })

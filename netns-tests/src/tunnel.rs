@@ -199,13 +199,13 @@ impl Tunnel<'_> {
     /// Where a public port is reached.
     #[must_use]
     pub fn contact(&self, port: u16) -> String {
-        format!("{}:{port}", self.relay_host.address())
+        self.relay_host.at(port)
     }
 
     /// Where the tunnel is reached.
     #[must_use]
     pub fn tunnel_address(&self) -> String {
-        format!("{}:{TUNNEL_PORT}", self.relay_host.address())
+        self.relay_host.at(TUNNEL_PORT)
     }
 
     /// The peers in the forwarder's configuration; write them with
@@ -419,8 +419,9 @@ impl Tunnel<'_> {
     pub fn write_configurations(&self) -> Result<(), LabError> {
         let has_datagrams = self.plan.peers.iter().any(|peer| peer.protocol == "udp");
         let udp_ports = if has_datagrams { &self.plan.ports[..] } else { &[] };
+        let any = if self.relay_host.has_v4() { "0.0.0.0" } else { "[::]" };
         let mut relay = format!(
-            "key = \"relay.key\"\nlisten = \"0.0.0.0:{TUNNEL_PORT}\"\nsocket = \"{}\"\n{}\n\
+            "key = \"relay.key\"\nlisten = \"{any}:{TUNNEL_PORT}\"\nsocket = \"{}\"\n{}\n\
              [[forwarder]]\nname = \"office\"\nkey = \"{}\"\nports = {:?}\nudp_ports = {udp_ports:?}\n{}\n",
             self.path("relay.sock").display(),
             self.plan.relay_extra,
@@ -435,9 +436,9 @@ impl Tunnel<'_> {
 
     fn forwarder_configuration(&self, socket: &str) -> String {
         let relay_key = &self.relay_key;
-        let at = self.relay_host.address();
+        let at = self.tunnel_address();
         let mut forwarder = format!(
-            "key = \"adit.key\"\nrelay = \"{at}:{TUNNEL_PORT}\"\nrelay_key = \"{relay_key}\"\n\
+            "key = \"adit.key\"\nrelay = \"{at}\"\nrelay_key = \"{relay_key}\"\n\
              socket = \"{}\"\n{}\n",
             self.path(socket).display(),
             self.plan.forwarder_extra
@@ -474,7 +475,7 @@ fn keygen(host: &Host<'_>, daemon: &Path, file: &str) -> Result<String, LabError
 
 /// Whether nothing of the process runs any more: not even a thread that still holds its sockets. The
 /// rest of it may stay, since process 1 of a lab reads no child's end.
-fn is_gone(pid: i32) -> bool {
+pub(crate) fn is_gone(pid: i32) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
