@@ -3,11 +3,17 @@
 //! counter moves.
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use netns_tests::proxy::{CONNECT_PORT, SOCKS_PORT, connect_proxy, socks_proxy};
+<<<<<<< HEAD
 use netns_tests::{Firewall, binaries};
 use netns_tests::{Gateway, Host, Lab, LabError, Nat, Nat6, Process, SHORT, Topology, Tunnel};
+=======
+use netns_tests::{Firewall, binaries, wait_until};
+use netns_tests::{Gateway, Host, Lab, LabError, Nat, Process, SHORT, Topology, Tunnel};
+>>>>>>> l5
 
 type Outcome = Result<(), LabError>;
 
@@ -51,6 +57,10 @@ impl<'a> Way<'a> {
         change: impl Fn(String) -> String,
     ) -> Outcome {
         self.forwarder = None;
+        let socket = self.lab.path().join("adit.sock");
+        wait_until(SHORT, "the forwarder before to be gone", || {
+            UnixStream::connect(&socket).is_err()
+        })?;
         let file = self.lab.path().join("adit.toml");
         let text = fs::read_to_string(&file).expect("the forwarder's file");
         let egress = self.lab.path().join("egress.toml");
@@ -368,7 +378,7 @@ fn mtu_black_hole_is_passed_by_small_segments() -> Outcome {
     let lab = black_hole("mtu-1300", 1_300)?;
     let mut way = Way::open(&lab)?;
     way.passes("", &[])?;
-    let said = "packets larger than 1260 bytes get lost on the way";
+    let said = "packets larger than 1260 bytes";
     way.forwarder().wait_for_log(said, SHORT).map(|_| ())
 }
 
