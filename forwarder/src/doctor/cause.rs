@@ -214,6 +214,7 @@ impl fmt::Display for Cause {
 
 impl Cause {
     /// What to change.
+    #[expect(clippy::too_many_lines, reason = "a list of sentences")]
     pub(super) fn cure(&self) -> String {
         match self {
             Self::Here { cure, .. } | Self::Proxy { cure, .. } => cure.clone(),
