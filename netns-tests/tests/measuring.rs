@@ -117,8 +117,8 @@ fn check_commands(daemon: &Asked<'_>, lab: &Lab) -> Outcome {
     let (hgrm, svg) = (lab.path().join("echo.hgrm"), lab.path().join("echo.svg"));
     let (to_hgrm, to_svg) = (hgrm.display().to_string(), svg.display().to_string());
     let files = ["--hgrm", &to_hgrm, "--svg", &to_svg];
-    daemon
-        .say(&[&["histogram", "--contact", "echo", "--way", "to_tunnel"], &files[..]].concat())?;
+    let chosen = ["histogram", "--contact", "echo", "--way", "to_tunnel"];
+    daemon.say(&[&chosen[..], &files[..]].concat())?;
     let text = fs::read_to_string(hgrm).expect("percentiles");
     let total = text.lines().find_map(|line| line.split("Total count    =").nth(1));
     let total = total.and_then(|rest| rest.trim().trim_end_matches(']').parse::<u64>().ok());
