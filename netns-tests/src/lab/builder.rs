@@ -152,6 +152,21 @@ impl LabBuilder {
         self
     }
 
+    /// The gateways, outermost first, as they were drawn.
+    #[must_use]
+    pub fn gateways(&self) -> &[Gateway] {
+        &self.gateways
+    }
+
+    /// The hosts that are joined to a segment, each with its address and the namespace that holds
+    /// the segment's bridge.
+    pub(crate) fn joined(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        self.hosts.iter().filter_map(|(name, address)| {
+            let plug = self.plugs.get(name)?;
+            Some((name.as_str(), address.as_str(), plug.owner.as_str()))
+        })
+    }
+
     /// Builds the lab, when one of the machine's few slots is free.
     ///
     /// # Errors

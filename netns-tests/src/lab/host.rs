@@ -32,6 +32,17 @@ impl<'a> Host<'a> {
         self.address
     }
 
+    /// A port of this host, as programs take it: an IPv6 address has brackets there.
+    #[must_use]
+    pub fn at(&self, port: u16) -> String {
+        let address = self.address;
+        if address.contains(':') {
+            format!("[{address}]:{port}")
+        } else {
+            format!("{address}:{port}")
+        }
+    }
+
     /// The lab that the host is in.
     #[must_use]
     pub fn lab(&self) -> &'a Lab {
@@ -121,7 +132,7 @@ impl<'a> Host<'a> {
     /// # Errors
     /// When it does not.
     pub fn serve(&self, role: &str, port: u16, more: &[&str]) -> Result<Process, LabError> {
-        let at = format!("{}:{port}", self.address);
+        let at = self.at(port);
         let mut process = self.spawn(peer_arguments(role, &at, more)?)?;
         process.wait_for_log("listening", crate::SHORT)?;
         Ok(process)
