@@ -4,9 +4,10 @@ mod builder;
 mod host;
 mod own;
 
-pub(crate) use builder::Plug;
+pub(crate) use builder::{Addresses, Plug};
 pub use builder::{Gateway, LabBuilder};
 pub use host::Host;
+pub(crate) use host::socket_address;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,10 +17,10 @@ use std::thread;
 use tempfile::TempDir;
 
 use self::own::Own;
-use crate::nat::{Behaviour, DROP_FORWARD, DROP_INPUT};
+use crate::nat::{Behaviour, marks};
 use crate::sandbox::Sandbox;
 use crate::slot::Slot;
-use crate::{LabError, Output, probe};
+use crate::{LabError, Nat6, Output, Process, probe};
 
 /// The congestion control that connections in the lab use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,11 +38,12 @@ pub enum Congestion {
 pub struct Lab {
     name: String,
     // Before the sandbox, so that they end first.
+    captures: Vec<Process>,
     own: BTreeMap<String, Own>,
     sandbox: Sandbox,
     directory: Option<TempDir>,
     path: PathBuf,
-    hosts: BTreeMap<String, String>,
+    hosts: BTreeMap<String, Addresses>,
     plugs: BTreeMap<String, Plug>,
     gateways: Vec<Gateway>,
     congestion: Congestion,
@@ -99,11 +101,11 @@ impl Lab {
     /// When the lab has no such host: a mistake in the test.
     #[must_use]
     pub fn host(&self, name: &str) -> Host<'_> {
-        let (name, address) = self
+        let (name, addresses) = self
             .hosts
             .get_key_value(name)
             .unwrap_or_else(|| panic!("the lab '{}' has no host '{name}'", self.name));
-        Host::new(self, name, address)
+        Host::new(self, name, addresses)
     }
 
     /// The gateway nearest to the inside: the last that the builder was given.
@@ -122,21 +124,65 @@ impl Lab {
         &self.gateways
     }
 
-    /// What the NATs of this lab, taken together, promise.
+    /// What the NATs of this lab, taken together, promise for IPv4.
     #[must_use]
     pub fn promised(&self) -> Option<Behaviour> {
-        let mut inwards = self.gateways.iter().rev().map(|gateway| gateway.nat);
-        let inner = inwards.next()?;
-        Some(inwards.next().map_or(inner.behaviour(), |outer| inner.behaviour_behind(outer)))
+        let mut inwards =
+            self.gateways.iter().rev().filter(|gateway| gateway.outside_v4().is_some());
+        let inner = inwards.next()?.nat.behaviour();
+        Some(inwards.fold(inner, |inner, outer| inner.behind(outer.nat.behaviour())))
     }
 
-    /// Probes the NAT and the firewall from `inside`, against `first` and `second` outside, and
-    /// compares with what the presets promise. A test that skips this may show nothing.
+    /// What they promise for IPv6, if all of them have it.
+    #[must_use]
+    pub fn promised6(&self) -> Option<Behaviour> {
+        let mut inwards = self.gateways.iter().rev();
+        let inner = inwards.next()?.nat6.behaviour()?;
+        inwards.try_fold(inner, |inner, outer| Some(inner.behind(outer.nat6.behaviour()?)))
+    }
+
+    /// Whether any gateway of this lab passes IPv6 on.
+    #[must_use]
+    pub fn has_v6(&self) -> bool {
+        self.gateways.iter().any(|gateway| gateway.nat6 != Nat6::None)
+    }
+
+    /// Probes the NAT from `inside`, against `first` and `second` outside, by UDP and TCP, and by
+    /// each family that the lab has; compares with what the presets promise; and makes sure that the
+    /// inside is not reached directly. A test that skips this may show nothing.
     ///
     /// # Errors
     /// When they behave otherwise, or when a counter that must move did not.
     pub fn verify_nat(&self, inside: &str, first: &str, second: &str) -> Result<(), LabError> {
         probe::verify(self, &self.host(inside), &self.host(first), &self.host(second))
+    }
+
+    /// Makes sure that the firewall blocks what it promises to block, in the way it promises, and that
+    /// what it lets pass passes; the counters of its rules are the evidence. Between `inside` and
+    /// `outside`; the rules are as new afterwards, counters and quotas too.
+    ///
+    /// # Errors
+    /// When it behaves otherwise, or when a counter that must move did not.
+    pub fn verify_firewall(&self, inside: &str, outside: &str) -> Result<(), LabError> {
+        probe::verify_firewall(self, &self.host(inside), &self.host(outside))
+    }
+
+    /// Another host than `name` on the innermost gateway's LAN.
+    pub(crate) fn neighbour_of(&self, name: &str) -> Option<Host<'_>> {
+        let gateway = self.gateways.last()?;
+        let mut inside = self.plugs.iter().filter(|(_, plug)| plug.owner == gateway.name);
+        inside.find(|(other, _)| *other != name).map(|(other, _)| self.host(other))
+    }
+
+    /// Records all gateways, both sides, until the processes are dropped.
+    fn record_gateways(&self) -> Result<Vec<Process>, LabError> {
+        let mut captures = Vec::new();
+        for gateway in &self.gateways {
+            for device in ["wan0", "lan0"] {
+                captures.push(self.host(&gateway.name).capture_ring(device)?);
+            }
+        }
+        Ok(captures)
     }
 
     /// A path for a new log, numbered so that the order of starts shows.
@@ -178,7 +224,7 @@ impl Host<'_> {
     /// # Errors
     /// When the rules cannot be read.
     pub fn dropped_input(&self) -> Result<u64, LabError> {
-        self.rule_packets("INPUT", DROP_INPUT)
+        self.packets_of(marks::DROP_INPUT)
     }
 
     /// Packets that wanted through the gateway against its rules, and were dropped.
@@ -186,7 +232,7 @@ impl Host<'_> {
     /// # Errors
     /// When the rules cannot be read.
     pub fn dropped_packets(&self) -> Result<u64, LabError> {
-        self.rule_packets("FORWARD", DROP_FORWARD)
+        self.packets_of(marks::DROP_FORWARD)
     }
 
     /// The packets that the rule with `comment` in the filter table's `chain` has seen.
@@ -204,6 +250,29 @@ impl Host<'_> {
                 what: format!("the counter of rule '{comment}'"),
                 text: listing.clone(),
             })
+    }
+
+    /// The packets that all rules with `comment` have seen, in every table and family.
+    ///
+    /// # Errors
+    /// When the rules cannot be read, or there is no such rule.
+    pub fn packets_of(&self, comment: &str) -> Result<u64, LabError> {
+        let mut text = self.run_ok(["iptables-save", "-c"])?.stdout;
+        if self.lab().has_v6() {
+            text += &self.run_ok(["ip6tables-save", "-c"])?.stdout;
+        }
+        // `[PACKETS:BYTES] -A CHAIN … --comment COMMENT …`, quoted or not.
+        let marked =
+            |line: &&str| line.split_whitespace().any(|word| word.trim_matches('"') == comment);
+        let packets = |line: &str| line.strip_prefix('[')?.split_once(':')?.0.parse::<u64>().ok();
+        let mut counts = text.lines().filter(marked).filter_map(packets).peekable();
+        if counts.peek().is_none() {
+            return Err(LabError::Unexpected {
+                what: format!("the counter of rule '{comment}'"),
+                text: text.clone(),
+            });
+        }
+        Ok(counts.sum())
     }
 
     /// The established TCP connections that cross this gateway, one line of `conntrack` each.

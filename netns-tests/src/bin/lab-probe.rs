@@ -1,16 +1,18 @@
-//! The lab's UDP probe; see `netns_tests::udp_console`. Also holds a lab for the test that kills it.
+//! The lab's probe of NATs; see `netns_tests::console`. Also holds a lab for the test that kills it.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read};
 use std::process::ExitCode;
 
 use clap::Parser;
-use netns_tests::{LabError, Topology, helper, udp_console};
+use netns_tests::{LabError, Topology, console, helper};
 
 #[derive(Debug, Parser)]
 enum Probe {
     /// Sockets told by lines on standard input.
-    Udp {
+    Console {
+        /// The family: 4 or 6.
+        family: u8,
         /// The ports to bind.
         ports: Vec<u16>,
     },
@@ -22,7 +24,9 @@ enum Probe {
 
 fn main() -> ExitCode {
     let outcome = match Probe::parse() {
-        Probe::Udp { ports } => udp_console(&ports).map_err(|error| error.to_string()),
+        Probe::Console { family, ports } => {
+            console(family == 6, &ports).map_err(|error| error.to_string())
+        }
         Probe::Hold => hold().map_err(|error| error.to_string()),
         Probe::Verify => verify().map_err(|error| error.to_string()),
     };
@@ -38,8 +42,12 @@ fn main() -> ExitCode {
 fn hold() -> Result<(), LabError> {
     let lab = Topology::STANDARD.build("hold")?;
     let probe = helper("lab-probe")?;
-    let mut process =
-        lab.host("icp").spawn_console([probe.as_os_str(), "udp".as_ref(), "9".as_ref()])?;
+    let mut process = lab.host("icp").spawn_console([
+        probe.as_os_str(),
+        "console".as_ref(),
+        "4".as_ref(),
+        "9".as_ref(),
+    ])?;
     process.wait_for_log("ready", netns_tests::SHORT)?;
     println!("holding {} {} {}", lab.anchor_pid(), process.pid(), lab.path().display());
     let mut rest = Vec::new();

@@ -1,7 +1,6 @@
 //! Draws a lab, then builds it with one script.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::process::Output;
 use std::sync::atomic::AtomicU32;
 
@@ -10,25 +9,61 @@ use super::{Congestion, Lab};
 use crate::nat::rules;
 use crate::sandbox::Sandbox;
 use crate::slot::Slot;
-use crate::{Firewall, LabError, Nat, preflight};
+use crate::{Firewall, LabError, Nat, Nat6, preflight};
+
+/// Whether all gateways' packets are recorded; any value but 0.
+const RECORD: &str = "ADIT_LAB_PCAP";
 
 /// A gateway between the segment outside and a new segment inside, which it bridges itself.
 #[derive(Debug, Clone)]
 pub struct Gateway {
     /// Its name, as a host of the lab.
     pub name: String,
-    /// How it translates.
+    /// How it translates IPv4.
     pub nat: Nat,
+    /// How it passes IPv6 on.
+    pub nat6: Nat6,
     /// What it lets out.
     pub firewall: Firewall,
     /// The segment outside.
     pub outside: String,
-    /// Its address there, with the prefix length.
-    pub outside_address: String,
+    /// Its addresses there, with the prefix length: of IPv4, of IPv6, or one of each.
+    pub outside_addresses: Vec<String>,
     /// The segment inside.
     pub inside: String,
-    /// Its address there, with the prefix length.
-    pub inside_address: String,
+    /// Its addresses there.
+    pub inside_addresses: Vec<String>,
+}
+
+impl Gateway {
+    /// Its IPv4 address outside, without the prefix length.
+    pub(crate) fn outside_v4(&self) -> Option<&str> {
+        self.outside_addresses.iter().find(|address| !is_v6(address)).map(|address| bare(address))
+    }
+
+    /// Its IPv4 address inside, with the prefix length.
+    pub(crate) fn inside_v4(&self) -> Option<&str> {
+        self.inside_addresses.iter().find(|address| !is_v6(address)).map(String::as_str)
+    }
+}
+
+/// A host's addresses, without prefix lengths.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    /// Of IPv4.
+    pub(crate) v4: Option<String>,
+    /// Of IPv6.
+    pub(crate) v6: Option<String>,
+}
+
+impl Addresses {
+    fn of(addresses: &[&str]) -> Self {
+        let one = |v6: bool| {
+            let mut found = addresses.iter().filter(|address| is_v6(address) == v6);
+            found.next().map(|address| bare(address).to_owned())
+        };
+        Self { v4: one(false), v6: one(true) }
+    }
 }
 
 /// How a host is joined to its segment.
@@ -50,8 +85,8 @@ struct Segment {
     owner: String,
     /// The bridge's name there.
     bridge: &'static str,
-    /// Where the hosts of the segment send what is not theirs.
-    route: Option<String>,
+    /// Where the hosts of the segment send what is not theirs: by IPv4, IPv6, or both.
+    routes: Vec<String>,
 }
 
 /// The drawing of a lab; see [`Lab::new`].
@@ -60,11 +95,15 @@ pub struct LabBuilder {
     name: String,
     script: String,
     segments: BTreeMap<String, Segment>,
-    hosts: BTreeMap<String, String>,
+    hosts: BTreeMap<String, Addresses>,
     plugs: BTreeMap<String, Plug>,
     gateways: Vec<Gateway>,
     paced: bool,
     own_everything: bool,
+}
+
+fn is_v6(address: &str) -> bool {
+    address.contains(':')
 }
 
 /// The address without its prefix length.
@@ -89,10 +128,10 @@ impl LabBuilder {
     /// Adds a switch of its own: the segment `name`.
     #[must_use]
     pub fn bridge(mut self, name: &str) -> Self {
-        self.namespace(name, "");
+        self.namespace(name, &[]);
         self.line(&format!("ip -n {name} link add br0 type bridge"));
         self.line(&format!("ip -n {name} link set br0 up"));
-        let segment = Segment { owner: name.to_owned(), bridge: "br0", route: None };
+        let segment = Segment { owner: name.to_owned(), bridge: "br0", routes: Vec::new() };
         self.segments.insert(name.to_owned(), segment);
         self
     }
@@ -103,9 +142,18 @@ impl LabBuilder {
     /// # Panics
     /// When the segment was not drawn before: a mistake in the test.
     #[must_use]
-    pub fn host(mut self, name: &str, segment: &str, address: &str) -> Self {
-        self.namespace(name, address);
-        self.plug(name, "eth0", segment, address);
+    pub fn host(self, name: &str, segment: &str, address: &str) -> Self {
+        self.host_at(name, segment, &[address])
+    }
+
+    /// The same, with an address of IPv4, one of IPv6, or both.
+    ///
+    /// # Panics
+    /// When the segment was not drawn before: a mistake in the test.
+    #[must_use]
+    pub fn host_at(mut self, name: &str, segment: &str, addresses: &[&str]) -> Self {
+        self.namespace(name, addresses);
+        self.plug(name, "eth0", segment, addresses);
         self
     }
 
@@ -122,16 +170,19 @@ impl LabBuilder {
     /// When the segment outside was not drawn before: a mistake in the test.
     #[must_use]
     pub fn gateway(mut self, gateway: Gateway) -> Self {
-        let Gateway { name, outside, outside_address, inside, inside_address, .. } = &gateway;
-        self.namespace(name, outside_address);
-        self.plug(name, "wan0", outside, outside_address);
+        let Gateway { name, outside, outside_addresses, inside, inside_addresses, .. } = &gateway;
+        let outside_addresses: Vec<&str> = outside_addresses.iter().map(String::as_str).collect();
+        self.namespace(name, &outside_addresses);
+        self.plug(name, "wan0", outside, &outside_addresses);
         self.line(&format!("ip -n {name} link add lan0 type bridge"));
-        self.line(&format!("ip -n {name} addr add {inside_address} dev lan0"));
+        for address in inside_addresses {
+            self.line(&add_address(name, "lan0", address));
+        }
         self.line(&format!("ip -n {name} link set lan0 up"));
-        let rules = rules(gateway.nat, gateway.firewall, bare(outside_address));
+        let rules = rules(&gateway);
         self.line(&format!("ip netns exec {name} sh -e <<'RULES'\n{rules}RULES"));
-        let route = Some(bare(inside_address).to_owned());
-        let segment = Segment { owner: name.clone(), bridge: "lan0", route };
+        let routes = inside_addresses.iter().map(|address| bare(address).to_owned()).collect();
+        let segment = Segment { owner: name.clone(), bridge: "lan0", routes };
         self.segments.insert(inside.clone(), segment);
         self.gateways.push(gateway);
         self
@@ -171,8 +222,11 @@ impl LabBuilder {
     ///
     /// # Errors
     /// When tools are missing, namespaces are not allowed, or a link cannot be made.
-    pub fn build(self) -> Result<Lab, LabError> {
+    pub fn build(mut self) -> Result<Lab, LabError> {
         preflight::ensure()?;
+        if self.gateways.iter().any(|gateway| gateway.firewall.judges_packets()) {
+            self.split_packets();
+        }
         let slot = Slot::take(self.paced)?;
         let directory = tempfile::Builder::new()
             .prefix(&format!("adit-lab-{}-", self.name))
@@ -193,25 +247,50 @@ impl LabBuilder {
             own: BTreeMap::new(),
             keep: false,
             logs: AtomicU32::new(0),
+            captures: Vec::new(),
             _slot: slot,
         };
         if self.own_everything {
             let make = |name: &String| Ok((name.clone(), Own::make(&lab, name)?));
             lab.own = lab.plugs.keys().map(make).collect::<Result<_, LabError>>()?;
         }
+        if std::env::var_os(RECORD).is_some_and(|value| value != "0") {
+            lab.captures = lab.record_gateways()?;
+        }
         Ok(lab)
     }
 
-    fn namespace(&mut self, name: &str, address: &str) {
-        let twice = self.hosts.insert(name.to_owned(), bare(address).to_owned());
+    /// Switches offloads off, everywhere: a rule that judges packets must see those of the wire.
+    fn split_packets(&mut self) {
+        let mut lines = String::new();
+        for (name, plug) in &self.plugs {
+            let Plug { device, owner, far_device, .. } = plug;
+            for (namespace, device) in [(name, device), (owner, far_device)] {
+                lines += &format!(
+                    "ip netns exec {namespace} ethtool -K {device} tso off gso off gro off\n"
+                );
+            }
+        }
+        self.script.push_str(&lines);
+    }
+
+    fn namespace(&mut self, name: &str, addresses: &[&str]) {
+        let twice = self.hosts.insert(name.to_owned(), Addresses::of(addresses));
         assert!(twice.is_none(), "the lab '{}' has two hosts '{name}'", self.name);
         self.line(&format!("ip netns add {name}"));
+        if addresses.iter().any(|address| is_v6(address)) {
+            // An address that is looked for twice is not there for a second or two.
+            self.line(&format!(
+                "ip netns exec {name} sysctl -qw net.ipv6.conf.all.accept_dad=0 \
+                 net.ipv6.conf.default.accept_dad=0"
+            ));
+        }
         self.line(&format!("ip -n {name} link set lo up"));
     }
 
     /// A veth pair from `device` of the namespace `name` to the segment's bridge.
-    fn plug(&mut self, name: &str, device: &str, segment: &str, address: &str) {
-        let Some(Segment { owner, bridge, route }) = self.segments.get(segment) else {
+    fn plug(&mut self, name: &str, device: &str, segment: &str, addresses: &[&str]) {
+        let Some(Segment { owner, bridge, routes }) = self.segments.get(segment) else {
             panic!("the lab '{}' has no segment '{segment}' yet", self.name);
         };
         let plug = Plug {
@@ -223,14 +302,16 @@ impl LabBuilder {
         self.plugs.insert(name.to_owned(), plug);
         let mut lines = format!(
             "ip link add {device} netns {name} mtu 1500 type veth peer name p-{name} netns {owner}\n\
-             ip -n {owner} link set p-{name} master {bridge} up\n\
-             ip -n {name} addr add {address} dev {device}\n\
-             ip -n {name} link set {device} up"
+             ip -n {owner} link set p-{name} master {bridge} up\n"
         );
-        if let Some(route) = route {
-            // Writing to a String cannot fail.
-            let written = write!(lines, "\nip -n {name} route add default via {route}");
-            debug_assert!(written.is_ok());
+        for address in addresses {
+            lines += &(add_address(name, device, address) + "\n");
+        }
+        lines += &format!("ip -n {name} link set {device} up");
+        for route in routes {
+            if addresses.iter().any(|address| is_v6(address) == is_v6(route)) {
+                lines += &format!("\nip -n {name} route add default via {route}");
+            }
         }
         self.line(&lines);
     }
@@ -239,6 +320,12 @@ impl LabBuilder {
         self.script.push_str(line);
         self.script.push('\n');
     }
+}
+
+/// An address of IPv6 is not looked for on the segment first: the lab gives each once.
+fn add_address(namespace: &str, device: &str, address: &str) -> String {
+    let nodad = if is_v6(address) { " nodad" } else { "" };
+    format!("ip -n {namespace} addr add {address} dev {device}{nodad}")
 }
 
 /// Sets cubic in every namespace, as the published figures want it, where the machine allows that.

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::Lab;
+use super::{Addresses, Lab};
 use crate::{LabError, Output, Process};
 
 /// A host, a gateway or a bridge of a lab.
@@ -12,12 +12,12 @@ use crate::{LabError, Output, Process};
 pub struct Host<'a> {
     lab: &'a Lab,
     name: &'a str,
-    address: &'a str,
+    addresses: &'a Addresses,
 }
 
 impl<'a> Host<'a> {
-    pub(super) fn new(lab: &'a Lab, name: &'a str, address: &'a str) -> Self {
-        Self { lab, name, address }
+    pub(super) fn new(lab: &'a Lab, name: &'a str, addresses: &'a Addresses) -> Self {
+        Self { lab, name, addresses }
     }
 
     /// The host's name.
@@ -26,10 +26,30 @@ impl<'a> Host<'a> {
         self.name
     }
 
-    /// The host's address (of a gateway: its address outside).
+    /// The host's address (of a gateway: its address outside): of IPv4, and where it has none, of
+    /// IPv6. A bridge has none.
     #[must_use]
     pub fn address(&self) -> &'a str {
-        self.address
+        let Addresses { v4, v6 } = self.addresses;
+        v4.as_deref().or(v6.as_deref()).unwrap_or_default()
+    }
+
+    /// The host's address of IPv6, if it has one.
+    #[must_use]
+    pub fn address6(&self) -> Option<&'a str> {
+        self.addresses.v6.as_deref()
+    }
+
+    /// Whether the host has an address of IPv4.
+    #[must_use]
+    pub fn has_v4(&self) -> bool {
+        self.addresses.v4.is_some()
+    }
+
+    /// A port of [`Host::address`], as in `192.168.50.2:80` or `[fd00:1::2]:80`.
+    #[must_use]
+    pub fn at(&self, port: u16) -> String {
+        socket_address(self.address(), port)
     }
 
     /// A port of this host, as programs take it: an IPv6 address has brackets there.
@@ -162,16 +182,28 @@ impl<'a> Host<'a> {
         self.run_ok(["ip", "route", "replace", network, "via", via]).map(|_| ())
     }
 
-    /// Records what passes `device` (on a gateway, `wan0` is the outside) to a file in the lab's
-    /// folder, until the process is dropped.
+    /// Records what passes `device` (on a gateway, `wan0` is the outside) to `HOST-DEVICE.pcap` in the
+    /// lab's folder, until the process is dropped.
     ///
     /// # Errors
     /// When `tcpdump` does not start.
     pub fn capture(&self, device: &str) -> Result<Process, LabError> {
+        self.record(device, &[])
+    }
+
+    /// The same for a whole test: a ring of four files of 10 MB, `HOST-DEVICE.pcap0` and so on.
+    pub(super) fn capture_ring(&self, device: &str) -> Result<Process, LabError> {
+        self.record(device, &["-C", "10", "-W", "4"])
+    }
+
+    fn record(&self, device: &str, more: &[&str]) -> Result<Process, LabError> {
         let file = self.lab.path().join(format!("{}-{device}.pcap", self.name));
-        let mut arguments: Vec<OsString> =
-            ["tcpdump", "-n", "-U", "-Z", "root", "-s", "256", "-i"].map(OsString::from).into();
-        arguments.extend([device.into(), "-w".into(), file.into()]);
+        let mut arguments: Vec<OsString> = ["tcpdump", "-n", "-U", "-Z", "root", "-s", "256"]
+            .iter()
+            .chain(more)
+            .map(OsString::from)
+            .collect();
+        arguments.extend(["-i".into(), device.into(), "-w".into(), file.into()]);
         let mut process = self.spawn(arguments)?;
         process.wait_for_log("listening on", crate::SHORT)?;
         Ok(process)
@@ -193,6 +225,11 @@ impl<'a> Host<'a> {
         let log = self.lab.log_path(&name);
         Process::start(name, self.command(&arguments), log, stdin)
     }
+}
+
+/// A port of an address, as in `192.168.50.2:80` or `[fd00:1::2]:80`.
+pub(crate) fn socket_address(address: &str, port: u16) -> String {
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
 
 fn peer_arguments(role: &str, address: &str, more: &[&str]) -> Result<Vec<OsString>, LabError> {
