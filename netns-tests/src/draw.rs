@@ -2,7 +2,7 @@
 
 mod svg;
 
-use crate::{LabBuilder, LabError, Topology};
+use crate::{Gateway, LabBuilder, LabError, Topology};
 
 pub use svg::svg;
 
@@ -34,7 +34,7 @@ fn layers(builder: &LabBuilder) -> Vec<Layer> {
             .filter(|(host, _, holder)| *holder == owner && !is_gateway(host))
             .map(|(host, address, _)| Placed {
                 name: host.to_owned(),
-                address: address.to_owned(),
+                address: address.join(", "),
                 role: role(host),
             });
         Layer::Segment { name: name.to_owned(), hosts: hosts.collect() }
@@ -46,13 +46,23 @@ fn layers(builder: &LabBuilder) -> Vec<Layer> {
     for gateway in builder.gateways() {
         layers.push(Layer::Gateway {
             name: gateway.name.clone(),
-            outside: gateway.outside_address.clone(),
-            inside: gateway.inside_address.clone(),
-            rules: format!("NAT {:?}, firewall {:?}", gateway.nat, gateway.firewall),
+            outside: gateway.outside_addresses.join(", "),
+            inside: gateway.inside_addresses.join(", "),
+            rules: rules(gateway),
         });
         layers.push(segment(&gateway.inside, &gateway.name));
     }
     layers
+}
+
+fn rules(gateway: &Gateway) -> String {
+    let Gateway { nat, nat6, firewall, .. } = gateway;
+    let has = |v6: bool| gateway.outside_addresses.iter().any(|at| at.contains(':') == v6);
+    let mut rules = Vec::new();
+    rules.extend(has(false).then(|| format!("NAT {nat:?}")));
+    rules.extend(has(true).then(|| format!("IPv6 {nat6:?}")));
+    rules.push(format!("firewall {firewall:?}"));
+    rules.join(", ")
 }
 
 fn role(host: &str) -> &'static str {
@@ -115,9 +125,11 @@ mod tests {
         for scenario in topologies() {
             let builder = scenario.topology().draw("picture");
             let (ascii, svg) = (ascii(scenario.topology()).unwrap(), svg(scenario.topology()));
-            for (host, address, _) in builder.joined() {
-                assert!(ascii.contains(host) && ascii.contains(address), "{host}: {ascii}");
-                assert!(svg.contains(host) && svg.contains(address), "{host}: {svg}");
+            for (host, addresses, _) in builder.joined() {
+                for shown in [host].into_iter().chain(addresses) {
+                    assert!(ascii.contains(shown), "{shown}: {ascii}");
+                    assert!(svg.contains(shown), "{shown}: {svg}");
+                }
             }
         }
     }

@@ -181,6 +181,7 @@ fn stage(
     let outcome = rules
         .map_or(Ok(()), |rules| lab.gateway().shell(rules).map(|_| ()))
         .and_then(|()| lab.verify_nat("icp", "ext", "relay"))
+        .and_then(|()| lab.verify_firewall("icp", "ext"))
         .and_then(|()| play(&lab));
     if outcome.is_err() {
         lab.keep();

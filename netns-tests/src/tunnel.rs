@@ -199,13 +199,13 @@ impl Tunnel<'_> {
     /// Where a public port is reached.
     #[must_use]
     pub fn contact(&self, port: u16) -> String {
-        format!("{}:{port}", self.relay_host.address())
+        self.relay_host.at(port)
     }
 
     /// Where the tunnel is reached.
     #[must_use]
     pub fn tunnel_address(&self) -> String {
-        format!("{}:{TUNNEL_PORT}", self.relay_host.address())
+        self.relay_host.at(TUNNEL_PORT)
     }
 
     /// The peers in the forwarder's configuration; write them with
@@ -419,8 +419,9 @@ impl Tunnel<'_> {
     pub fn write_configurations(&self) -> Result<(), LabError> {
         let has_datagrams = self.plan.peers.iter().any(|peer| peer.protocol == "udp");
         let udp_ports = if has_datagrams { &self.plan.ports[..] } else { &[] };
+        let any = if self.relay_host.has_v4() { "0.0.0.0" } else { "[::]" };
         let mut relay = format!(
-            "key = \"relay.key\"\nlisten = \"0.0.0.0:{TUNNEL_PORT}\"\nsocket = \"{}\"\n{}\n\
+            "key = \"relay.key\"\nlisten = \"{any}:{TUNNEL_PORT}\"\nsocket = \"{}\"\n{}\n\
              [[forwarder]]\nname = \"office\"\nkey = \"{}\"\nports = {:?}\nudp_ports = {udp_ports:?}\n{}\n",
             self.path("relay.sock").display(),
             self.plan.relay_extra,
@@ -435,9 +436,9 @@ impl Tunnel<'_> {
 
     fn forwarder_configuration(&self, socket: &str) -> String {
         let relay_key = &self.relay_key;
-        let at = self.relay_host.address();
+        let at = self.tunnel_address();
         let mut forwarder = format!(
-            "key = \"adit.key\"\nrelay = \"{at}:{TUNNEL_PORT}\"\nrelay_key = \"{relay_key}\"\n\
+            "key = \"adit.key\"\nrelay = \"{at}\"\nrelay_key = \"{relay_key}\"\n\
              socket = \"{}\"\n{}\n",
             self.path(socket).display(),
             self.plan.forwarder_extra

@@ -209,12 +209,13 @@ impl LabBuilder {
         &self.gateways
     }
 
-    /// The hosts that are joined to a segment, each with its address and the namespace that holds
-    /// the segment's bridge.
-    pub(crate) fn joined(&self) -> impl Iterator<Item = (&str, &str, &str)> {
-        self.hosts.iter().filter_map(|(name, address)| {
+    /// The hosts that are joined to a segment, each with its addresses and the namespace that
+    /// holds the segment's bridge.
+    pub(crate) fn joined(&self) -> impl Iterator<Item = (&str, Vec<&str>, &str)> {
+        self.hosts.iter().filter_map(|(name, Addresses { v4, v6 })| {
             let plug = self.plugs.get(name)?;
-            Some((name.as_str(), address.as_str(), plug.owner.as_str()))
+            let addresses = v4.iter().chain(v6).map(String::as_str).collect();
+            Some((name.as_str(), addresses, plug.owner.as_str()))
         })
     }
 

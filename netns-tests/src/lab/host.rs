@@ -52,17 +52,6 @@ impl<'a> Host<'a> {
         socket_address(self.address(), port)
     }
 
-    /// A port of this host, as programs take it: an IPv6 address has brackets there.
-    #[must_use]
-    pub fn at(&self, port: u16) -> String {
-        let address = self.address;
-        if address.contains(':') {
-            format!("[{address}]:{port}")
-        } else {
-            format!("{address}:{port}")
-        }
-    }
-
     /// The lab that the host is in.
     #[must_use]
     pub fn lab(&self) -> &'a Lab {

@@ -6,7 +6,25 @@ use super::egress::Refusal;
 use super::fault::Story;
 use super::{Direction, Protocol, Row};
 use crate::faults::{Answer, Direction as Way, Fault};
-use crate::{Daemon, Link, Topology, Trial};
+use crate::{Daemon, Firewall, Link, Nat, Nat6, Reject, Topology, Trial};
+
+/// The inside address that cones lead to.
+const ICP: &str = "192.168.50.2";
+/// Home first, then the provider, in the order of [`Topology::doubles`].
+const DOUBLES: [&str; 12] = [
+    "double-port-restricted-port-restricted",
+    "double-port-restricted-port-block",
+    "double-port-restricted-symmetric",
+    "double-port-restricted-full-cone",
+    "double-symmetric-port-restricted",
+    "double-symmetric-port-block",
+    "double-symmetric-symmetric",
+    "double-symmetric-full-cone",
+    "double-full-cone-port-restricted",
+    "double-full-cone-port-block",
+    "double-full-cone-symmetric",
+    "double-full-cone-full-cone",
+];
 
 /// Which part of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,37 +124,79 @@ fn gateways() -> Vec<Scenario> {
         let play = Play::Translated(topology);
         Scenario { gateway, group: Group::Gateways, about, play }
     };
-    vec![
+    let nat = |gateway, about, nat| line(gateway, about, Topology::Single(nat, Firewall::Outbound));
+    let v6 = |gateway, about, nat| line(gateway, about, Topology::V6 { nat, v4: false });
+    let mut gateways = vec![
         line(
             "port-restricted",
-            "one port whoever is addressed; the addressed may answer",
+            "one port whoever is addressed; who was addressed may answer",
             Topology::STANDARD,
         ),
         line("symmetric", "another port for each addressee", Topology::SYMMETRIC),
-        line("full-cone", "anybody may send to the port", Topology::FULL_CONE),
+        line("full-cone", "one port, and anybody may send to it", Topology::FULL_CONE),
+        nat(
+            "restricted-cone",
+            "one port, and every port of who was addressed",
+            Nat::RestrictedCone { inside: ICP },
+        ),
+        nat("address-dependent", "one port for each addressed host", Nat::AddressDependent),
+        nat("port-block", "a provider's block of a thousand ports", Nat::PortBlock),
+        nat(
+            "arbitrary-pooling",
+            "each flow leaves by another of four addresses",
+            Nat::ArbitraryPooling,
+        ),
+        nat(
+            "hairpin",
+            "a full cone that the inside meets from inside",
+            Nat::Hairpin { inside: ICP },
+        ),
         line(
             "firewall-only",
             "public addresses behind a stateful firewall",
             Topology::FIREWALL_ONLY,
         ),
         line("nat-only", "a NAT that filters nothing", Topology::NAT_ONLY),
+    ];
+    let doubles = DOUBLES.into_iter().zip(Topology::doubles());
+    let about = "a home router behind a provider's NAT";
+    gateways.extend(doubles.map(|(gateway, topology)| line(gateway, about, topology)));
+    gateways.extend([
+        v6("v6-masquerade", "IPv6 alone, translated port by port", Nat6::Masquerade),
+        v6("v6-symmetric", "IPv6 alone, another port for each addressee", Nat6::Symmetric),
+        v6("v6-prefix", "IPv6 alone, its prefix translated", Nat6::PrefixTranslation),
+        v6("v6-routed", "IPv6 alone, behind a stateful firewall", Nat6::Routed),
         line(
-            "double-port-restricted-symmetric",
-            "a home router behind a provider's NAT",
-            Topology::DOUBLE,
+            "dual-stack",
+            "IPv4 translated, IPv6 routed",
+            Topology::V6 { nat: Nat6::Routed, v4: true },
         ),
-    ]
+    ]);
+    gateways
 }
 
 fn egress() -> Vec<Scenario> {
     let line = |gateway, about, play| Scenario { gateway, group: Group::Egress, about, play };
+    let behind = |gateway, about, firewall| {
+        line(gateway, about, Play::Translated(Topology::Single(Nat::PortRestricted, firewall)))
+    };
     let refused = |gateway, about, refusal| line(gateway, about, Play::Refused(refusal));
     vec![
-        line(
-            "443-only",
-            "TCP to port 443 and nothing else",
-            Play::Translated(Topology::TCP_443_ONLY),
+        behind("443-only", "TCP to port 443 and nothing else", Firewall::Tcp443Only),
+        behind(
+            "443-only-reset",
+            "the same, all else is answered with a reset",
+            Firewall::Tcp443Reject(Reject::TcpReset),
         ),
+        behind(
+            "443-only-icmp",
+            "the same, all else is prohibited by ICMP",
+            Firewall::Tcp443Reject(Reject::IcmpAdmin),
+        ),
+        behind("tls-only", "what does not begin as TLS is reset", Firewall::TlsOnly),
+        behind("strip-options", "SYNs lose their TCP options", Firewall::StripOptions),
+        behind("connlimit", "five connections for each host", Firewall::Connlimit { above: 5 }),
+        behind("port-exhaustion", "ten ports for all of the inside", Firewall::PortExhaustion),
         refused("blocked-silently", "the relay's port is dropped", Refusal::Drop),
         refused(
             "blocked-tcp-reset",
@@ -222,6 +282,7 @@ fn faults() -> Vec<Scenario> {
         ),
         line("dies-unheard", "the forwarder dies, and nobody is told", Story::DiesUnheard),
         line("syns-blocked", "no new connection gets out", Story::SynsBlocked),
+        line("pooling", "every new carrier leaves by another public address", Story::Pooling),
         line(
             "mtu-black-hole",
             "packets over 1300 bytes vanish, without a word",

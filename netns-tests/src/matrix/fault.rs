@@ -1,11 +1,15 @@
 //! What befalls a tunnel that lives long, beyond what a [`Trial`] tells.
 
+use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::claim;
 use crate::faults::{Direction, Fault};
-use crate::{Daemon, Lab, LabError, SHORT, Scene, SwarmPlan, Topology, Trial, Tunnel, wait_until};
+use crate::{
+    Daemon, Firewall, Lab, LabError, Nat, SHORT, Scene, SwarmPlan, Topology, Trial, Tunnel,
+    wait_until,
+};
 
 /// A carrier that has been silent for so long is probed.
 const KEEPALIVE: Duration = Duration::from_secs(5);
@@ -34,13 +38,19 @@ pub(super) enum Story {
     DiesUnheard,
     /// No connection can begin; those that there are go on.
     SynsBlocked,
+    /// Every new carrier leaves by another public address.
+    Pooling,
     /// Large packets vanish.
     MtuBlackHole,
 }
 
 impl Story {
     pub(super) fn topology(self) -> Topology {
-        Topology::STANDARD
+        match self {
+            Self::MtuBlackHole => Topology::Single(Nat::PortRestricted, Firewall::MtuBlackHole),
+            Self::Pooling => Topology::Single(Nat::ArbitraryPooling, Firewall::Outbound),
+            _ => Topology::STANDARD,
+        }
     }
 
     /// Plays it; returns what was seen.
@@ -54,6 +64,7 @@ impl Story {
             Self::OneSided(end) => one_sided(lab, end),
             Self::DiesUnheard => dies_unheard(lab),
             Self::SynsBlocked => syns_blocked(lab),
+            Self::Pooling => pooling(lab),
             Self::MtuBlackHole => mtu_black_hole(lab),
         }
     }
@@ -212,16 +223,40 @@ fn syns_blocked(lab: &Lab) -> Result<String, LabError> {
         .to_owned())
 }
 
+/// The carrier is lost again and again, and each new one comes from another of four addresses.
+fn pooling(lab: &Lab) -> Result<String, LabError> {
+    const LOSSES: u64 = 8;
+    let mut scene = Scene::open(lab, "")?;
+    let mut swarm = scene.swarm(&SwarmPlan::new(20))?;
+    let session = scene.tunnel.session()?;
+    let mut sources = BTreeSet::new();
+    for losses in 1..=LOSSES {
+        sources.extend(remote(&scene.tunnel)?);
+        Fault::Severed(Daemon::Forwarder).inject(lab)?.lift()?;
+        wait_until(RECOVERY, "the session to go on over a new carrier", || {
+            scene.tunnel.resumptions().is_ok_and(|count| count >= losses)
+        })?;
+        scene.wait_flowing(&mut swarm, Instant::now(), RECOVERY)?;
+    }
+    let tally = swarm.finish(RECOVERY)?;
+    claim(tally.right == 20, || format!("{tally:?}"))?;
+    claim(scene.tunnel.session()? == session, || "the session is another".to_owned())?;
+    claim(sources.len() > 1, || format!("all carriers came from {sources:?}"))?;
+    Ok(format!(
+        "{LOSSES} carriers lost, {} public addresses seen by the relay; 20 flows, every SHA-256 right",
+        sources.len()
+    ))
+}
+
+/// The address from which the relay sees the forwarder.
+fn remote(tunnel: &Tunnel<'_>) -> Result<Option<String>, LabError> {
+    let status = tunnel.status(Daemon::Relay)?;
+    let remote = status["forwarders"][0]["remote"].as_str();
+    Ok(remote.and_then(|remote| Some(remote.rsplit_once(':')?.0.to_owned())))
+}
+
 /// Packets of more than 1300 bytes vanish without a word, in both directions.
 fn mtu_black_hole(lab: &Lab) -> Result<String, LabError> {
-    let gateway = lab.gateway();
-    gateway.shell(&format!(
-        "iptables -w -I FORWARD -m length --length 1301:65535 -m comment --comment {MARK} -j DROP"
-    ))?;
-    // With offload a packet here would be many packets there.
-    for (host, device) in [("icp", "eth0"), ("relay", "eth0"), ("ext", "eth0"), ("gw", "wan0")] {
-        lab.host(host).shell(&format!("ethtool -K {device} tso off gso off gro off"))?;
-    }
     let source = lab.host("ext").serve("source", 9000, &["200000"])?;
     let to = lab.host("ext").at(9000);
     let mut control = lab.host("icp").play_on("fetch", &to, &["200000"])?;
@@ -248,9 +283,7 @@ fn mtu_black_hole(lab: &Lab) -> Result<String, LabError> {
     let plain = control.finish(Duration::from_secs(25));
     claim(plain.is_err(), || "plain TCP passes: there is no black hole".to_owned())?;
     drop(source);
-    let lost = gateway.rule_packets("FORWARD", MARK)?;
-    claim(lost > 0, || "no packet was too large".to_owned())?;
-    Ok(format!("{seen}; {lost} packets were too large; plain TCP fails"))
+    Ok(format!("{seen}; plain TCP fails"))
 }
 
 /// How the forwarder's carrier is.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{Direction, Protocol, Row, claim};
-use crate::{Firewall, LONG, Lab, LabError, Process, Swarm, SwarmPlan, Tunnel};
+use crate::{Firewall, LONG, Lab, LabError, Process, SHORT, Swarm, SwarmPlan, Tunnel, wait_until};
 
 /// Flows at once.
 const FLOWS: u64 = 100;
@@ -116,7 +116,12 @@ fn streams(lab: &Lab, from: &str, to: &[&str], servers: Servers) -> Result<Strin
     claim(is_right, || format!("the callers' end: {tally:?}, {expected} bytes expected"))?;
     let (mut right, mut received) = (0, 0);
     for exchange in &mut exchanges {
-        let tally = exchange.mark()?;
+        let mut tally = exchange.mark()?;
+        // Their ends come when they have heard ours.
+        wait_until(SHORT, "the servers' ends", || {
+            tally = exchange.mark().unwrap_or(tally);
+            tally.ended() == tally.flows
+        })?;
         (right, received) = (right + tally.right, received + tally.received);
     }
     claim(right == FLOWS && received == expected, || {
@@ -173,7 +178,7 @@ fn shut(protocol: Protocol, lab: &Lab) -> Result<String, LabError> {
 /// Plain traffic out passes where the firewall lets it, and nowhere else.
 fn way_out(protocol: Protocol, lab: &Lab) -> Result<String, LabError> {
     let (from, to) = (lab.host(PEERS[0]), lab.host("ext").at(OUTSIDE_PORT));
-    let promised = lab.gateways().iter().all(|gateway| lets_out(gateway.firewall, protocol));
+    let promised = lab.gateways().iter().all(|gateway| lets_out(gateway.firewall));
     let passes = match protocol {
         Protocol::Tcp => from.play("connect", &to, &["--within-ms=1000"]).is_ok(),
         Protocol::Udp if promised => from.play("datagram", &to, &["100"]).is_ok(),
@@ -187,9 +192,20 @@ fn way_out(protocol: Protocol, lab: &Lab) -> Result<String, LabError> {
 }
 
 /// Whether plain traffic to any port gets out.
-fn lets_out(firewall: Firewall, _protocol: Protocol) -> bool {
+fn lets_out(firewall: Firewall) -> bool {
     match firewall {
-        Firewall::Outbound | Firewall::Open => true,
-        Firewall::Tcp443Only => false,
+        Firewall::Outbound
+        | Firewall::MtuBlackHole
+        | Firewall::StripOptions
+        | Firewall::SniBlocked { .. }
+        | Firewall::Quota { .. }
+        | Firewall::Connbytes { .. }
+        | Firewall::Connlimit { .. }
+        | Firewall::PortExhaustion
+        | Firewall::Open => true,
+        Firewall::Tcp443Only
+        | Firewall::Tcp443Reject(_)
+        | Firewall::TlsOnly
+        | Firewall::ProxyOnly => false,
     }
 }
