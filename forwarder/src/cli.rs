@@ -1,6 +1,7 @@
 //! The command line of `adit`, and what it shares with that of `adit-relay`.
 
 mod connect;
+mod proxy;
 mod register;
 mod shared;
 
@@ -12,6 +13,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{FORWARDER_FILE, FORWARDER_FOLDER, FORWARDER_SOCKET, ForwarderConfig};
 use crate::exit::{self, Exit, Failed};
+use crate::gateway::{self, Through};
 use crate::invitation::{Grant, LINE_BYTES_MAX, UnixTime};
 use crate::join::{self, Joined};
 use crate::key::PrivateKey;
@@ -19,6 +21,7 @@ use crate::status::forwarder_table;
 use crate::{forwarder, logging};
 
 use connect::ConnectArgs;
+use proxy::ProxyArgs;
 use register::{RegisterArgs, TokenArgs, UnregisterArgs};
 
 pub use shared::{
@@ -85,6 +88,8 @@ enum Command {
         /// The folder for adit.toml and adit.key.
         #[arg(long, value_name = "DIR", default_value = FORWARDER_FOLDER)]
         dir: PathBuf,
+        #[command(flatten)]
+        proxy: ProxyArgs,
     },
     /// Show the peers of the running forwarder.
     Peers(SocketArgs),
@@ -119,7 +124,7 @@ fn run(cli: Cli) -> Result<(), Failed> {
             logging::start_at(cli.log.log_level.as_deref(), usual).map_err(bad_level)?;
             args.run()
         }
-        Command::Join { line, dir } => join_relay(line, &dir),
+        Command::Join { line, dir, proxy } => join_relay(line, &dir, &proxy),
         Command::Peers(args) => register::peers(&socket(&args)?),
         Command::Register(args) => register::register(&args, &socket(&args.socket)?),
         Command::Unregister(args) => register::unregister(&args, &socket(&args.socket)?),
@@ -133,14 +138,16 @@ fn run(cli: Cli) -> Result<(), Failed> {
     }
 }
 
-fn join_relay(line: String, dir: &Path) -> Result<(), Failed> {
+fn join_relay(line: String, dir: &Path, proxy: &ProxyArgs) -> Result<(), Failed> {
+    let proxy = proxy.read()?;
     let line = if line == "-" {
         let failed = |error| Failed::new(Exit::Failure, format!("cannot read stdin: {error}"));
         io::read_to_string(io::stdin().take(STDIN_BYTES_MAX)).map_err(failed)?
     } else {
         line
     };
-    let Joined { grant, config, key } = join::join(&line, dir, UnixTime::now())?;
+    let Joined { grant, config, key } =
+        join::join_through(&line, dir, UnixTime::now(), proxy.as_ref())?;
     let (config, key) = (config.display(), key.display());
     let next = match &grant {
         Grant { external: true, .. } => "adit connect, as its last lines say".to_owned(),
@@ -158,6 +165,14 @@ fn socket(args: &SocketArgs) -> Result<PathBuf, Failed> {
 fn check(file: &Path) -> Result<(), Failed> {
     let config = ForwarderConfig::load(file)?;
     ok("configuration", &format!("{}, {} peer(s)", file.display(), config.peers.len()));
+    let through = gateway::proxies(&config.gateway, &config.relay, |name| std::env::var(name).ok())
+        .map_err(|error| Failed::new(Exit::Config, error))?;
+    for (place, Through { proxy, variable }) in
+        config.relay.iter().zip(through).filter_map(|(place, through)| Some((place, through?)))
+    {
+        let named_by = variable.unwrap_or("[gateway]");
+        ok("proxy", &format!("{place} through {proxy}, named by {named_by}"));
+    }
     let key = PrivateKey::load(&config.key)?;
     check_key(&config.key, &key);
     check_io_uring()

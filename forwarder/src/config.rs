@@ -2,10 +2,11 @@
 //! file and the line where something is wrong.
 //!
 //! Deliberately absent: defaults for what only the owner can know (keys, addresses), environment
-//! variables, includes. Paths are relative to the file that names them.
+//! variables (but for the proxy, which a system has for all its programs), includes. Paths are relative to the file that names them.
 
 mod file;
 mod forwarder;
+mod gateway;
 mod name;
 mod net;
 mod outward;
@@ -19,6 +20,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use forwarder::ForwarderConfig;
+pub(crate) use gateway::ProxyKind;
+pub use gateway::{BadProxy, Bind, Family, GatewayConfig, Proxy, ProxyChoice, ProxyText};
 pub use name::{BadName, name};
 pub use net::{BadNet, Net};
 pub use outward::{BadDestination, LISTENERS_MAX, Outward, To};

@@ -81,7 +81,9 @@ fn start(
     let features = pump::probe()?;
     net::raise_descriptor_limit();
     let gateway = Gateway::new(config.relay.clone(), key, config.relay_keys)
-        .map_err(|error| Failed::new(Exit::Failure, error))?;
+        .map_err(|error| Failed::new(Exit::Failure, error))?
+        .through(&config.gateway)
+        .map_err(|error| Failed::new(Exit::Config, error))?;
     let (pump, events) = spawn_pump(features)?;
     let identity = key.public();
     net::run(async move {

@@ -2,24 +2,33 @@
 //! how long to wait before the next attempt. The tunnel itself then lives on a pump.
 
 mod candidates;
+mod egress;
 mod error;
+mod proxy;
 mod race;
 mod redial;
+mod segments;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::config::Places;
+use tokio::net::TcpStream;
+
+use crate::config::{GatewayConfig, Place, Places};
 use crate::handoff::Carrier;
 use crate::key::{Pins, PrivateKey};
-use crate::net::{self, Stream};
+use crate::net::{self, ShakeError, Stream};
 use crate::tls::{ClientTls, Handshake, HandshakeError};
 use candidates::Candidate;
 use race::{Dialler, Memory, Race};
+use segments::{Descent, Small, Verdict};
 
+pub use egress::{BadEnvironment, Through, proxies};
 pub use error::{DialError, Failure};
+pub use proxy::ProxyError;
 pub use redial::{Ended, Redial};
+pub use segments::Stuck;
 
 /// How long one of the relay's addresses may take to answer. The kernel repeats its `SYN` after 1 s
 /// and 3 s; were it left to wait longer, a path that comes back would stay unused for as long.
@@ -30,7 +39,17 @@ const CONNECT_MAX: Duration = Duration::from_secs(4);
 pub struct Gateway {
     relay: Places,
     tls: ClientTls,
+    config: GatewayConfig,
+    /// What each place is reached through.
+    through: Vec<Option<Through>>,
     memory: RefCell<Memory>,
+    small: RefCell<Small>,
+}
+
+/// What became of a connection.
+enum Proof {
+    Carrier(Carrier),
+    Stuck(net::PathSample),
 }
 
 impl Gateway {
@@ -60,7 +79,40 @@ impl Gateway {
     }
 
     fn with_tls(relay: Places, tls: ClientTls) -> Self {
-        Self { relay, tls, memory: RefCell::default() }
+        Self {
+            through: vec![None; relay.len()],
+            relay,
+            tls,
+            config: GatewayConfig::default(),
+            memory: RefCell::default(),
+            small: RefCell::default(),
+        }
+    }
+
+    /// Leaves as `config` and the environment say: through a proxy, by a way out, under a name.
+    ///
+    /// # Errors
+    /// When the environment names a proxy that cannot be used.
+    pub fn through(mut self, config: &GatewayConfig) -> Result<Self, BadEnvironment> {
+        self.through = proxies(config, &self.relay, |name| std::env::var(name).ok())?;
+        if let Some((place, through)) = self.through_proxies().next() {
+            let Through { proxy, variable } = through;
+            let named_by = variable.unwrap_or("the configuration");
+            tracing::info!(%place, %proxy, "a proxy stands between, named by {named_by}");
+        }
+        self.config = config.clone();
+        Ok(self)
+    }
+
+    /// The places that are reached through a proxy, each with its own.
+    pub fn through_proxies(&self) -> impl Iterator<Item = (&Place, &Through)> {
+        let places = self.relay.iter().zip(&self.through);
+        places.filter_map(|(place, through)| Some((place, through.as_ref()?)))
+    }
+
+    /// Whether datagrams would leave this host by the same way as the tunnel.
+    pub fn is_plain(&self) -> bool {
+        self.config.bind.is_none() && self.through_proxies().next().is_none()
     }
 
     /// One attempt: every name is resolved anew, since the relay may have moved, and all addresses
@@ -81,15 +133,102 @@ impl Gateway {
     }
 }
 
+impl Gateway {
+    fn through_of(&self, place: usize) -> Option<&Through> {
+        self.through.get(place)?.as_ref()
+    }
+
+    async fn open(&self, to: Candidate, segment_bytes: Option<u32>) -> Result<TcpStream, Failure> {
+        let bind = self.config.bind.as_ref();
+        let opened = net::connect(to.address, bind, segment_bytes, CONNECT_MAX).await;
+        opened.map_err(|source| self.not_opened(to, source))
+    }
+
+    fn not_opened(
+        &self,
+        Candidate { address, place }: Candidate,
+        source: std::io::Error,
+    ) -> Failure {
+        match self.through_of(place) {
+            Some(Through { proxy, .. }) => {
+                Failure::ProxyUnreachable { proxy: proxy.clone(), address, source }
+            }
+            None => Failure::Connect { address, source },
+        }
+    }
+
+    /// Small segments, where large ones have got lost before.
+    fn segment_bytes(&self, address: SocketAddr) -> Option<u32> {
+        self.small.borrow().segment_bytes(address, Instant::now())
+    }
+
+    /// Has the proxy connect, if there is one, and the relay prove who it is.
+    async fn prove(&self, at: Candidate, stream: TcpStream) -> Result<Proof, Failure> {
+        let Some(place) = self.relay.get(at.place) else { return Err(self.silent(at)) };
+        let (stream, early) = match self.through_of(at.place) {
+            None => (stream, Vec::new()),
+            Some(Through { proxy, .. }) => {
+                let asked = proxy::tunnel(stream, proxy, place).await;
+                asked.map_err(|source| Failure::Proxy { proxy: proxy.clone(), source })?
+            }
+        };
+        let name = self.config.sni.as_deref().unwrap_or(&place.host);
+        let shaken = async {
+            let handshake = Handshake::client(&self.tls, name)?;
+            let stream = Stream::from_tokio(stream, at.address, early)?;
+            let watch = stream.watch()?;
+            tokio::select! {
+                shaken = net::shake_hands(stream, handshake) => Ok(Proof::Carrier(shaken?.carrier)),
+                sample = segments::stuck(&watch) => Ok(Proof::Stuck(sample)),
+            }
+        };
+        let failed = |source: ShakeError| Failure::Handshake { address: at.address, source };
+        shaken.await.map_err(failed)
+    }
+
+    /// What is said of a path that was stuck with segments as they come, and is not with small ones.
+    fn passed(&self, address: SocketAddr, descent: &Descent) {
+        let (Some(bytes), Some(last)) = (self.segment_bytes(address), descent.last()) else {
+            return;
+        };
+        let (passing, lost) = (segments::packet_bytes(bytes, address), last.packet_bytes());
+        tracing::warn!(
+            "{address}: packets larger than {passing} bytes get lost on the way (those of {lost} did): \
+             MTU black hole; the tunnel keeps below that, and would be faster if the gateway let ICMP \
+             \"fragmentation needed\" and \"packet too big\" through"
+        );
+    }
+
+    fn stuck(&self, at: Candidate, descent: &Descent) -> Failure {
+        let address = at.address;
+        // Smaller segments were of no use: the next attempt may as well begin with large ones.
+        self.small.borrow_mut().remove(address);
+        match descent.verdict() {
+            Verdict::Size(stuck) => {
+                let bytes = stuck.packet_bytes().saturating_sub(1);
+                Failure::MtuBlackHole { address, bytes, stuck }
+            }
+            Verdict::Content => Failure::Filtered { address },
+            Verdict::Unknown => self.silent(at),
+        }
+    }
+}
+
 impl Dialler for Gateway {
-    type Connection = Stream;
+    type Connection = TcpStream;
     type Carrier = Carrier;
     type Failure = Failure;
 
     async fn look_up(&self, place: usize) -> Result<Vec<SocketAddr>, Failure> {
         let Some(named) = self.relay.get(place) else { return Ok(Vec::new()) };
+        let named = self.through_of(place).map_or(named, |through| &through.proxy.place);
         match net::resolve(named.clone()).await {
-            Ok(addresses) => {
+            Ok(mut addresses) => {
+                let family = self.config.family();
+                addresses.retain(|address| family.has(address));
+                if addresses.is_empty() {
+                    return Err(Failure::NoneOfFamily { place: named.clone(), family });
+                }
                 self.memory.borrow_mut().known.insert(place, addresses.clone());
                 Ok(addresses)
             }
@@ -97,25 +236,46 @@ impl Dialler for Gateway {
         }
     }
 
-    async fn connect(&self, Candidate { address, .. }: Candidate) -> Result<Stream, Failure> {
-        let connected = Stream::connect(address, CONNECT_MAX).await;
-        connected.map_err(|source| Failure::Connect { address, source })
+    async fn connect(&self, to: Candidate) -> Result<TcpStream, Failure> {
+        self.open(to, self.segment_bytes(to.address)).await
     }
 
-    async fn authenticate(&self, at: Candidate, stream: Stream) -> Result<Carrier, Failure> {
-        let host = self.relay.get(at.place).map_or("", |place| place.host.as_str());
-        let shaken = async {
-            let handshake = Handshake::client(&self.tls, host)?;
-            Ok(net::shake_hands(stream, handshake).await?.carrier)
-        };
-        shaken.await.map_err(|source| Failure::Handshake { address: at.address, source })
+    async fn authenticate(&self, at: Candidate, stream: TcpStream) -> Result<Carrier, Failure> {
+        let (mut stream, mut descent) = (stream, Descent::default());
+        loop {
+            let held_to = self.segment_bytes(at.address);
+            let sample = match self.prove(at, stream).await? {
+                Proof::Carrier(carrier) => {
+                    self.passed(at.address, &descent);
+                    return Ok(carrier);
+                }
+                Proof::Stuck(sample) => sample,
+            };
+            let held_to = held_to.map(|bytes| segments::packet_bytes(bytes, at.address));
+            let Some(smaller) = descent.next(Stuck { sample, held_to }) else {
+                return Err(self.stuck(at, &descent));
+            };
+            tracing::debug!(?sample, smaller, "{}: the handshake is stuck", at.address);
+            // At once: this attempt may be given up for another before it ends.
+            self.small.borrow_mut().insert(at.address, smaller, Instant::now());
+            stream = self.open(at, Some(smaller)).await?;
+        }
     }
 
-    fn unreachable(&self, Candidate { address, .. }: Candidate) -> Failure {
-        Failure::Connect { address, source: std::io::ErrorKind::TimedOut.into() }
+    fn is_through_proxy(&self, place: usize) -> bool {
+        self.through_of(place).is_some()
     }
 
-    fn silent(&self, Candidate { address, .. }: Candidate) -> Failure {
-        Failure::Silent { address }
+    fn unreachable(&self, at: Candidate) -> Failure {
+        self.not_opened(at, std::io::ErrorKind::TimedOut.into())
+    }
+
+    fn silent(&self, Candidate { address, place }: Candidate) -> Failure {
+        match self.through_of(place) {
+            Some(Through { proxy, .. }) => {
+                Failure::Proxy { proxy: proxy.clone(), source: ProxyError::Silent }
+            }
+            None => Failure::Silent { address },
+        }
     }
 }

@@ -18,8 +18,9 @@ use adit_proto::id::Side;
 use adit_proto::limits::HANDSHAKE_MAX;
 use tokio::time::timeout;
 
+use crate::config::{GatewayConfig, ProxyText};
 use crate::exit::{Exit, Failed};
-use crate::gateway::{DialError, Gateway};
+use crate::gateway::{BadEnvironment, DialError, Gateway};
 use crate::handoff::Carrier;
 use crate::invitation::{Answer, BadLine, BadMessage, Grant, Invitation, UnixTime, Untimely};
 use crate::key::{KeyError, PrivateKey};
@@ -70,6 +71,9 @@ pub enum JoinError {
     /// TLS with our new key.
     #[error(transparent)]
     Tls(#[from] HandshakeError),
+    /// The environment's proxy.
+    #[error(transparent)]
+    Environment(#[from] BadEnvironment),
     /// The relay is not to be had.
     #[error("the relay is not reached: {0}; the invitation is as good as before")]
     Dial(DialError),
@@ -107,6 +111,7 @@ impl From<JoinError> for Failed {
             JoinError::Line(_) => Self::new(Exit::Usage, error),
             JoinError::Kernel(refusal) => refusal.into(),
             JoinError::Key(error) => error.into(),
+            JoinError::Environment(error) => Self::new(Exit::Config, error),
             error => Self::new(Exit::Failure, error),
         }
     }
@@ -117,25 +122,48 @@ impl From<JoinError> for Failed {
 /// # Errors
 /// When the line, the clock, the folder or the relay does not allow it; nothing is written then.
 pub fn join(line: &str, dir: &Path, now: UnixTime) -> Result<Joined, JoinError> {
+    join_through(line, dir, now, None)
+}
+
+/// The same through `proxy`, which the configuration then names; it is an address, `none`, or nothing
+/// for the environment's.
+///
+/// # Errors
+/// As [`join`].
+pub fn join_through(
+    line: &str,
+    dir: &Path,
+    now: UnixTime,
+    proxy: Option<&ProxyText>,
+) -> Result<Joined, JoinError> {
     let invitation: Invitation = line.parse()?;
     invitation.check(now)?;
     let key = PrivateKey::generate()?;
-    let site = Site::prepare(dir, &key)?;
+    let site = Site::prepare(dir, &key, proxy.is_some_and(ProxyText::has_login))?;
+    let gateway = GatewayConfig {
+        proxy: proxy.map(|proxy| proxy.choice().clone()).unwrap_or_default(),
+        ..GatewayConfig::default()
+    };
     pump::probe()?;
     let grant = net::run(async {
         tokio::select! {
-            answered = ask(&invitation, &key) => answered,
+            answered = ask(&invitation, &key, &gateway) => answered,
             _ = net::interrupted() => Err(JoinError::Interrupted),
         }
     })?;
-    let settled = site.settle(&file::text(&invitation, &grant, dir));
+    let settled = site.settle(&file::text(&invitation, &grant, dir, proxy));
     let unsettled = |source| JoinError::Unsettled { name: grant.name.clone(), source };
     let (config, key) = settled.map_err(unsettled)?;
     Ok(Joined { grant, config, key })
 }
 
-async fn ask(invitation: &Invitation, key: &PrivateKey) -> Result<Grant, JoinError> {
+async fn ask(
+    invitation: &Invitation,
+    key: &PrivateKey,
+    config: &GatewayConfig,
+) -> Result<Grant, JoinError> {
     let gateway = Gateway::joining(invitation.relay.clone(), key, invitation.relay_key)?;
+    let gateway = gateway.through(config)?;
     let mut carrier = gateway.dial().await.map_err(JoinError::Dial)?;
     let mut attempt = 1;
     // From here on the relay may have taken the key in, whatever happens.

@@ -11,6 +11,7 @@ mod check;
 mod events;
 mod exchange;
 mod handshake;
+mod leave;
 mod listener;
 mod own;
 mod pair;
@@ -26,17 +27,19 @@ use adit_proto::limits::CARRIER_USER_TIMEOUT;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{SockRef, TcpKeepalive};
 
+pub use adit_ring::PathSample;
 pub use changes::{NetworkChanged, forward_network_changes};
 pub use check::check;
 pub use events::forward_events;
 pub use exchange::{Exchange, ExchangeError};
 pub use handshake::{ShakeError, Shaken, shake_hands};
+pub use leave::connect;
 pub use listener::{CONTACT_BACKLOG, Listener, bind, bind_datagrams, stop_listening};
 pub use own::own_addresses;
 pub use pair::{datagram_pair, pair};
 pub use resolve::resolve;
 pub use signals::{Signal, forward_signals, interrupted};
-pub use stream::Stream;
+pub use stream::{Stream, Watch};
 
 /// Inputs that may wait for a daemon's loop; whoever has more to say waits.
 pub const INBOX_MAX: usize = 1_024;

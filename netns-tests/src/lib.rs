@@ -30,6 +30,7 @@ mod paths;
 pub mod preflight;
 mod probe;
 mod process;
+pub mod proxy;
 pub mod report;
 mod sandbox;
 mod scene;

@@ -135,7 +135,7 @@ pub fn examine(row: &Row, rules: Option<&str>) -> Finding {
     let player = thread::Builder::new().name(row.to_string()).spawn(move || {
         let outcome = scenario(row.gateway)
             .ok_or_else(|| LabError::Claim(format!("there is no gateway '{}'", row.gateway)))
-            .and_then(|scenario| perform(row, scenario.play, rules.as_deref()));
+            .and_then(|scenario| perform(row, scenario, rules.as_deref()));
         // Nobody listens any more when it took too long.
         drop(tell.send(outcome));
     });
@@ -155,17 +155,15 @@ pub fn examine(row: &Row, rules: Option<&str>) -> Finding {
     }
 }
 
-fn perform(row: Row, play: Play, rules: Option<&str>) -> Result<String, LabError> {
-    match play {
-        Play::Translated(topology) => stage(row, topology, rules, |lab| translated::play(row, lab)),
-        Play::Refused(refusal) => {
-            stage(row, Topology::STANDARD, rules, |lab| egress::refused(refusal, lab))
-        }
-        Play::Fault(story) => stage(row, story.topology(), rules, |lab| story.play(lab)),
-        Play::Impaired(link) => {
-            stage(row, Topology::STANDARD, rules, |lab| impaired::play(&link, lab))
-        }
-    }
+fn perform(row: Row, scenario: &Scenario, rules: Option<&str>) -> Result<String, LabError> {
+    stage(row, scenario.topology(), rules, |lab| match scenario.play {
+        Play::Translated(_) => translated::play(row, lab),
+        Play::Refused(refusal) => egress::refused(refusal, lab),
+        Play::Proxied(proxy) => egress::proxied(row, proxy, lab),
+        Play::Rebuffed(rebuff) => egress::rebuffed(rebuff, lab),
+        Play::Fault(story) => story.play(lab),
+        Play::Impaired(link) => impaired::play(&link, lab),
+    })
 }
 
 /// Builds the lab, makes sure of it, and plays; its logs stay when that fails.

@@ -25,6 +25,8 @@ const TOOLS: &[(&str, &str)] = &[
     ("iperf3", "iperf3"),
     ("socat", "socat"),
     ("tcpdump", "tcpdump"),
+    ("tinyproxy", "tinyproxy-bin"),
+    ("microsocks", "microsocks"),
     ("dig", "dnsutils"),
     ("dnsmasq", "dnsmasq-base"),
     ("gtlsclient", "ngtcp2-client"),

@@ -18,6 +18,9 @@ use crate::preflight::search_path;
 const HOLD: &str = "mount --make-rprivate / && mount -t tmpfs tmpfs /run && \
     mkdir -p /run/netns /run/sshd && chmod 755 /run/sshd && echo ready && exec cat";
 
+/// Where the machine names its proxies.
+const PROXY_VARIABLES: [&str; 4] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
+
 /// The holder; see the module.
 #[derive(Debug)]
 pub(crate) struct Sandbox {
@@ -91,6 +94,13 @@ impl Sandbox {
             None => command.arg("--net"),
         };
         command.arg("--").env("PATH", search_path()).stdin(Stdio::null()).process_group(0);
+        // The machine's own way out is none of the lab's.
+        PROXY_VARIABLES
+            .into_iter()
+            .flat_map(|name| [name.to_owned(), name.to_lowercase()])
+            .for_each(|name| {
+                command.env_remove(name);
+            });
         command
     }
 

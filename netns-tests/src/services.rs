@@ -76,7 +76,8 @@ pub fn iperf3_server(host: &Host<'_>, port: u16) -> Result<Process, LabError> {
     Ok(process)
 }
 
-fn listening(host: &Host<'_>, port: u16, process: &mut Process) -> Result<(), LabError> {
+/// Waits until `process` listens at `port`.
+pub(crate) fn listening(host: &Host<'_>, port: u16, process: &mut Process) -> Result<(), LabError> {
     let filter = format!("sport = :{port}");
     let what = format!("{} to listen on port {port}", process.name());
     let waited = crate::wait_until(SHORT, &what, || {

@@ -33,6 +33,6 @@ pub use probe::{Features, probe};
 pub use refusal::Refusal;
 pub use ring::{Ring, SendHow};
 pub use slice::{Slice, SliceList};
-pub use socket::{LineSample, Socket, duplicate};
+pub use socket::{LineSample, PathSample, Socket, duplicate};
 pub use target::Target;
 pub use waker::Waker;

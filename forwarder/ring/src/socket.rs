@@ -137,6 +137,18 @@ impl Socket {
     /// # Errors
     /// When it is no TCP socket.
     pub fn line(&self) -> io::Result<LineSample> {
+        Ok(LineSample::read(&self.info()?))
+    }
+
+    /// What the kernel has found out about what the path carries (`TCP_INFO`, tcp(7)).
+    ///
+    /// # Errors
+    /// When it is no TCP socket.
+    pub fn path(&self) -> io::Result<PathSample> {
+        Ok(PathSample::read(&self.info()?))
+    }
+
+    fn info(&self) -> io::Result<Info> {
         let mut info = [0_u8; TCP_INFO_LEN];
         let mut len = libc::socklen_t::try_from(TCP_INFO_LEN).unwrap_or(0);
         // SAFETY: the kernel writes at most `len` bytes, which is the array's length, and the
@@ -153,7 +165,7 @@ impl Socket {
         if result != 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(LineSample::read(&info))
+        Ok(Info(info))
     }
 
     /// Lets the kernel put together datagrams of one source and one size (`UDP_GRO`, udp(7)).
@@ -282,8 +294,8 @@ impl Socket {
 /// `SO_MEMINFO` of asm-generic/socket.h.
 const SO_MEMINFO: i32 = 55;
 
-/// `struct tcp_info` of linux/tcp.h up to `tcpi_min_rtt`.
-const TCP_INFO_LEN: usize = 152;
+/// `struct tcp_info` of linux/tcp.h up to `tcpi_snd_wnd`.
+const TCP_INFO_LEN: usize = 232;
 
 /// A connection's line, as its acknowledgements show it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -298,25 +310,71 @@ pub struct LineSample {
     pub acknowledged: u64,
 }
 
+/// The bytes of `struct tcp_info` (linux/tcp.h). Fields that an older kernel does not write are 0.
+struct Info([u8; TCP_INFO_LEN]);
+
+impl Info {
+    fn word(&self, at: usize) -> u32 {
+        let bytes = self.0.get(at..).and_then(|rest| rest.first_chunk());
+        bytes.map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+    }
+
+    fn long(&self, at: usize) -> u64 {
+        let bytes = self.0.get(at..).and_then(|rest| rest.first_chunk());
+        bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+    }
+}
+
 impl LineSample {
-    /// Fields that an older kernel does not write are 0.
-    fn read(info: &[u8; TCP_INFO_LEN]) -> Self {
-        let word = |at: usize| {
-            let bytes = info.get(at..).and_then(|rest| rest.first_chunk());
-            bytes.map_or(0, |bytes| u32::from_ne_bytes(*bytes))
-        };
-        let long = |at: usize| {
-            let bytes = info.get(at..).and_then(|rest| rest.first_chunk());
-            bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes))
-        };
-        let microseconds = |at| Duration::from_micros(word(at).into());
+    fn read(info: &Info) -> Self {
+        let microseconds = |at| Duration::from_micros(info.word(at).into());
         Self {
             // tcpi_notsent_bytes.
-            unsent: word(144),
+            unsent: info.word(144),
             // tcpi_rtt, tcpi_min_rtt, tcpi_bytes_acked.
             round_trip: microseconds(68),
             round_trip_min: microseconds(148),
-            acknowledged: long(120),
+            acknowledged: info.long(120),
+        }
+    }
+}
+
+/// What of a connection's segments gets through, as their acknowledgements show it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathSample {
+    /// The longest segment that is sent.
+    pub segment_bytes: u32,
+    /// What the kernel takes the path to carry in one packet.
+    pub packet_bytes: u32,
+    /// Times in a row that the oldest unacknowledged segment was sent again in vain.
+    pub repeats: u8,
+    /// Segments sent again since the connection was made.
+    pub resent: u32,
+    /// Segments on their way, or lost.
+    pub unacknowledged: u32,
+    /// Those of them that the other end has, behind one that it has not.
+    pub arrived_behind_a_gap: u32,
+    /// Segments that came to us behind one that did not.
+    pub received_behind_a_gap: u32,
+    /// Bytes received, in order.
+    pub received: u64,
+}
+
+impl PathSample {
+    fn read(info: &Info) -> Self {
+        Self {
+            // tcpi_snd_mss, tcpi_pmtu.
+            segment_bytes: info.word(16),
+            packet_bytes: info.word(60),
+            // tcpi_retransmits, tcpi_total_retrans.
+            repeats: info.0.get(2).copied().unwrap_or(0),
+            resent: info.word(100),
+            // tcpi_unacked, tcpi_sacked.
+            unacknowledged: info.word(24),
+            arrived_behind_a_gap: info.word(28),
+            // tcpi_rcv_ooopack, tcpi_bytes_received.
+            received_behind_a_gap: info.word(224),
+            received: info.long(128),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use adit_proto::frame::is_name;
 use clap::{ArgGroup, Args};
 
+use super::proxy::ProxyArgs;
 use crate::config::{
     self, Address, Contact, FORWARDER_FILE, ForwarderConfig, Outward, Peer, Place, Places,
 };
@@ -48,6 +49,8 @@ pub(super) struct ConnectArgs {
     /// The relay's public key, in place of the configuration's.
     #[arg(long, value_name = "ed25519:KEY", requires = "key")]
     relay_key: Option<PublicKey>,
+    #[command(flatten)]
+    proxy: ProxyArgs,
 }
 
 /// Something to offer by a name.
@@ -90,6 +93,10 @@ impl ConnectArgs {
             }
             _ => self.known()?,
         };
+        let mut gateway = known.gateway.clone();
+        if let Some(proxy) = self.proxy.read()? {
+            gateway.proxy = proxy.choice().clone();
+        }
         let key = PrivateKey::load(&known.key)?;
         let to = called.clone().map(Destination::Name);
         let protocol = if self.udp { Protocol::Udp } else { Protocol::Tcp };
@@ -102,6 +109,7 @@ impl ConnectArgs {
             relay: Places::from(self.relay),
             peers: self.serve.into_iter().map(offer).collect(),
             listeners: listener.into_iter().collect(),
+            gateway,
             ..ForwarderConfig::new(known.key, known.relay, known.relay_keys)
         };
         forwarder::call(config, &key, called.filter(|_| self.stdio))

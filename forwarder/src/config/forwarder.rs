@@ -8,6 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::file::{File, OneOrMany, Schema};
+use super::gateway::{self, GATEWAY_KEYS, GatewayConfig, RawGateway};
 use super::outward::{self, Outward, RawListener, RawSocks};
 use super::peer::{PEER_KEYS, RawPeer, peers};
 use super::place::ListenAddress;
@@ -24,6 +25,7 @@ const SCHEMA: Schema = Schema {
         "relay_key",
         "socket",
         "datagram_path",
+        "gateway",
         "peer",
         "api",
         "token",
@@ -31,6 +33,7 @@ const SCHEMA: Schema = Schema {
         "socks",
     ],
     tables: &[
+        ("gateway", GATEWAY_KEYS),
         ("peer", PEER_KEYS),
         ("api", &["listen"]),
         ("token", TOKEN_KEYS),
@@ -52,6 +55,8 @@ pub struct ForwarderConfig {
     pub socket: PathBuf,
     /// Whether datagrams may have a path of their own over UDP.
     pub datagram_path: bool,
+    /// How the gateway is left.
+    pub gateway: GatewayConfig,
     /// The internal peers to register.
     pub peers: Vec<Peer>,
     /// Where peers of the LAN register themselves, if they may.
@@ -72,6 +77,7 @@ struct Raw {
     relay_key: Spanned<OneOrMany>,
     socket: Option<String>,
     datagram_path: Option<bool>,
+    gateway: Option<RawGateway>,
     #[serde(default)]
     peer: Vec<RawPeer>,
     #[serde(default)]
@@ -97,6 +103,7 @@ impl ForwarderConfig {
             relay_keys: relay_keys.into(),
             socket: FORWARDER_SOCKET.into(),
             datagram_path: true,
+            gateway: GatewayConfig::default(),
             peers: Vec::new(),
             api: None,
             tokens: Vec::new(),
@@ -118,6 +125,7 @@ impl ForwarderConfig {
             relay_keys: relay_keys(&file, &raw.relay_key)?,
             socket: beside(path, raw.socket.as_deref().unwrap_or(FORWARDER_SOCKET)),
             datagram_path: raw.datagram_path.unwrap_or(true),
+            gateway: gateway::gateway(&file, raw.gateway.as_ref())?,
             peers: peers(path, &file, &raw.peer)?,
             api: raw.api.map(|api| api_address(&file, &api.listen)).transpose()?,
             tokens: tokens(&file, &raw.token)?,

@@ -256,7 +256,8 @@ impl Daemon {
         let key = self.config.relay_keys.first();
         let (side, name, carrier) = (Side::Forwarder, self.name.clone(), Box::new(carrier));
         // The relay's WELCOME says how long the grace really is.
-        let (quota, has_path) = (Quota::default(), self.config.datagram_path);
+        let has_path = self.config.datagram_path && self.gateway.is_plain();
+        let quota = Quota::default();
         let arrival =
             Arrival { session, key, name, grace: GRACE, sessions_max: 1, quota, has_path };
         self.tell(Command::Carry { side, arrival, carrier })

@@ -29,8 +29,10 @@ struct Rank {
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
     waiting: Vec<(Rank, Candidate)>,
-    /// Every address that ever waited here: none is tried twice.
-    seen: BTreeSet<SocketAddr>,
+    /// Every address that ever waited here: none is tried twice …
+    seen: BTreeSet<(SocketAddr, Option<usize>)>,
+    /// … but for those of a proxy, which lead to other places as well.
+    apart: BTreeSet<usize>,
     doubtful: BTreeSet<SocketAddr>,
     was_v6: Option<bool>,
 }
@@ -41,11 +43,17 @@ impl Candidates {
         Self { doubtful, ..Self::default() }
     }
 
+    /// The addresses of `place` are a proxy's: the same ones of another place lead elsewhere.
+    pub(super) fn keep_apart(&mut self, place: usize) {
+        self.apart.insert(place);
+    }
+
     /// Adds what is new among the addresses of `place`.
     pub(super) fn add(&mut self, place: usize, addresses: &[SocketAddr]) {
         for (position, address) in addresses.iter().take(ADDRESSES_MAX).enumerate() {
             let address = canonical(*address);
-            if self.seen.insert(address) {
+            let apart = self.apart.contains(&place).then_some(place);
+            if self.seen.insert((address, apart)) {
                 let is_doubtful = self.doubtful.contains(&address);
                 let rank = Rank { is_doubtful, place, position };
                 self.waiting.push((rank, Candidate { address, place }));
@@ -117,6 +125,17 @@ mod tests {
         assert!(candidates.pop().is_some());
         candidates.add(1, &addresses(&["192.0.2.1"]));
         assert_eq!(drain(candidates), []);
+    }
+
+    /// A proxy is asked for each place that it leads to.
+    #[test]
+    fn a_proxys_address_is_tried_for_each_place() {
+        let mut candidates = Candidates::default();
+        candidates.keep_apart(0);
+        candidates.keep_apart(1);
+        candidates.add(0, &addresses(&["192.0.2.1"]));
+        candidates.add(1, &addresses(&["192.0.2.1", "192.0.2.1"]));
+        assert_eq!(drain(candidates), addresses(&["192.0.2.1", "192.0.2.1"]));
     }
 
     /// A place listed first is tried first, whenever its name was resolved.

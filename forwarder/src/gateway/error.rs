@@ -5,7 +5,9 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::Ended;
-use crate::config::Place;
+use super::proxy::ProxyError;
+use super::segments::Stuck;
+use crate::config::{Family, Place, Proxy};
 use crate::net::ShakeError;
 use crate::tls::HandshakeError;
 
@@ -55,6 +57,17 @@ pub enum Failure {
         /// Why.
         source: io::Error,
     },
+    /// The name has addresses, and none of the family that is wanted.
+    #[error(
+        "{place} has no {family} address, and `family` or `bind` of [gateway] wants no other: change \
+         that, or name another place of the relay"
+    )]
+    NoneOfFamily {
+        /// The place.
+        place: Place,
+        /// What is wanted.
+        family: Family,
+    },
     /// Nobody answers.
     #[error("cannot connect to {address}: {source}")]
     Connect {
@@ -62,6 +75,48 @@ pub enum Failure {
         address: SocketAddr,
         /// Why.
         source: io::Error,
+    },
+    /// The proxy does not answer.
+    #[error("cannot connect to the proxy {proxy} at {address}: {source}")]
+    ProxyUnreachable {
+        /// The proxy.
+        proxy: Proxy,
+        /// Its address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The proxy answers, and does not lead to the relay.
+    #[error("the proxy {proxy}: {source}")]
+    Proxy {
+        /// The proxy.
+        proxy: Proxy,
+        /// Why.
+        source: ProxyError,
+    },
+    /// Small packets arrive, large ones do not, and nobody says so.
+    #[error(
+        "{address}: packets larger than {bytes} bytes get lost on the way: MTU black hole ({}); have \
+         the gateway let ICMP \"fragmentation needed\" and \"packet too big\" through, or lower the MTU \
+         of this host's device",
+        evidence(stuck)
+    )]
+    MtuBlackHole {
+        /// Who accepted.
+        address: SocketAddr,
+        /// Packets with more bytes are known not to arrive.
+        bytes: u32,
+        /// What the kernel saw.
+        stuck: Stuck,
+    },
+    /// One packet of the handshake never arrives, while others of its size do.
+    #[error(
+        "{address}: one packet of the TLS handshake gets lost each time, and others of its size \
+         arrive: a filter on the way reads it; choose another name with `sni` in [gateway]"
+    )]
+    Filtered {
+        /// Who accepted.
+        address: SocketAddr,
     },
     /// Somebody accepts connections, and says nothing.
     #[error("{address}: connects, but does not complete the TLS handshake in time")]
@@ -79,9 +134,21 @@ pub enum Failure {
     },
 }
 
+/// What the kernel saw, for people.
+fn evidence(stuck: &Stuck) -> String {
+    let Stuck { sample, .. } = stuck;
+    format!(
+        "path MTU {}, segments of {} bytes, {} sent again",
+        sample.packet_bytes, sample.segment_bytes, sample.resent
+    )
+}
+
 impl Failure {
     /// Whether nothing changes until somebody changes a file.
     fn is_denial(&self) -> bool {
+        if let Self::Proxy { source, .. } = self {
+            return source.is_denial();
+        }
         let Self::Handshake { source: ShakeError::Handshake(error), .. } = self else {
             return false;
         };

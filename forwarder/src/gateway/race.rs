@@ -60,6 +60,11 @@ pub(super) trait Dialler {
         connection: Self::Connection,
     ) -> impl Future<Output = Result<Self::Carrier, Self::Failure>>;
 
+    /// Whether the addresses of `place` are a proxy's.
+    fn is_through_proxy(&self, _place: usize) -> bool {
+        false
+    }
+
     /// The failure of an address that does not connect in time.
     fn unreachable(&self, at: Candidate) -> Self::Failure;
 
@@ -119,12 +124,16 @@ impl<'a, D: Dialler> Race<'a, D> {
             async move { Answer { place, found: dialler.look_up(place).await } }.boxed_local()
         };
         let now = Instant::now();
+        let mut candidates = Candidates::new(memory.failed);
+        (0..places)
+            .filter(|place| dialler.is_through_proxy(*place))
+            .for_each(|place| candidates.keep_apart(place));
         Self {
             dialler,
             look_ups: (0..places).map(look_up).collect(),
             recalled: memory.known,
             recall_at: now + RECALL_DELAY,
-            candidates: Candidates::new(memory.failed),
+            candidates,
             has_started: false,
             start_at: now + RESOLUTION_DELAY,
             connecting: Running::default(),

@@ -5,23 +5,36 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::site::{CONFIG_NAME, KEY_NAME};
-use crate::config::{FORWARDER_FOLDER, Place};
+use crate::config::{FORWARDER_FOLDER, Place, ProxyText};
 use crate::invitation::{Grant, Invitation};
 
 const SOCKET_NAME: &str = "adit.sock";
 
 /// What is not commented out.
 #[derive(Serialize)]
-struct Top {
+struct Top<'a> {
     key: &'static str,
     relay: Vec<String>,
     relay_key: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     socket: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway: Option<Table<'a>>,
+}
+
+/// `[gateway]`, behind all that stands at the top.
+#[derive(Serialize)]
+struct Table<'a> {
+    proxy: &'a str,
 }
 
 /// The file's text. Paths in it are relative to the file.
-pub(super) fn text(invitation: &Invitation, grant: &Grant, dir: &Path) -> String {
+pub(super) fn text(
+    invitation: &Invitation,
+    grant: &Grant,
+    dir: &Path,
+    proxy: Option<&ProxyText>,
+) -> String {
     // In the usual place the usual socket will do; elsewhere it need not be ours to make.
     let is_usual = dir == Path::new(FORWARDER_FOLDER);
     let top = Top {
@@ -29,6 +42,7 @@ pub(super) fn text(invitation: &Invitation, grant: &Grant, dir: &Path) -> String
         relay: invitation.relay.iter().map(ToString::to_string).collect(),
         relay_key: invitation.relay_key.to_string(),
         socket: (!is_usual).then_some(SOCKET_NAME),
+        gateway: proxy.map(|proxy| Table { proxy: proxy.as_written() }),
     };
     // Plain strings into TOML: nothing to fail with.
     let top = toml::to_string(&top).unwrap_or_default();
@@ -101,7 +115,7 @@ mod tests {
         let invitation = invitation();
         let ports = vec!["2222".to_owned(), "8000-8100".to_owned()];
         let grant = Grant { name: "office".into(), ports, ..Grant::default() };
-        let text = text(&invitation, &grant, dir.path());
+        let text = text(&invitation, &grant, dir.path(), None);
         let config = load(dir.path(), &text);
         assert_eq!(config.relay, invitation.relay);
         assert_eq!(config.relay_keys, invitation.relay_key.into());
@@ -117,12 +131,22 @@ mod tests {
         assert_eq!(config.peers.first().unwrap().contact.to_string(), "public:2222");
     }
 
+    /// The proxy that led to the relay once leads there again.
+    #[test]
+    fn the_proxy_is_written_down() {
+        let dir = tempfile::tempdir().unwrap();
+        let proxy: ProxyText = "socks5://jo:\"p@192.0.2.1:1080".parse().unwrap();
+        let grant = Grant { name: "office".into(), ..Grant::default() };
+        let text = text(&invitation(), &grant, dir.path(), Some(&proxy));
+        assert_eq!(load(dir.path(), &text).gateway.proxy, *proxy.choice());
+    }
+
     /// In the usual folder the socket is the usual one; an external peer is told what it can do.
     #[test]
     fn the_file_fits_its_folder_and_its_owner() {
         let calls = vec!["office-*".to_owned(), "db".to_owned()];
         let grant = Grant { name: "laptop".into(), external: true, calls, ..Grant::default() };
-        let text = text(&invitation(), &grant, Path::new("/etc/adit"));
+        let text = text(&invitation(), &grant, Path::new("/etc/adit"), None);
         assert!(!text.contains("socket"), "{text}");
         let call = "adit connect relay.example.net:443 db -c /etc/adit/adit.toml --listen";
         assert!(text.contains(call), "{text}");

@@ -14,7 +14,7 @@ pub const KEY_NAME: &str = "adit.key";
 /// The configuration's name in the folder.
 pub const CONFIG_NAME: &str = "adit.toml";
 
-/// The key is its owner's alone; the configuration holds no secret.
+/// The key is its owner's alone; the configuration holds no secret but a proxy's login.
 const KEY_MODE: u32 = 0o600;
 const CONFIG_MODE: u32 = 0o644;
 /// How names begin that nobody reads.
@@ -60,8 +60,13 @@ pub(super) struct Site {
 }
 
 impl Site {
-    /// Makes sure that both files can be written in `dir`, by writing them: the key is whole.
-    pub(super) fn prepare(dir: &Path, key: &PrivateKey) -> Result<Self, SiteError> {
+    /// Makes sure that both files can be written in `dir`, by writing them: the key is whole. The
+    /// configuration is its owner's alone if it `is_secret`.
+    pub(super) fn prepare(
+        dir: &Path,
+        key: &PrivateKey,
+        is_secret: bool,
+    ) -> Result<Self, SiteError> {
         let unwritable = |source| SiteError::Unwritable { dir: dir.into(), source };
         for name in [KEY_NAME, CONFIG_NAME] {
             let path = dir.join(name);
@@ -86,7 +91,8 @@ impl Site {
             Ok(file)
         };
         let key = write(KEY_MODE, pem.as_bytes()).map_err(unwritable)?;
-        let config = write(CONFIG_MODE, &[]).map_err(unwritable)?;
+        let mode = if is_secret { KEY_MODE } else { CONFIG_MODE };
+        let config = write(mode, &[]).map_err(unwritable)?;
         Ok(Self { key, config, made, _folder: folder, dir: dir.into() })
     }
 

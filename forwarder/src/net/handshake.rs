@@ -57,7 +57,8 @@ pub async fn shake_hands(stream: Stream, handshake: Handshake) -> Result<Shaken,
     let remote = stream.remote();
     let shaken = tokio::time::timeout(HANDSHAKE_MAX, exchange(&stream, handshake)).await;
     let handshake = shaken.unwrap_or(Err(ShakeError::TooSlow))?;
-    let handshaken = handshake.finish()?;
+    let mut handshaken = handshake.finish()?;
+    handshaken.leftover.extend(stream.take_early());
     let descriptor: OwnedFd = stream.into_fd()?;
     prepare_carrier(&descriptor)?;
     let local = SockRef::from(&descriptor).local_addr()?.as_socket();

@@ -1,23 +1,29 @@
 //! A TCP connection, for as long as the control plane has it.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use adit_ring::{PathSample, Socket};
 use tokio_uring::net::TcpStream;
+
+use super::leave::connect;
 
 /// A connection; dropping it closes it, with whatever still waits for it.
 pub struct Stream {
     inner: TcpStream,
     remote: SocketAddr,
+    /// What was read before the stream was one; the first that is read from it.
+    early: RefCell<Vec<u8>>,
     is_handed_over: bool,
 }
 
 impl Stream {
     pub(super) fn new(inner: TcpStream, remote: SocketAddr) -> Self {
-        Self { inner, remote, is_handed_over: false }
+        Self { inner, remote, early: RefCell::default(), is_handed_over: false }
     }
 
     /// Takes a connection over from whoever had it.
@@ -30,16 +36,24 @@ impl Stream {
     /// # Errors
     /// When nobody answers there, or not in time.
     pub async fn connect(remote: SocketAddr, time_max: Duration) -> io::Result<Self> {
-        // Not the ring's connect: given up, it would stay in the kernel until its retries are
-        // spent, which takes two minutes.
-        let connecting = tokio::net::TcpStream::connect(remote);
-        let Ok(connected) = tokio::time::timeout(time_max, connecting).await else {
-            return Err(io::ErrorKind::TimedOut.into());
-        };
-        let stream = connected?.into_std()?;
+        Self::from_tokio(connect(remote, None, None, time_max).await?, remote, Vec::new())
+    }
+
+    /// Takes over a connection that tokio has had until now, with what was read from it already.
+    ///
+    /// # Errors
+    /// When the socket is gone.
+    pub fn from_tokio(
+        stream: tokio::net::TcpStream,
+        remote: SocketAddr,
+        early: Vec<u8>,
+    ) -> io::Result<Self> {
+        let stream = stream.into_std()?;
         // The ring answers "try again" on a socket that does not block, instead of waiting.
         stream.set_nonblocking(false)?;
-        Ok(Self::new(TcpStream::from_std(stream), remote))
+        let stream = Self::new(TcpStream::from_std(stream), remote);
+        stream.early.replace(early);
+        Ok(stream)
     }
 
     /// The other end's address.
@@ -48,8 +62,34 @@ impl Stream {
     }
 
     /// Reads into `buffer`, which comes back with what was read; 0 bytes mean the end.
-    pub async fn read(&self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+    pub async fn read(&self, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+        let len = self.read_early(&mut buffer);
+        if len > 0 {
+            return (Ok(len), buffer);
+        }
         self.inner.read(buffer).await
+    }
+
+    fn read_early(&self, buffer: &mut [u8]) -> usize {
+        let mut early = self.early.borrow_mut();
+        let len = early.len().min(buffer.len());
+        for (to, from) in buffer.iter_mut().zip(early.drain(..len)) {
+            *to = from;
+        }
+        len
+    }
+
+    /// What was read before the stream was one, and not since.
+    pub(super) fn take_early(&self) -> Vec<u8> {
+        self.early.take()
+    }
+
+    /// Something that tells how the connection's segments fare, while others use the stream.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn watch(&self) -> io::Result<Watch> {
+        Ok(Watch(Socket::from(adit_ring::duplicate(&self.inner)?)))
     }
 
     /// Writes all of `bytes`.
@@ -94,5 +134,16 @@ impl Drop for Stream {
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stream").field("remote", &self.remote).finish_non_exhaustive()
+    }
+}
+
+/// How a connection's segments fare.
+#[derive(Debug)]
+pub struct Watch(Socket);
+
+impl Watch {
+    /// As the kernel sees it now; nothing when the connection is gone.
+    pub fn sample(&self) -> Option<PathSample> {
+        self.0.path().ok()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use super::egress::Refusal;
+use super::egress::{Proxy, Rebuff, Refusal};
 use super::fault::Story;
 use super::{Direction, Protocol, Row};
 use crate::faults::{Answer, Direction as Way, Fault};
@@ -57,6 +57,8 @@ impl Group {
 pub(super) enum Play {
     Translated(Topology),
     Refused(Refusal),
+    Proxied(Proxy),
+    Rebuffed(Rebuff),
     Fault(Story),
     Impaired(Link),
 }
@@ -79,11 +81,11 @@ impl Scenario {
         use Direction::{Inwards, Outwards};
         use Protocol::{Tcp, Udp};
         let cells: &[_] = match self.play {
-            Play::Translated(_) => {
+            Play::Translated(_) | Play::Proxied(Proxy::Connect | Proxy::Socks) => {
                 &[(Tcp, Inwards), (Tcp, Outwards), (Udp, Inwards), (Udp, Outwards)]
             }
-            Play::Refused(_) | Play::Impaired(_) => &[(Tcp, Outwards)],
-            Play::Fault(_) => &[(Tcp, Inwards)],
+            Play::Refused(_) | Play::Rebuffed(_) | Play::Impaired(_) => &[(Tcp, Outwards)],
+            Play::Fault(_) | Play::Proxied(_) => &[(Tcp, Inwards)],
         };
         let gateway = self.gateway;
         cells.iter().map(move |&(protocol, direction)| Row { gateway, protocol, direction })
@@ -95,6 +97,9 @@ impl Scenario {
         match self.play {
             Play::Translated(topology) => topology,
             Play::Fault(story) => story.topology(),
+            Play::Proxied(_) | Play::Rebuffed(_) => {
+                Topology::Single(Nat::PortRestricted, Firewall::ProxyOnly)
+            }
             Play::Refused(_) | Play::Impaired(_) => Topology::STANDARD,
         }
     }
@@ -197,6 +202,14 @@ fn egress() -> Vec<Scenario> {
         behind("strip-options", "SYNs lose their TCP options", Firewall::StripOptions),
         behind("connlimit", "five connections for each host", Firewall::Connlimit { above: 5 }),
         behind("port-exhaustion", "ten ports for all of the inside", Firewall::PortExhaustion),
+        line("proxy-connect", "nothing out but by an HTTP proxy", Play::Proxied(Proxy::Connect)),
+        line("proxy-socks5", "nothing out but by a SOCKS5 proxy", Play::Proxied(Proxy::Socks)),
+        line("proxy-connect-login", "the same, with a login", Play::Proxied(Proxy::ConnectLogin)),
+        line("proxy-socks5-login", "the same, with a login", Play::Proxied(Proxy::SocksLogin)),
+        line("proxy-403", "the proxy forbids the port", Play::Rebuffed(Rebuff::Forbidden)),
+        line("proxy-407", "the proxy wants a login", Play::Rebuffed(Rebuff::LoginWanted)),
+        line("proxy-407-wrong", "the proxy refuses the login", Play::Rebuffed(Rebuff::LoginWrong)),
+        line("proxy-socks5-wrong", "the same of SOCKS5", Play::Rebuffed(Rebuff::SocksLoginWrong)),
         refused("blocked-silently", "the relay's port is dropped", Refusal::Drop),
         refused(
             "blocked-tcp-reset",

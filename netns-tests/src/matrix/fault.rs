@@ -163,7 +163,7 @@ fn dies_unheard(lab: &Lab) -> Result<String, LabError> {
     let mut scene = Scene::open(lab, &relay)?;
     no_zombie(&scene.tunnel, 2)?;
     // The control: a plain connection's server knows nothing of its caller's end.
-    let _outside = lab.host("ext").serve("watch", 9001, &[])?;
+    let _outside = lab.host("ext").serve("echo", 9001, &[])?;
     let mut control = lab.host("icp").play_on("hold", &lab.host("ext").at(9001), &["1"])?;
     control.wait_for_log("holding 1", SHORT)?;
     let struck = Fault::Hole.inject(lab)?;

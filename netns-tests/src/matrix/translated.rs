@@ -4,7 +4,10 @@
 use std::time::Duration;
 
 use super::{Direction, Protocol, Row, claim};
-use crate::{Firewall, LONG, Lab, LabError, Process, SHORT, Swarm, SwarmPlan, Tunnel, wait_until};
+use crate::{
+    Firewall, LONG, Lab, LabError, Process, SHORT, Swarm, SwarmPlan, Tunnel, TunnelBuilder,
+    wait_until,
+};
 
 /// Flows at once.
 const FLOWS: u64 = 100;
@@ -25,13 +28,18 @@ const PEERS: [&str; 2] = ["peer3", "peer4"];
 
 /// Plays the row; returns what was seen.
 pub(super) fn play(row: Row, lab: &Lab) -> Result<String, LabError> {
+    play_with(row, lab, "")
+}
+
+/// The same, with these tables in the forwarder's configuration.
+pub(super) fn play_with(row: Row, lab: &Lab, tables: &str) -> Result<String, LabError> {
     let Row { protocol, direction, .. } = row;
     let servers = servers(protocol, direction, lab)?;
     let control = match direction {
         Direction::Inwards => shut(protocol, lab)?,
         Direction::Outwards => way_out(protocol, lab)?,
     };
-    let tunnel = plan(protocol, direction, lab).start(lab)?;
+    let tunnel = plan(protocol, direction, lab, tables).start(lab)?;
     let carried = match (protocol, direction) {
         (Protocol::Tcp, Direction::Inwards) => {
             let contacts = CONTACTS.map(|port| tunnel.contact(port));
@@ -75,7 +83,7 @@ fn servers(protocol: Protocol, direction: Direction, lab: &Lab) -> Result<Server
     })
 }
 
-fn plan(protocol: Protocol, direction: Direction, lab: &Lab) -> crate::TunnelBuilder {
+fn plan(protocol: Protocol, direction: Direction, lab: &Lab, tables: &str) -> TunnelBuilder {
     let builder = Tunnel::builder();
     if direction == Direction::Outwards {
         let (from, to) = (lab.host("icp").at(LISTENER_PORT), lab.host("ext").at(OUTSIDE_PORT));
@@ -89,9 +97,10 @@ fn plan(protocol: Protocol, direction: Direction, lab: &Lab) -> crate::TunnelBui
         // Only who is registered is let out.
         return builder
             .peer("peer3", &lab.host("peer3").at(INSIDE_PORT), CONTACTS[0])
-            .tail(&listener)
+            .tail(&format!("{listener}{tables}"))
             .policy(&format!("dials = [\"{prefix}{to}\"]\n"));
     }
+    let builder = builder.tail(tables);
     PEERS.into_iter().zip(CONTACTS).fold(builder, |builder, (name, contact)| {
         let at = lab.host(name).at(INSIDE_PORT);
         match protocol {

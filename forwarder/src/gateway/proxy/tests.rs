@@ -1,0 +1,138 @@
+//! Proxies that answer as they are told.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+
+/// What a proxy answers to each thing that it is told, in turn.
+async fn asked(
+    proxy: &str,
+    place: &str,
+    script: &[&[u8]],
+) -> (Result<Tunnelled, ProxyError>, Vec<u8>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let proxy: Proxy = proxy.replace("HERE", &address.to_string()).parse().unwrap();
+    let place: Place = place.parse().unwrap();
+    let script: Vec<Vec<u8>> = script.iter().map(|answer| answer.to_vec()).collect();
+    let served = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let (mut said, mut buffer) = (Vec::new(), vec![0; 4096]);
+        for answer in script {
+            let len = stream.read(&mut buffer).await.unwrap();
+            said.extend_from_slice(&buffer[..len]);
+            stream.write_all(&answer).await.unwrap();
+        }
+        stream.shutdown().await.ok();
+        said
+    });
+    let stream = TcpStream::connect(address).await.unwrap();
+    let asked = tunnel(stream, &proxy, &place).await;
+    (asked, served.await.unwrap())
+}
+
+async fn refusal(proxy: &str, script: &[&[u8]]) -> ProxyError {
+    asked(proxy, "relay.example.net:443", script).await.0.unwrap_err()
+}
+
+/// The name goes to the proxy as it is written, with the login; what comes behind the answer is kept.
+#[tokio::test]
+async fn connect_leads_through_and_loses_no_byte() {
+    let answer: &[u8] = b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\nearly";
+    let (tunnelled, said) = asked("http://jo:pass@HERE", "relay.example.net:443", &[answer]).await;
+    let (mut stream, mut received) = tunnelled.unwrap();
+    stream.read_to_end(&mut received).await.unwrap();
+    assert_eq!(received, b"early");
+    let said = String::from_utf8(said).unwrap().to_lowercase();
+    assert!(said.starts_with("connect relay.example.net:443 http/1.1\r\n"), "{said}");
+    assert!(said.contains("host: relay.example.net:443\r\n"), "{said}");
+    assert!(said.contains("proxy-authorization: basic am86cgfzcw==\r\n"), "{said}");
+}
+
+/// Each refusal of an HTTP proxy is told from the others, and none shows the login.
+#[tokio::test]
+async fn refusals_of_http_proxies_are_told_apart() {
+    let refused = |status: &'static str, proxy: &'static str| async move {
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 3\r\n\r\nno!");
+        refusal(proxy, &[answer.as_bytes()]).await
+    };
+    let anonymous = "http://HERE";
+    let needed = refused("407 Proxy Authentication Required", anonymous).await;
+    assert!(matches!(needed, ProxyError::LoginNeeded { .. }), "{needed}");
+    let wrong = refused("407 Nope", "http://jo:secret@HERE").await;
+    assert!(matches!(wrong, ProxyError::LoginRefused { .. }), "{wrong}");
+    assert!(wrong.is_denial() && !wrong.to_string().contains("secret"), "{wrong}");
+    let forbidden = refused("403 Forbidden", anonymous).await;
+    assert!(matches!(forbidden, ProxyError::Forbidden { .. }), "{forbidden}");
+    assert!(forbidden.to_string().contains("relay.example.net:443 (403 Forbidden)"), "{forbidden}");
+    let unreached = refused("502 Bad Gateway", anonymous).await;
+    assert!(matches!(unreached, ProxyError::Unreached { .. }), "{unreached}");
+    let refused = refused("405 Method Not Allowed", anonymous).await;
+    assert!(matches!(refused, ProxyError::Refused { .. }), "{refused}");
+}
+
+/// Who is no HTTP proxy, says nothing whole, or too much, is told so.
+#[tokio::test]
+async fn strangers_in_a_proxys_place_are_named() {
+    let stranger = refusal("http://HERE", &[b"SSH-2.0-OpenSSH\r\n\r\n"]).await;
+    assert!(matches!(stranger, ProxyError::Stranger { expected: "HTTP" }), "{stranger}");
+    let closed = refusal("http://HERE", &[b""]).await;
+    assert!(matches!(closed, ProxyError::Closed), "{closed}");
+    let cut = refusal("http://HERE", &[b"HTTP/1.1 200 O"]).await;
+    assert!(matches!(cut, ProxyError::Closed), "{cut}");
+    let endless = [b"HTTP/1.1 200 OK\r\nX: ".to_vec(), vec![b'x'; 2 * ANSWER_BYTES_MAX]].concat();
+    let endless = refusal("http://HERE", &[&endless]).await;
+    assert!(matches!(endless, ProxyError::Stranger { .. }), "{endless}");
+    let stranger = refusal("socks5://HERE", &[b"HTTP/1.1 400 Bad Request\r\n\r\n"]).await;
+    assert!(matches!(stranger, ProxyError::Stranger { expected: "SOCKS5" }), "{stranger}");
+    let closed = refusal("socks5://HERE", &[b""]).await;
+    assert!(matches!(closed, ProxyError::Closed), "{closed}");
+}
+
+/// SOCKS5 is told the name, too, with the login if it asks; what comes behind its answer is kept.
+#[tokio::test]
+async fn socks_leads_through_and_loses_no_byte() {
+    let answers: [&[u8]; 3] = [&[5, 2], &[1, 0], b"\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x50early"];
+    let (tunnelled, said) = asked("socks5://jo:pass@HERE", "relay.example.net:443", &answers).await;
+    let (mut stream, mut received) = tunnelled.unwrap();
+    stream.read_to_end(&mut received).await.unwrap();
+    assert_eq!(received, b"early");
+    let expected =
+        [&[5, 2, 0, 2, 1, 2][..], b"jo\x04pass", &[5, 1, 0, 3, 17], b"relay.example.net\x01\xbb"];
+    assert_eq!(said, expected.concat());
+}
+
+/// An address goes as an address.
+#[tokio::test]
+async fn socks_is_told_addresses_as_such() {
+    let answers: [&[u8]; 2] = [&[5, 0], &[5, 5, 0, 1, 0, 0, 0, 0, 0, 0]];
+    let (asked, said) = asked("socks5://HERE", "192.0.2.7:443", &answers).await;
+    let error = asked.unwrap_err();
+    assert!(matches!(error, ProxyError::Unreached { .. }), "{error}");
+    assert_eq!(said, [5, 1, 0, 5, 1, 0, 1, 192, 0, 2, 7, 1, 0xbb]);
+}
+
+/// Each refusal of a SOCKS proxy is told from the others.
+#[tokio::test]
+async fn refusals_of_socks_proxies_are_told_apart() {
+    let needed = refusal("socks5://HERE", &[&[5, 0xff], b""]).await;
+    assert!(matches!(needed, ProxyError::LoginNeeded { .. }), "{needed}");
+    let wrong = refusal("socks5://jo:secret@HERE", &[&[5, 2], &[1, 1]]).await;
+    assert!(matches!(wrong, ProxyError::LoginRefused { .. }), "{wrong}");
+    assert!(!wrong.to_string().contains("secret") && !wrong.to_string().contains("jo"), "{wrong}");
+    let forbidden = refusal("socks5://HERE", &[&[5, 0], &[5, 2, 0, 1, 0, 0, 0, 0, 0, 0]]).await;
+    assert!(matches!(forbidden, ProxyError::Forbidden { .. }), "{forbidden}");
+}
+
+/// A proxy that accepts and says nothing does not hold an attempt for ever.
+#[tokio::test(start_paused = true)]
+async fn a_silent_proxy_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let proxy: Proxy = format!("http://{address}").parse().unwrap();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let place = "192.0.2.7:443".parse().unwrap();
+    let silent = tunnel(stream, &proxy, &place).await.unwrap_err();
+    assert!(matches!(silent, ProxyError::Silent), "{silent}");
+}
