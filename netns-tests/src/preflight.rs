@@ -16,6 +16,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("ss", "iproute2"),
     ("iptables", "iptables"),
+    ("ipset", "ipset"),
     ("conntrack", "conntrack"),
     ("curl", "curl"),
     ("nginx", "nginx-light"),

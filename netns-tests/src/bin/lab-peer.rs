@@ -59,6 +59,19 @@ enum Role {
         #[arg(long, default_value_t = 5000)]
         within_ms: u64,
     },
+    /// Client: says something to an echo.
+    Say {
+        to: SocketAddr,
+        words: String,
+        /// Behind the five bytes that begin a TLS handshake.
+        #[arg(long)]
+        tls: bool,
+        /// And so many zeros.
+        #[arg(long, default_value_t = 0)]
+        pad: usize,
+        #[arg(long, default_value_t = 5000)]
+        within_ms: u64,
+    },
     /// Client: ends its side first, and reads on.
     HalfClose { to: SocketAddr, bytes: u64 },
     /// Client: hears the end, and writes on.
@@ -156,6 +169,11 @@ fn play(role: Role) -> io::Result<()> {
         Role::DatagramCrowd { to, flows, bytes } => crowd::crowd(to, flows, bytes),
         Role::DatagramFlood { to, first, count } => datagrams::flood(to, first, count),
         Role::Connect { to, within_ms } => client::reach(to, Duration::from_millis(within_ms)),
+        Role::Say { to, words, tls, pad, within_ms } => {
+            let begin: &[u8] = if tls { &[0x16, 3, 1, 0, 80] } else { &[] };
+            let words = [begin, words.as_bytes(), &vec![0; pad]].concat();
+            client::say(to, &words, Duration::from_millis(within_ms))
+        }
         Role::HalfClose { to, bytes } => client::half_close(to, bytes),
         Role::HearOut { to, bytes } => client::hear_out(to, bytes),
         Role::Upload { to, bytes } => client::upload(to, bytes),

@@ -19,8 +19,8 @@ pub enum Nat {
         /// Who receives what comes unasked.
         inside: &'static str,
     },
-    /// Restricted cone: endpoint-independent mapping, address-dependent filtering. Remote addresses
-    /// are remembered for 300 seconds, for the whole of the inside.
+    /// Restricted cone: endpoint-independent mapping, address-dependent filtering. Whom an
+    /// inside port has addressed is remembered for 300 seconds.
     RestrictedCone {
         /// Who receives what comes unasked from those it addressed.
         inside: &'static str,

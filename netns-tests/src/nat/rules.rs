@@ -62,6 +62,9 @@ pub(crate) fn rules(gateway: &Gateway) -> String {
                 line(&mut script, &format!("ip addr replace {other}/24 dev wan0"));
             }
         }
+        if let Nat::RestrictedCone { .. } = gateway.nat {
+            line(&mut script, "ipset create seen hash:ip,port,ip timeout 300 -exist");
+        }
         let mut tables = Tables::filter(gateway.firewall, false);
         tables.translate(gateway, outside);
         script += &tables.finish("iptables-restore");
@@ -198,7 +201,7 @@ impl Tables {
             Firewall::Quota { bytes } => {
                 let inward = "-A FORWARD -i wan0 -p tcp";
                 line(filter, &format!("{inward} {established} -m quota --quota {bytes} -j ACCEPT"));
-                line(filter, &format!("{inward} {cut} -j DROP"));
+                line(filter, &format!("{inward} {established} {cut} -j DROP"));
             }
             Firewall::Connbytes { bytes } => {
                 let spent = format!(
@@ -288,12 +291,17 @@ impl Tables {
             }
             Nat::Hairpin { .. } => line(filter, &format!("-A FORWARD -o lan0 {dnat} -j ACCEPT")),
             Nat::RestrictedCone { .. } => {
-                // Only what the filter has let out is remembered, with its remote address.
-                line(
-                    &mut self.mangle,
-                    "-A POSTROUTING -o wan0 -m recent --name seen --set --rdest",
-                );
-                let seen = "-m recent --name seen --rcheck --rsource --seconds 300";
+                // Only what the filter has let out is remembered: who sent it, and to whom.
+                for protocol in ["tcp", "udp"] {
+                    line(
+                        &mut self.mangle,
+                        &format!(
+                            "-A POSTROUTING -o wan0 -p {protocol} \
+                             -j SET --add-set seen src,src,dst --exist"
+                        ),
+                    );
+                }
+                let seen = "-m set --match-set seen dst,dst,src";
                 line(filter, &format!("-A FORWARD -i wan0 -o lan0 {dnat} {seen} -j ACCEPT"));
                 if firewall == Firewall::Open {
                     line(

@@ -76,6 +76,11 @@ impl Protocol {
         }
     }
 
+    /// From where it tries again and again: a TCP port cannot dial the same address twice at once.
+    fn again(self, port: u16) -> u16 {
+        if self == Self::Tcp { 0 } else { port }
+    }
+
     /// What the console prints when that has left.
     fn left(self, tag: &str) -> String {
         match self {
@@ -182,9 +187,9 @@ impl Probe {
         for round in 0..ROUNDS {
             let (stranger, sibling) =
                 (format!("{by:?}-stranger-{round}"), format!("{by:?}-sibling-{round}"));
-            self.second.say(&by.ask(FIRST, &hole.to_string(), &stranger))?;
+            self.second.say(&by.ask(by.again(FIRST), &hole.to_string(), &stranger))?;
             self.second.wait_for_log(&by.left(&stranger), SHORT)?;
-            self.first.say(&by.ask(SECOND, &hole.to_string(), &sibling))?;
+            self.first.say(&by.ask(by.again(SECOND), &hole.to_string(), &sibling))?;
             self.first.wait_for_log(&by.left(&sibling), SHORT)?;
             let asked = format!("{by:?}-asked-{round}");
             match by {
@@ -220,8 +225,8 @@ impl Probe {
         for round in 0..ROUNDS {
             let (turned, plain) =
                 (format!("{by:?}-turned-{round}"), format!("{by:?}-plain-{round}"));
-            neighbour.say(&by.ask(FILTERING, &hole.to_string(), &turned))?;
-            neighbour.say(&by.ask(FILTERING, &direct, &plain))?;
+            neighbour.say(&by.ask(by.again(FILTERING), &hole.to_string(), &turned))?;
+            neighbour.say(&by.ask(by.again(FILTERING), &direct, &plain))?;
             let what = format!("who {plain}");
             self.client.wait_for_line(&what, SHORT, |line| line.ends_with(&what))?;
         }

@@ -42,6 +42,29 @@ pub fn reach(to: SocketAddr, within: Duration) -> io::Result<()> {
     Ok(())
 }
 
+/// Connects, says `words` to an echo, and hears them again, each within a time.
+///
+/// # Errors
+/// When it does not.
+pub fn say(to: SocketAddr, words: &[u8], within: Duration) -> io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&to, within)?;
+    stream.set_read_timeout(Some(within))?;
+    stream.set_write_timeout(Some(within))?;
+    let (mut writing, said) = (stream.try_clone()?, words.to_owned());
+    let writer = thread::spawn(move || writing.write_all(&said));
+    let mut heard = vec![0; words.len()];
+    let read = stream.read_exact(&mut heard);
+    // Only one of both is told of a reset; the other hears an end.
+    match (writer.join().map_err(panicked)?, read) {
+        (Err(error), _) if error.kind() == ErrorKind::ConnectionReset => return Err(error),
+        (_, Err(error)) | (Err(error), _) => return Err(error),
+        _ if heard != words => return Err(io::Error::other("the echo differs")),
+        _ => {}
+    }
+    println!("echoed");
+    Ok(())
+}
+
 /// Sends the pattern to an echo, ends its own side, and then still hears all of it.
 ///
 /// # Errors
