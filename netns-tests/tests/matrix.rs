@@ -237,7 +237,8 @@ fn shell_runs_a_command_in_a_lab() -> Outcome {
     let page = adit_lab(&["shell", "symmetric", "--", "curl", "-sS", "http://203.0.113.20:8080/"])?;
     assert!(page.status.success(), "{}", said(&page));
     assert_eq!(String::from_utf8_lossy(&page.stdout), "Hello from the inside.\n");
-    let inside = ["shell", "v6-routed", "--on", "gw", "--", "sh", "-c", "on ext ip -o addr; exit 7"];
+    let inside =
+        ["shell", "v6-routed", "--on", "gw", "--", "sh", "-c", "on ext ip -o addr; exit 7"];
     let addresses = adit_lab(&inside)?;
     assert_eq!(addresses.status.code(), Some(7), "{}", said(&addresses));
     assert!(said(&addresses).contains("2001:db8::10/64"), "{}", said(&addresses));

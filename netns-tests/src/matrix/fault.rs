@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::claim;
 use crate::faults::{Direction, Fault};
 use crate::{
@@ -296,11 +298,14 @@ fn state(tunnel: &Tunnel<'_>) -> Result<String, LabError> {
     })
 }
 
-/// How many contact points the relay has.
+/// How many contact points of the relay lead to a session; others it only keeps for their owner.
 fn contact_points(tunnel: &Tunnel<'_>) -> Result<usize, LabError> {
     let status = tunnel.status(Daemon::Relay)?;
     let forwarders = status.get("forwarders").and_then(|forwarders| forwarders.as_array());
-    let count = |forwarder: &serde_json::Value| Some(forwarder.get("contacts")?.as_array()?.len());
+    let leads = |contact: &&Value| contact.get("lease_s").is_none_or(Value::is_null);
+    let count = |forwarder: &Value| {
+        Some(forwarder.get("contacts")?.as_array()?.iter().filter(leads).count())
+    };
     let found = forwarders.and_then(|all| all.iter().map(count).sum());
     found.ok_or_else(|| LabError::Unexpected {
         what: "`forwarders`".to_owned(),
