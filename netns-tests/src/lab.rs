@@ -159,7 +159,8 @@ impl Lab {
 
     /// Makes sure that the firewall blocks what it promises to block, in the way it promises, and that
     /// what it lets pass passes; the counters of its rules are the evidence. Between `inside` and
-    /// `outside`; the rules are as new afterwards, counters and quotas too.
+    /// `outside`, before anything else connects: the gateways forget all connections, and their
+    /// rules are as new afterwards, counters and quotas too.
     ///
     /// # Errors
     /// When it behaves otherwise, or when a counter that must move did not.

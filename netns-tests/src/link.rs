@@ -22,7 +22,8 @@ pub use pump::{Counters, Counts, open, pump};
 use clap::Args;
 
 use crate::lab::Plug;
-use crate::{Lab, LabError, Process, SHORT, helper};
+use crate::tunnel::is_gone;
+use crate::{Lab, LabError, Process, SHORT, helper, wait_until};
 
 /// How many frames a TAP device holds until the pump comes: it must not lose what the link does not.
 const DEVICE_QUEUE_FRAMES: u32 = 20_000;
@@ -138,7 +139,14 @@ impl Lab {
 impl Cable {
     /// Stops the link: the devices stay, without a carrier.
     pub fn pull(&mut self) {
-        self.process = None;
+        let Some(mut process) = self.process.take() else { return };
+        process.kill();
+        // Until then it holds the devices, and moves frames.
+        let pid = process.pid();
+        if let Err(error) = wait_until(SHORT, "the link to let go of its devices", || is_gone(pid))
+        {
+            eprintln!("lab: {error}");
+        }
     }
 
     /// Starts the link again, as the one before or as another.
@@ -190,12 +198,20 @@ impl Cable {
         both.ok_or(LabError::Unexpected { what: "the counts of a link".to_owned(), text: line })
     }
 
-    /// Pings `neighbour` from the link's own host, and compares round-trip time and loss with what the
-    /// link promises. Returns the best round trip in milliseconds.
+    /// Pings `neighbour` from the link's own host, and compares round-trip time, loss, duplication and
+    /// reordering with what the link promises. Returns the best round trip in milliseconds.
     ///
     /// # Errors
     /// When the link behaves otherwise.
     pub fn verify(&mut self, lab: &Lab, neighbour: &str) -> Result<f64, LabError> {
+        self.verify_as(self.link, lab, neighbour)
+    }
+
+    /// The same, but compares with what `told` promises: a control for the check itself.
+    ///
+    /// # Errors
+    /// When the link behaves otherwise.
+    pub fn verify_as(&mut self, told: Link, lab: &Lab, neighbour: &str) -> Result<f64, LabError> {
         let before = self.counts()?;
         let to = lab.host(neighbour).address();
         let count = PINGS.to_string();
@@ -205,22 +221,28 @@ impl Cable {
             what: "ping".to_owned(),
             text: format!("{}{}", printed.stdout, printed.stderr),
         })?;
-        let promised_ms = 2.0 * self.link.delay_ms;
-        let most_ms = promised_ms + 2.0 * self.link.jitter_ms + SCHEDULING_MS;
+        let promised_ms = 2.0 * told.delay_ms;
+        let most_ms = promised_ms + 2.0 * told.jitter_ms + SCHEDULING_MS;
         if best_ms < promised_ms || best_ms > most_ms {
-            return Err(self.misbehaves(format!("a round trip takes {best_ms} ms")));
+            return Err(misbehaves(told, format!("a round trip takes {best_ms} ms")));
         }
         for (before, after) in before.iter().zip(self.counts()?) {
             let seen = after.since(before);
-            if !is_share(self.link.loss, seen.lost, seen.offered) {
-                return Err(self.misbehaves(format!("{} of {} lost", seen.lost, seen.offered)));
+            if !is_share(told.loss, seen.lost, seen.offered) {
+                return Err(misbehaves(told, format!("{} of {} lost", seen.lost, seen.offered)));
+            }
+            let Counts { duplicated, reordered, .. } = seen;
+            let rest = seen.offered - seen.lost - seen.overflowed;
+            for (share, count, what) in [
+                (told.duplication, duplicated, "came twice"),
+                (told.reordering, reordered, "were held back"),
+            ] {
+                if !is_share(share, count, rest) {
+                    return Err(misbehaves(told, format!("{count} of {rest} {what}")));
+                }
             }
         }
         Ok(best_ms)
-    }
-
-    fn misbehaves(&self, seen: String) -> LabError {
-        LabError::Misbehaved { preset: format!("{:?}", self.link), seen }
     }
 
     /// Gives the new devices what the old ones had.
@@ -244,6 +266,10 @@ impl Cable {
     }
 }
 
+fn misbehaves(told: Link, seen: String) -> LabError {
+    LabError::Misbehaved { preset: format!("{told:?}"), seen }
+}
+
 /// What a device had, and its successor must have: neighbours remember the hardware address.
 #[derive(Debug)]
 struct Kept {
@@ -255,17 +281,22 @@ struct Kept {
 impl Kept {
     fn of(lab: &Lab, host: &str, device: &str) -> Result<Self, LabError> {
         let host = lab.host(host);
-        let shown = host.run_ok(["ip", "-4", "-o", "addr", "show", "dev", device])?.stdout;
+        let shown =
+            host.run_ok(["ip", "-o", "addr", "show", "dev", device, "scope", "global"])?.stdout;
         let after = |line: &str, word: &str| {
             line.split_whitespace().skip_while(|at| *at != word).nth(1).map(str::to_owned)
         };
-        let addresses = shown.lines().filter_map(|line| after(line, "inet")).collect();
+        let v4 = |line: &str| after(line, "inet");
+        // The address is known to be nobody else's.
+        let v6 = |line: &str| after(line, "inet6").map(|address| address + " nodad");
+        let addresses = shown.lines().filter_map(|line| v4(line).or_else(|| v6(line))).collect();
         let shown = host.run_ok(["ip", "-o", "link", "show", "dev", device])?.stdout;
         let hardware = after(&shown, "link/ether").ok_or_else(|| LabError::Unexpected {
             what: format!("the device {device}"),
             text: shown.clone(),
         })?;
-        let shown = host.run_ok(["ip", "route", "show", "dev", device])?.stdout;
+        let mut shown = host.run_ok(["ip", "route", "show", "dev", device])?.stdout;
+        shown += &host.run_ok(["ip", "-6", "route", "show", "dev", device])?.stdout;
         let own = |line: &&str| !line.contains("proto kernel");
         let routes = shown.lines().filter(own).map(str::to_owned).collect();
         Ok(Self { hardware, addresses, routes })

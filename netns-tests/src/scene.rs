@@ -58,7 +58,7 @@ impl<'a> Scene<'a> {
         let outside = Swarm::exchange(&lab.host("ext"), CONTROL_PORT)?;
         let mut plan = Tunnel::builder().extra("", relay);
         for (host, contact) in ["peer3", "peer4"].into_iter().zip(CONTACTS) {
-            let at = format!("{}:{EXCHANGE_PORT}", lab.host(host).address());
+            let at = lab.host(host).at(EXCHANGE_PORT);
             plan = plan.peer(host, &at, contact);
         }
         Ok(Self { lab, tunnel: plan.start(lab)?, inside, outside })
@@ -89,7 +89,7 @@ impl<'a> Scene<'a> {
     /// # Errors
     /// When it does not begin.
     pub fn control(&self, kbytes_per_second: u64) -> Result<Control, LabError> {
-        let to = format!("{}:{CONTROL_PORT}", self.lab.host("ext").address());
+        let to = self.lab.host("ext").at(CONTROL_PORT);
         let plan = SwarmPlan::new(1).kbytes_per_second(kbytes_per_second);
         Ok(Control { flow: Swarm::start(&self.lab.host("icp"), &[&to], &plan)?, worst_ms: 0 })
     }

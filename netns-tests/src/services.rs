@@ -11,7 +11,7 @@ use crate::{Host, LabError, Process, SHORT, helper};
 /// # Errors
 /// When it does not start.
 pub fn nginx(host: &Host<'_>, port: u16, root: &Path) -> Result<Process, LabError> {
-    let (name, address) = (host.name(), host.address());
+    let (name, at) = (host.name(), host.at(port));
     let scratch = host.lab().path().join(format!("{name}-nginx"));
     fs::create_dir_all(&scratch).map_err(LabError::io("making nginx's folder"))?;
     let (root, scratch) = (root.display(), scratch.display());
@@ -22,7 +22,7 @@ pub fn nginx(host: &Host<'_>, port: u16, root: &Path) -> Result<Process, LabErro
            access_log off; sendfile on; tcp_nopush on; keepalive_timeout 60;\n\
            client_body_temp_path {root}; client_max_body_size 0; proxy_temp_path {scratch}/p;\n\
            fastcgi_temp_path {scratch}/f; uwsgi_temp_path {scratch}/u; scgi_temp_path {scratch}/s;\n\
-           server {{ listen {address}:{port}; root {root}; dav_methods PUT; }}\n\
+           server {{ listen {at}; root {root}; dav_methods PUT; }}\n\
          }}\n"
     );
     let file = host.lab().path().join(format!("{name}-nginx.conf"));

@@ -475,7 +475,7 @@ fn keygen(host: &Host<'_>, daemon: &Path, file: &str) -> Result<String, LabError
 
 /// Whether nothing of the process runs any more: not even a thread that still holds its sockets. The
 /// rest of it may stay, since process 1 of a lab reads no child's end.
-fn is_gone(pid: i32) -> bool {
+pub(crate) fn is_gone(pid: i32) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());

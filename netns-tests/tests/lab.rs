@@ -9,9 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use netns_tests::{
-    Filtering, Firewall, Lab, LabError, Mapping, Nat, SHORT, Topology, helper, wait_until,
-};
+use netns_tests::{Firewall, Lab, LabError, Nat, SHORT, Topology, helper, wait_until};
 
 type Outcome = Result<(), LabError>;
 
@@ -70,18 +68,117 @@ fn firewall_presets_behave_as_promised() -> Outcome {
     })
 }
 
-/// The probe tells NATs apart: a symmetric one does not pass for a cone.
+/// The probe tells NATs apart: what translates as another preset does not pass for its own.
 #[test]
-fn probe_tells_symmetric_from_cone() -> Outcome {
-    let lab = Topology::SYMMETRIC.build("misjudged")?;
-    lab.gateway().shell(
-        "iptables -t nat -F POSTROUTING; iptables -t nat -A POSTROUTING -o wan0 -j MASQUERADE",
-    )?;
-    let verdict = lab.verify_nat("icp", "ext", "relay");
-    assert!(matches!(verdict, Err(LabError::Misbehaved { .. })), "{verdict:?}");
-    let promised = lab.promised().expect("a gateway");
-    assert_eq!(promised.mapping, Mapping::AddressAndPortDependent);
-    assert_eq!(promised.filtering, Filtering::AddressAndPortDependent);
+fn probe_refuses_nats_that_are_not_what_they_promise() -> Outcome {
+    check_all(&Topology::NATS[..8], |topology| {
+        let lab = topology.draw("misjudged").paced().build()?;
+        let random = if topology == Topology::SYMMETRIC { "" } else { "--random-fully" };
+        lab.gateway().shell(&format!(
+            "iptables -t nat -F; iptables -t nat -A POSTROUTING -o wan0 -j MASQUERADE {random}"
+        ))?;
+        let verdict = lab.verify_nat("icp", "ext", "relay");
+        assert!(matches!(verdict, Err(LabError::Misbehaved { .. })), "{topology}: {verdict:?}");
+        Ok(())
+    })
+}
+
+/// The same for IPv6.
+#[test]
+fn probe_refuses_ipv6_that_is_not_what_it_promises() -> Outcome {
+    check_all(&Topology::V6[4..], |topology| {
+        let lab = topology.draw("misjudged-6").paced().build()?;
+        let random = if topology == Topology::V6[5] { "" } else { "--random-fully" };
+        lab.gateway().shell(&format!(
+            "ip6tables -t raw -F; ip6tables -t mangle -F; ip6tables -t nat -F; \
+             ip6tables -t nat -A POSTROUTING -o wan0 -j MASQUERADE {random}"
+        ))?;
+        let verdict = lab.verify_nat("icp", "ext", "relay");
+        assert!(matches!(verdict, Err(LabError::Misbehaved { .. })), "{topology}: {verdict:?}");
+        Ok(())
+    })
+}
+
+/// A firewall whose rules stand there and do nothing does not pass its check.
+#[test]
+fn check_refuses_firewalls_that_block_nothing() -> Outcome {
+    let all = Topology::firewalls();
+    let blocking: Vec<_> = all
+        .into_iter()
+        .filter(|topology| {
+            !matches!(topology, Topology::Single(_, Firewall::Open | Firewall::Outbound))
+        })
+        .collect();
+    check_all(&blocking, |topology| {
+        let lab = topology.draw("harmless").paced().build()?;
+        lab.gateway().shell(
+            "for chain in INPUT FORWARD OUTPUT; do iptables -I $chain -j ACCEPT; done; \
+             iptables -t mangle -I FORWARD -j ACCEPT; \
+             iptables -t nat -I POSTROUTING -o wan0 -j MASQUERADE",
+        )?;
+        let verdict = lab.verify_firewall("icp", "ext");
+        assert!(matches!(verdict, Err(LabError::Misbehaved { .. })), "{topology}: {verdict:?}");
+        Ok(())
+    })
+}
+
+/// Checks leave no connection on the gateway and no count, so that a test sees its own alone.
+#[test]
+fn checks_leave_nothing_behind() -> Outcome {
+    for firewall in [Firewall::TlsOnly, Firewall::Quota { bytes: 100_000 }, Firewall::MtuBlackHole]
+    {
+        let topology = Topology::Single(Nat::PortRestricted, firewall);
+        let lab = topology.build_paced("left")?;
+        let crossing = lab.gateway().crossing_connections()?;
+        assert!(crossing.is_empty(), "after the NAT's, {firewall:?}: {crossing:?}");
+        lab.verify_firewall("icp", "ext")?;
+        let crossing = lab.gateway().crossing_connections()?;
+        assert!(crossing.is_empty(), "after the firewall's, {firewall:?}: {crossing:?}");
+        for host in ["icp", "ext"] {
+            let sockets = lab.host(host).run_ok(["ss", "-Htn", "exclude", "time-wait"])?.stdout;
+            assert_eq!(sockets, "", "{firewall:?} on {host}");
+        }
+        assert_eq!(lab.gateway().dropped_packets()?, 0, "{firewall:?}");
+    }
+    Ok(())
+}
+
+/// Where there is no IPv4, connecting to it fails at once, for want of a route.
+#[test]
+fn ipv6_alone_has_no_way_to_ipv4() -> Outcome {
+    let lab = Topology::V6_ONLY.draw("v6-only").paced().build()?;
+    let peer = helper("lab-peer")?.display().to_string();
+    let tried = lab.host("icp").run([&peer, "connect", "203.0.113.20:443"])?;
+    assert!(tried.stdout.contains("os error 101"), "{}", tried.stdout);
+    let _echo = lab.host("relay").serve("echo", 443, &[])?;
+    lab.host("icp").play("connect", &lab.host("relay").at(443), &[])?;
+    Ok(())
+}
+
+/// A real TLS client passes where only TLS may, and is reset for the name that is blocked.
+#[test]
+fn real_tls_is_told_from_others_and_by_its_name() -> Outcome {
+    let name = "relay.example.test";
+    for (firewall, asked, passes) in [
+        (Firewall::TlsOnly, name, true),
+        (Firewall::SniBlocked { name }, name, false),
+        (Firewall::SniBlocked { name }, "www.example.test", true),
+    ] {
+        let topology = Topology::Single(Nat::PortRestricted, firewall);
+        let lab = topology.draw("tls").paced().build()?;
+        let relay = lab.host("relay");
+        relay.shell(
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
+             -subj /CN=lab -keyout tls.key -out tls.crt 2>/dev/null",
+        )?;
+        let server = ["s_server", "-accept", "443", "-key", "tls.key", "-cert", "tls.crt"];
+        let mut server = relay.spawn_console([&["openssl"], &server[..]].concat())?;
+        server.wait_for_log("ACCEPT", SHORT)?;
+        let client = ["s_client", "-connect", "203.0.113.20:443", "-servername", asked];
+        let said = lab.host("icp").run([&["openssl"], &client[..]].concat())?.stdout;
+        let shaken = said.contains("Cipher is TLS_") || said.contains("Cipher    : TLS_");
+        assert_eq!(shaken, passes, "{firewall:?}, {asked}: {said}");
+    }
     Ok(())
 }
 
@@ -135,6 +232,26 @@ fn capture_records_the_outside() -> Outcome {
         fs::metadata(&file).is_ok_and(|found| found.len() > 100)
     })?;
     drop(capture);
+    Ok(())
+}
+
+/// Who asks for recordings has those of every gateway, both sides, and the logs beside them.
+#[test]
+fn recordings_are_kept_where_they_are_asked_for() -> Outcome {
+    let mut verify = Command::new(helper("lab-probe")?);
+    let output = verify.arg("verify").env("ADIT_LAB_PCAP", "1").output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let folders: Vec<_> =
+        said.lines().filter_map(|line| line.split("logs kept in ").nth(1)).collect();
+    assert!(!folders.is_empty(), "{said}");
+    for folder in folders {
+        for device in ["wan0", "lan0"] {
+            let file = Path::new(folder).join(format!("gw-{device}.pcap0"));
+            assert!(fs::metadata(&file).is_ok_and(|found| found.len() > 100), "{}", file.display());
+        }
+        fs::remove_dir_all(folder).expect("its folder");
+    }
     Ok(())
 }
 
@@ -221,7 +338,7 @@ fn namespace_exists(name: &str) -> bool {
     listing.lines().any(|line| line.trim() == number)
 }
 
-/// The lab stands without root's rights as well, NAT and all.
+/// The lab stands without root's rights as well: NATs, firewalls and IPv6.
 #[test]
 fn lab_builds_rootless() -> Outcome {
     let probe = helper("lab-probe")?;

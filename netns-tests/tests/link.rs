@@ -2,7 +2,7 @@
 //! otherwise.
 
 use netns_tests::link::Counts;
-use netns_tests::{Lab, Link, SHORT, Topology, iperf3_server, wait_until};
+use netns_tests::{Lab, LabError, Link, SHORT, Topology, iperf3_server, wait_until};
 
 type Result = std::result::Result<(), Box<dyn std::error::Error>>;
 
@@ -69,6 +69,55 @@ fn link_duplicates_and_reorders() -> Result {
     cable.verify(&lab, "ext")?;
     for counts in cable.counts()? {
         assert!(counts.duplicated > 0 && counts.reordered > 0, "{counts:?}");
+    }
+    Ok(())
+}
+
+/// Jitter makes round trips differ, by no more than was told; without it they hardly do.
+#[test]
+fn jitter_spreads_round_trips_and_nothing_else_does() -> Result {
+    let lab = Topology::STANDARD.build("link-jitter")?;
+    let mut spread_ms = Vec::new();
+    let mut cable = lab.link("gw", Link { delay_ms: 5.0, ..Link::CLEAR })?;
+    for jitter_ms in [0.0, 100.0] {
+        cable.plug(&lab, Link { delay_ms: 5.0, jitter_ms, ..Link::CLEAR })?;
+        cable.verify(&lab, "ext")?;
+        let to = lab.host("ext").address();
+        let said = lab.host("gw").run_ok(["ping", "-q", "-c", "20", "-i", "0.1", to])?.stdout;
+        // `rtt min/avg/max/mdev = 10.1/10.3/11.0/0.1 ms`; the deviation, which one straggler of a busy
+        // machine does not spoil.
+        let mdev = said.rsplit('/').next().and_then(|rest| rest.split(' ').next());
+        spread_ms.push(mdev.ok_or("no deviation")?.parse::<f64>()?);
+    }
+    assert!(spread_ms[1] > 20.0 && spread_ms[1] > 1.5 * spread_ms[0], "{spread_ms:?}");
+    Ok(())
+}
+
+/// A link carries IPv6 as well, with the addresses and routes that were there.
+#[test]
+fn link_carries_ipv6_with_its_addresses_and_routes() -> Result {
+    let lab = Topology::V6_ONLY.draw("link-v6").paced().build()?;
+    let mut cable = lab.link("gw", Link { delay_ms: 5.0, loss: 0.05, ..Link::CLEAR })?;
+    cable.verify(&lab, "ext")?;
+    let mut inner = lab.link("icp", Link { delay_ms: 1.0, ..Link::CLEAR })?;
+    let _echo = lab.host("ext").serve("echo", 7, &[])?;
+    lab.host("icp").play("connect", &lab.host("ext").at(7), &[])?;
+    let [outwards, inwards] = inner.counts()?;
+    assert!(outwards.passed > 0 && inwards.passed > 0, "{outwards:?} {inwards:?}");
+    Ok(())
+}
+
+/// A check knows its link: one that delays and loses less than it is said to does not pass.
+#[test]
+fn check_refuses_a_link_that_does_less_than_promised() -> Result {
+    let lab = Topology::STANDARD.draw("link-false").paced().build()?;
+    let told = Link { delay_ms: 10.0, loss: 0.1, ..Link::CLEAR };
+    for done in [Link { delay_ms: 0.0, ..told }, Link { loss: 0.01, ..told }] {
+        let mut cable = lab.link(if done.loss < 0.1 { "icp" } else { "peer3" }, done)?;
+        let neighbour = if done.loss < 0.1 { "peer4" } else { "peer5" };
+        cable.verify(&lab, neighbour)?;
+        let verdict = cable.verify_as(told, &lab, neighbour);
+        assert!(matches!(verdict, Err(LabError::Misbehaved { .. })), "{verdict:?}");
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::process::ExitCode;
 
 use clap::Parser;
-use netns_tests::{LabError, Topology, console, helper};
+use netns_tests::{Firewall, LabError, Nat, Nat6, Topology, console, helper};
 
 #[derive(Debug, Parser)]
 enum Probe {
@@ -18,7 +18,7 @@ enum Probe {
     },
     /// Builds the standard lab with a process in it, prints their numbers, and waits for its end.
     Hold,
-    /// Builds the standard lab, verifies its NAT, and ends.
+    /// Builds labs that need most of the machine, verifies them, and ends.
     Verify,
 }
 
@@ -58,6 +58,13 @@ fn hold() -> Result<(), LabError> {
 }
 
 fn verify() -> Result<(), LabError> {
+    // What needs most of the kernel: an address set, prefix translation, marks and byte matching.
+    let cone = Nat::RestrictedCone { inside: "192.168.50.2" };
+    Topology::Single(cone, Firewall::Outbound).build_paced("verify-set")?;
+    Topology::V6 { nat: Nat6::PrefixTranslation, v4: true }.build_paced("verify-v6")?;
+    let tls = Topology::Single(Nat::PortRestricted, Firewall::TlsOnly).build_paced("verify-tls")?;
+    tls.verify_firewall("icp", "ext")?;
+    drop(tls);
     let lab = Topology::STANDARD.build_verified("verify")?;
     println!("verified, {}", if lab.rootless() { "rootless" } else { "as root" });
     Ok(())

@@ -11,7 +11,8 @@ use crate::sandbox::Sandbox;
 use crate::slot::Slot;
 use crate::{Firewall, LabError, Nat, Nat6, preflight};
 
-/// Whether all gateways' packets are recorded; any value but 0.
+/// Whether all gateways' packets are recorded, both sides, and every lab's folder is kept with its
+/// logs; any value but 0.
 const RECORD: &str = "ADIT_LAB_PCAP";
 
 /// A gateway between the segment outside and a new segment inside, which it bridges itself.
@@ -257,6 +258,8 @@ impl LabBuilder {
         }
         if std::env::var_os(RECORD).is_some_and(|value| value != "0") {
             lab.captures = lab.record_gateways()?;
+            // Whoever wants recordings wants to read them.
+            lab.keep = true;
         }
         Ok(lab)
     }

@@ -182,7 +182,8 @@ impl<'a> Host<'a> {
 
     /// The same for a whole test: a ring of four files of 10 MB, `HOST-DEVICE.pcap0` and so on.
     pub(super) fn capture_ring(&self, device: &str) -> Result<Process, LabError> {
-        self.record(device, &["-C", "10", "-W", "4"])
+        // Each packet at once: nothing waits in the kernel when the lab ends.
+        self.record(device, &["--immediate-mode", "-C", "10", "-W", "4"])
     }
 
     fn record(&self, device: &str, more: &[&str]) -> Result<Process, LabError> {

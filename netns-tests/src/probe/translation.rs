@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 
 use crate::lab::socket_address;
+use crate::tunnel::is_gone;
 use crate::{
     Behaviour, Filtering, Firewall, Hairpinning, Host, Lab, LabError, Mapping, Pooling, Process,
-    SHORT, helper,
+    SHORT, helper, wait_until,
 };
 
 /// The two ports of the first host outside.
@@ -136,10 +137,26 @@ pub(super) fn observe(
     {
         process.wait_for_log("ready", SHORT)?;
     }
-    Ok(Seen { udp: probe.observe(Protocol::Udp)?, tcp: probe.observe(Protocol::Tcp)? })
+    let seen = Seen { udp: probe.observe(Protocol::Udp)?, tcp: probe.observe(Protocol::Tcp)? };
+    probe.end()?;
+    Ok(seen)
 }
 
 impl Probe {
+    /// Waits until nothing of the probe runs: its connections cross the gateways no more, and no test
+    /// takes them for its own.
+    fn end(self) -> Result<(), LabError> {
+        let Self { client, neighbour, first, second, .. } = self;
+        for mut process in
+            [Some(client), neighbour, Some(first), Some(second)].into_iter().flatten()
+        {
+            process.kill();
+            let pid = process.pid();
+            wait_until(SHORT, "the probe to end", || is_gone(pid))?;
+        }
+        Ok(())
+    }
+
     fn observe(&mut self, by: Protocol) -> Result<Behaviour, LabError> {
         let (near, far) = (self.near.clone(), self.far.clone());
         let seen = [
