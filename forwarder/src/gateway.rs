@@ -186,12 +186,17 @@ impl Gateway {
         shaken.await.map_err(failed)
     }
 
-    /// What is said of a path that was stuck with segments as they come, and is not with small ones.
-    fn passed(&self, address: SocketAddr, descent: &Descent) {
-        let (Some(bytes), Some(last)) = (self.segment_bytes(address), descent.last()) else {
-            return;
-        };
+    /// Keeps in mind that segments of so many bytes passed where longer ones were stuck.
+    fn passed(&self, address: SocketAddr, bytes: u32, last: &Stuck) {
+        self.small.borrow_mut().insert(address, bytes, Instant::now());
         let (passing, lost) = (segments::packet_bytes(bytes, address), last.packet_bytes());
+        if !last.is_of_size() {
+            // It may have been an outage as well.
+            tracing::info!(
+                "{address}: the handshake was stuck until packets had {passing} bytes at most"
+            );
+            return;
+        }
         tracing::warn!(
             "{address}: packets larger than {passing} bytes get lost on the way (those of {lost} did): \
              MTU black hole; the tunnel keeps below that, and would be faster if the gateway let ICMP \
@@ -242,23 +247,29 @@ impl Dialler for Gateway {
 
     async fn authenticate(&self, at: Candidate, stream: TcpStream) -> Result<Carrier, Failure> {
         let (mut stream, mut descent) = (stream, Descent::default());
+        let mut segment_bytes = self.segment_bytes(at.address);
         loop {
-            let held_to = self.segment_bytes(at.address);
             let sample = match self.prove(at, stream).await? {
                 Proof::Carrier(carrier) => {
-                    self.passed(at.address, &descent);
+                    if let (Some(bytes), Some(last)) = (segment_bytes, descent.last()) {
+                        self.passed(at.address, bytes, &last);
+                    }
                     return Ok(carrier);
                 }
                 Proof::Stuck(sample) => sample,
             };
-            let held_to = held_to.map(|bytes| segments::packet_bytes(bytes, at.address));
-            let Some(smaller) = descent.next(Stuck { sample, held_to }) else {
+            let held_to = segment_bytes.map(|bytes| segments::packet_bytes(bytes, at.address));
+            let stuck = Stuck { sample, held_to };
+            let Some(smaller) = descent.next(stuck) else {
                 return Err(self.stuck(at, &descent));
             };
             tracing::debug!(?sample, smaller, "{}: the handshake is stuck", at.address);
-            // At once: this attempt may be given up for another before it ends.
-            self.small.borrow_mut().insert(at.address, smaller, Instant::now());
+            if stuck.is_of_size() {
+                // At once: this attempt may be given up for another before it ends.
+                self.small.borrow_mut().insert(at.address, smaller, Instant::now());
+            }
             stream = self.open(at, Some(smaller)).await?;
+            segment_bytes = Some(smaller);
         }
     }
 

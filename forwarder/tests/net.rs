@@ -42,6 +42,24 @@ fn dropping_a_stream_closes_it_under_a_pending_read() {
     assert_eq!(peer.join().unwrap(), Ok(0));
 }
 
+/// What was read of a connection before the stream was made of it is read first, however much fits.
+#[test]
+fn what_was_read_early_is_read_first() {
+    let (listener, address) = loopback();
+    net::run(async {
+        let plain = net::connect(address, None, None, DEADLINE).await.unwrap();
+        let (mut theirs, _) = listener.accept().unwrap();
+        theirs.write_all(b"late").unwrap();
+        let stream = Stream::from_tokio(plain, address, b"early".to_vec()).unwrap();
+        let mut read = Vec::new();
+        while read.len() < 9 {
+            let (len, buffer) = timeout(DEADLINE, stream.read(vec![0; 2])).await.unwrap();
+            read.extend_from_slice(&buffer[..len.unwrap()]);
+        }
+        assert_eq!(read, b"earlylate");
+    });
+}
+
 /// The descriptor that goes to a pump is the connection, whole and still open.
 #[test]
 fn a_descriptor_that_is_given_up_stays_connected() {

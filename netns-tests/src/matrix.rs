@@ -175,16 +175,22 @@ fn stage(
 ) -> Result<String, LabError> {
     let name = row.to_string().replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
     let mut lab = topology.draw(&name).paced().build()?;
-    // After strange rules the lab is verified as well: that they are strange must show.
-    let outcome = rules
-        .map_or(Ok(()), |rules| lab.gateway().shell(rules).map(|_| ()))
-        .and_then(|()| lab.verify_nat("icp", "ext", "relay"))
-        .and_then(|()| lab.verify_firewall("icp", "ext"))
-        .and_then(|()| play(&lab));
+    let outcome = verify(&lab, rules).and_then(|()| play(&lab));
     if outcome.is_err() {
         lab.keep();
     }
     outcome
+}
+
+/// Makes sure of the gateway, and of what further rules make of it.
+fn verify(lab: &Lab, rules: Option<&str>) -> Result<(), LabError> {
+    let probe = || lab.verify_nat("icp", "ext", "relay");
+    probe()?;
+    // Puts the preset's rules back in the end, hence before any others.
+    lab.verify_firewall("icp", "ext")?;
+    let Some(rules) = rules else { return Ok(()) };
+    lab.gateway().shell(rules)?;
+    probe()
 }
 
 /// What iptables, ip and the kernel say when they were built without something.

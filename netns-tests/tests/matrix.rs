@@ -43,7 +43,6 @@ const QUARTER: &[&str] = &[
     "forgets-and-resets",
     "half-open-inward",
     "one-sided-reset-relay",
-    "dies-unheard",
     "syns-blocked",
     "pooling",
     "mtu-black-hole",

@@ -350,6 +350,8 @@ pub struct PathSample {
     pub repeats: u8,
     /// Segments sent again since the connection was made.
     pub resent: u32,
+    /// Bytes that the other end has, up to the first gap.
+    pub acknowledged: u64,
     /// Segments on their way, or lost.
     pub unacknowledged: u32,
     /// Those of them that the other end has, behind one that it has not.
@@ -369,7 +371,8 @@ impl PathSample {
             // tcpi_retransmits, tcpi_total_retrans.
             repeats: info.0.get(2).copied().unwrap_or(0),
             resent: info.word(100),
-            // tcpi_unacked, tcpi_sacked.
+            // tcpi_bytes_acked, tcpi_unacked, tcpi_sacked.
+            acknowledged: info.long(120),
             unacknowledged: info.word(24),
             arrived_behind_a_gap: info.word(28),
             // tcpi_rcv_ooopack, tcpi_bytes_received.

@@ -159,8 +159,11 @@ async fn connect(
 fn of_status(status: StatusCode, has_login: bool, place: &Place) -> ProxyError {
     let (place, said) = (place.clone(), status.to_string());
     match status {
-        StatusCode::PROXY_AUTHENTICATION_REQUIRED if has_login => ProxyError::LoginRefused { said },
-        StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+        // The second is a server's word; tinyproxy answers a wrong password with it.
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED | StatusCode::UNAUTHORIZED if has_login => {
+            ProxyError::LoginRefused { said }
+        }
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED | StatusCode::UNAUTHORIZED => {
             ProxyError::LoginNeeded { said, scheme: "http" }
         }
         StatusCode::FORBIDDEN | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => {

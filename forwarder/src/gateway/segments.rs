@@ -47,16 +47,21 @@ impl Stuck {
         self.held_to.map_or(self.sample.packet_bytes, |held| held.min(self.sample.packet_bytes))
     }
 
-    /// Small segments arrived, large ones did not. With smaller segments only the last of a
-    /// handshake's is short: if two arrived, one of them was of the size that is lost.
-    fn is_of_size(&self) -> bool {
+    /// Small segments arrived, large ones did not.
+    pub(super) fn is_of_size(&self) -> bool {
         let PathSample { arrived_behind_a_gap, received_behind_a_gap, .. } = self.sample;
         // What comes is counted each time that it comes again; and it is sealed, so nobody reads it.
-        arrived_behind_a_gap == 1 || (arrived_behind_a_gap == 0 && received_behind_a_gap > 0)
+        let is_inward = arrived_behind_a_gap == 0 && received_behind_a_gap > 0;
+        !self.is_of_content() && (is_inward || arrived_behind_a_gap == 1)
     }
 
+    /// A segment was lost, and one of full size arrived: before it, or behind it, where only the last
+    /// of a handshake's is short.
     fn is_of_content(&self) -> bool {
-        self.sample.arrived_behind_a_gap > 1
+        let PathSample { acknowledged, segment_bytes, .. } = self.sample;
+        let has_gap = self.sample.unacknowledged > 0;
+        let is_before = acknowledged >= u64::from(segment_bytes);
+        has_gap && (is_before || self.sample.arrived_behind_a_gap > 1)
     }
 }
 
@@ -78,7 +83,8 @@ pub(super) async fn stuck(watch: &Watch) -> PathSample {
 fn since(first: &PathSample, sample: PathSample) -> PathSample {
     let behind = sample.received_behind_a_gap.saturating_sub(first.received_behind_a_gap);
     let received = sample.received.saturating_sub(first.received);
-    PathSample { received_behind_a_gap: behind, received, ..sample }
+    let acknowledged = sample.acknowledged.saturating_sub(first.acknowledged);
+    PathSample { received_behind_a_gap: behind, received, acknowledged, ..sample }
 }
 
 fn is_stuck(sample: &PathSample) -> bool {
@@ -198,6 +204,10 @@ mod tests {
     #[test]
     fn a_filter_that_reads_is_no_matter_of_size() {
         assert_eq!(descend([1, 1, 2]).1, Verdict::Content);
+        let mut descent = Descent::default();
+        let sample = PathSample { acknowledged: 524, ..sample(524, 1) };
+        assert_eq!(descent.next(Stuck { sample, held_to: Some(576) }), None);
+        assert_eq!(descent.verdict(), Verdict::Content);
     }
 
     /// Where nothing arrives, nothing is claimed.

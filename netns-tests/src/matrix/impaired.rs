@@ -21,7 +21,7 @@ fn bytes(link: &Link) -> u64 {
         (Some(rate), ..) if rate < 5.0 => 250 * KILO,
         (Some(rate), ..) if rate < 50.0 => 2_500 * KILO,
         (Some(_), ..) => 25_000 * KILO,
-        (None, loss, _) if loss > 0.1 => 500 * KILO,
+        (None, loss, _) if loss > 0.1 => 150 * KILO,
         (None, loss, _) if loss > 0.02 => 3_000 * KILO,
         (None, loss, _) if loss > 0.0 => 10_000 * KILO,
         (None, _, delay) if delay > 50.0 => 150_000 * KILO,
