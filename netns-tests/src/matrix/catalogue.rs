@@ -109,7 +109,7 @@ impl Scenario {
 #[must_use]
 pub fn scenarios() -> &'static [Scenario] {
     static ALL: LazyLock<Vec<Scenario>> =
-        LazyLock::new(|| [gateways(), egress(), faults(), lines()].concat());
+        LazyLock::new(|| [gateways(), egress(), trials(), stories(), lines()].concat());
     &ALL
 }
 
@@ -223,25 +223,14 @@ fn egress() -> Vec<Scenario> {
     ]
 }
 
-fn faults() -> Vec<Scenario> {
-    let line = |gateway, about, story| Scenario {
-        gateway,
-        group: Group::Faults,
-        about,
-        play: Play::Fault(story),
-    };
-    let trial = |gateway, about, trial| line(gateway, about, Story::Trial(trial));
+fn fault(gateway: &'static str, about: &'static str, story: Story) -> Scenario {
+    Scenario { gateway, group: Group::Faults, about, play: Play::Fault(story) }
+}
+
+/// Flows that outlive what a plain connection does not.
+fn trials() -> Vec<Scenario> {
+    let trial = |gateway, about, trial| fault(gateway, about, Story::Trial(trial));
     vec![
-        line(
-            "idle-7s",
-            "forgets after 7 s of silence; probes come each 5 s",
-            Story::Idle { forgets_s: 7, idle_s: 60, is_resumed: false },
-        ),
-        line(
-            "idle-3s",
-            "forgets after 3 s of silence, before any probe",
-            Story::Idle { forgets_s: 3, idle_s: 20, is_resumed: true },
-        ),
         trial(
             "forgets-silently",
             "state lost, strangers dropped",
@@ -281,6 +270,23 @@ fn faults() -> Vec<Scenario> {
         ),
         trial("quota-silent", "4 MB a connection, then silence", Trial::quota(Answer::Silence)),
         trial("quota-reset", "4 MB a connection, then a reset", Trial::quota(Answer::Reset)),
+    ]
+}
+
+/// What else befalls a tunnel that lives long.
+fn stories() -> Vec<Scenario> {
+    let line = fault;
+    vec![
+        line(
+            "idle-7s",
+            "forgets after 7 s of silence; probes come each 5 s",
+            Story::Idle { forgets_s: 7, idle_s: 60, is_resumed: false },
+        ),
+        line(
+            "idle-3s",
+            "forgets after 3 s of silence, before any probe",
+            Story::Idle { forgets_s: 3, idle_s: 20, is_resumed: true },
+        ),
         line("half-open-outward", "what goes out vanishes", Story::HalfOpen(Way::Outward)),
         line("half-open-inward", "what comes in vanishes", Story::HalfOpen(Way::Inward)),
         line(
