@@ -18,15 +18,23 @@ pub struct Binaries {
     pub relay: PathBuf,
 }
 
+/// The program that runs without a workspace around it.
+const PACKAGED: &str = "adit-lab";
+
 /// The daemons, built for release once per process; `ADIT_BIN_DIR` names a folder of others.
+///
+/// `adit-lab` builds nothing while it finds them beside itself or on `PATH`: it may be packaged.
 ///
 /// # Errors
 /// When the build fails, or the folder does not hold them.
 pub fn binaries() -> Result<Binaries, LabError> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let folder = match env::var_os("ADIT_BIN_DIR") {
-        Some(folder) => PathBuf::from(folder),
-        None => once(&BUILT, || build(&["-p", "adit", "-p", "adit-relay", "--bins"]))?,
+    let folder = match env::var_os("ADIT_BIN_DIR").map(PathBuf::from) {
+        Some(folder) => folder,
+        None => match found(&["adit", "adit-relay"])? {
+            Some(folder) => folder,
+            None => once(&BUILT, || build(&["-p", "adit", "-p", "adit-relay", "--bins"]))?,
+        },
     };
     Ok(Binaries {
         adit: existing(folder.join("adit"))?,
@@ -47,6 +55,9 @@ pub fn helper(name: &str) -> Result<PathBuf, LabError> {
     if let Some(given) = given.filter(|given| given.is_file()) {
         return Ok(given);
     }
+    if let Some(folder) = found(&[name])? {
+        return Ok(folder.join(name));
+    }
     let own = env::current_exe().map_err(LabError::io("finding this program"))?;
     let folder = own.parent().unwrap_or(Path::new("."));
     let folder = if folder.ends_with("deps") {
@@ -58,6 +69,28 @@ pub fn helper(name: &str) -> Result<PathBuf, LabError> {
         once(&BUILT, || build(&wanted))?
     };
     existing(folder.join(name))
+}
+
+/// Where [`PACKAGED`], if this is it, finds all of `programs`: beside itself, or in a folder of `PATH`.
+fn found(programs: &[&str]) -> Result<Option<PathBuf>, LabError> {
+    let own = env::current_exe().map_err(LabError::io("finding this program"))?;
+    if own.file_name().is_none_or(|name| name != PACKAGED) {
+        return Ok(None);
+    }
+    let beside = own.parent().map(Path::to_owned);
+    let path = env::var_os("PATH").unwrap_or_default();
+    let holds = |folder: &PathBuf| programs.iter().all(|program| folder.join(program).is_file());
+    let folder = beside.into_iter().chain(env::split_paths(&path)).find(holds);
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if folder.is_none() && !workspace.is_dir() {
+        return Err(LabError::MissingTools {
+            missing: programs.join(" "),
+            cure: format!(
+                "put them beside {PACKAGED}, on PATH, or name their folder in ADIT_BIN_DIR"
+            ),
+        });
+    }
+    Ok(folder)
 }
 
 fn existing(path: PathBuf) -> Result<PathBuf, LabError> {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum LabError {
     /// Tools are missing and could not be installed.
-    #[error("missing tools: {missing}. Install them with: {cure}")]
+    #[error("missing tools: {missing}. The cure: {cure}")]
     MissingTools {
         /// The commands that were not found.
         missing: String,
@@ -72,6 +72,9 @@ pub enum LabError {
         /// The end of its log.
         tail: String,
     },
+    /// Something that was claimed does not hold.
+    #[error("{0}")]
+    Claim(String),
     /// Something printed or answered what the lab does not understand.
     #[error("cannot understand {what}: {text}")]
     Unexpected {

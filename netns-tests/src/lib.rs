@@ -18,10 +18,13 @@
 #![forbid(unsafe_code)]
 
 mod binaries;
+pub mod cli;
+pub mod draw;
 mod error;
 pub mod faults;
 mod lab;
 pub mod link;
+pub mod matrix;
 mod nat;
 pub mod page;
 mod paths;
@@ -29,6 +32,7 @@ pub mod preflight;
 mod probe;
 mod process;
 pub mod proxy;
+pub mod report;
 mod sandbox;
 mod scene;
 mod services;
@@ -36,6 +40,7 @@ mod slot;
 mod swarm;
 mod topology;
 pub mod traffic;
+mod trial;
 mod tunnel;
 mod wait;
 
@@ -50,5 +55,6 @@ pub use scene::{Control, Scene, stage};
 pub use services::{Spinners, iperf3_server, nginx, sshd};
 pub use swarm::{Swarm, SwarmPlan, Tally};
 pub use topology::Topology;
+pub use trial::Trial;
 pub use tunnel::{Daemon, Peer, Tunnel, TunnelBuilder};
 pub use wait::{LONG, SHORT, STOPPED_MS, wait_until};

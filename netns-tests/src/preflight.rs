@@ -60,6 +60,18 @@ pub fn ensure() -> Result<(), LabError> {
     Ok(())
 }
 
+/// Looks for every tool, and installs nothing.
+///
+/// # Errors
+/// When a tool is missing; the error holds the line that installs it.
+pub fn check() -> Result<(), LabError> {
+    let packages = missing();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    Err(LabError::MissingTools { missing: packages.join(" "), cure: install_line(&packages) })
+}
+
 /// The `PATH` that programs of the lab see.
 #[must_use]
 pub fn search_path() -> String {

@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::sandbox::child_of;
+use crate::tunnel::is_gone;
 use crate::{LabError, SHORT, wait_until};
 
 /// How many bytes of a log an error shows.
@@ -190,6 +191,11 @@ impl Process {
             eprintln!("lab: cannot kill {}: {error}", self.name);
         }
         self.status = self.child.wait().ok();
+        // The program may outlive `nsenter` for a moment, and hold its ports.
+        let pid = self.pid;
+        if pid != 0 && wait_until(SHORT, "a killed process to be gone", || is_gone(pid)).is_err() {
+            eprintln!("lab: {} does not die", self.name);
+        }
     }
 
     /// The resident memory of the process, in bytes.

@@ -1,5 +1,6 @@
 //! A swarm and its exchange, as a test holds them; what they do is in [`crate::traffic::swarm`].
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -15,13 +16,16 @@ pub struct SwarmPlan {
     pub kbytes_per_second: u64,
     /// How often each flow sends.
     pub slice: Duration,
+    /// How many bytes each flow has in each direction; until it is told to end otherwise.
+    pub bytes: Option<NonZeroU64>,
 }
 
 impl SwarmPlan {
     /// `flows` flows at 8 Mbit/s in each direction.
     #[must_use]
     pub fn new(flows: usize) -> Self {
-        Self { flows, kbytes_per_second: 1000, slice: Duration::from_millis(50) }
+        let slice = Duration::from_millis(50);
+        Self { flows, kbytes_per_second: 1000, slice, bytes: None }
     }
 
     /// Another rate, of all flows together, in each direction.
@@ -35,6 +39,13 @@ impl SwarmPlan {
     #[must_use]
     pub fn slice(mut self, slice: Duration) -> Self {
         self.slice = slice;
+        self
+    }
+
+    /// A length that every flow has in each direction; it ends of itself then.
+    #[must_use]
+    pub fn bytes(mut self, bytes: u64) -> Self {
+        self.bytes = NonZeroU64::new(bytes);
         self
     }
 }
@@ -146,6 +157,7 @@ impl Swarm {
             format!("--kbytes-per-second={}", plan.kbytes_per_second),
             format!("--slice-ms={}", plan.slice.as_millis()),
         ];
+        more.extend(plan.bytes.map(|bytes| format!("--bytes={bytes}")));
         more.extend(rest.iter().map(|exchange| format!("--also={exchange}")));
         let more: Vec<&str> = more.iter().map(String::as_str).collect();
         Ok(Self { process: from.play_on("swarm", first, &more)?, marks: 0 })

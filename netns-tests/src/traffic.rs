@@ -5,6 +5,7 @@
 
 pub mod abuse;
 pub mod client;
+pub mod crowd;
 pub mod datagrams;
 pub mod latency;
 pub mod registrations;

@@ -4,6 +4,7 @@
 use std::hint;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use clap::Parser;
 use netns_tests::traffic::abuse::{self, Abuse};
 use netns_tests::traffic::client;
+use netns_tests::traffic::crowd;
 use netns_tests::traffic::datagrams;
 use netns_tests::traffic::latency;
 use netns_tests::traffic::registrations;
@@ -47,6 +49,8 @@ enum Role {
         #[arg(long, default_value_t = 20)]
         every_ms: u64,
     },
+    /// Client: many flows of datagrams, both ways, each datagram until it is answered.
+    DatagramCrowd { to: SocketAddr, flows: usize, bytes: u64 },
     /// Client: one datagram from each of many addresses of this host.
     DatagramFlood { to: SocketAddr, first: Ipv4Addr, count: u32 },
     /// Client: connects.
@@ -110,6 +114,9 @@ enum Role {
         slice_ms: u64,
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// Each flow in each direction; until told to end otherwise.
+        #[arg(long)]
+        bytes: Option<NonZeroU64>,
     },
     /// Client: misuses a tunnel's port.
     Abuse {
@@ -159,6 +166,7 @@ fn play(role: Role) -> io::Result<()> {
         Role::Datagram { to, bytes } => datagrams::one(to, bytes),
         Role::DatagramUnanswered { to } => datagrams::unanswered(to),
         Role::DatagramBeat { to, every_ms } => datagrams::beat(to, Duration::from_millis(every_ms)),
+        Role::DatagramCrowd { to, flows, bytes } => crowd::crowd(to, flows, bytes),
         Role::DatagramFlood { to, first, count } => datagrams::flood(to, first, count),
         Role::Connect { to, within_ms } => client::reach(to, Duration::from_millis(within_ms)),
         Role::Say { to, words, tls, pad, within_ms } => {
@@ -180,13 +188,16 @@ fn play(role: Role) -> io::Result<()> {
             println!("{}", latency::render(&latency::measure(to, count, size)?));
             Ok(())
         }
-        Role::Swarm { to, flows, also, kbytes_per_second, slice_ms, seed } => swarm::swarm(&Plan {
-            to: [vec![to], also].concat(),
-            flows,
-            bytes_per_second: kbytes_per_second * 1000,
-            slice: Duration::from_millis(slice_ms),
-            seed,
-        }),
+        Role::Swarm { to, flows, also, kbytes_per_second, slice_ms, seed, bytes } => {
+            swarm::swarm(&Plan {
+                to: [vec![to], also].concat(),
+                flows,
+                bytes_per_second: kbytes_per_second * 1000,
+                slice: Duration::from_millis(slice_ms),
+                seed,
+                bytes,
+            })
+        }
         Role::Abuse { to, abuse, within_s } => {
             abuse::commit(to, abuse, Duration::from_secs(within_s))
         }

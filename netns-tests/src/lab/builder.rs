@@ -204,6 +204,22 @@ impl LabBuilder {
         self
     }
 
+    /// The gateways, outermost first, as they were drawn.
+    #[must_use]
+    pub fn gateways(&self) -> &[Gateway] {
+        &self.gateways
+    }
+
+    /// The hosts that are joined to a segment, each with its addresses and the namespace that
+    /// holds the segment's bridge.
+    pub(crate) fn joined(&self) -> impl Iterator<Item = (&str, Vec<&str>, &str)> {
+        self.hosts.iter().filter_map(|(name, Addresses { v4, v6 })| {
+            let plug = self.plugs.get(name)?;
+            let addresses = v4.iter().chain(v6).map(String::as_str).collect();
+            Some((name.as_str(), addresses, plug.owner.as_str()))
+        })
+    }
+
     /// Builds the lab, when one of the machine's few slots is free.
     ///
     /// # Errors

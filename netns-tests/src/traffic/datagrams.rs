@@ -157,15 +157,16 @@ pub fn flood(to: SocketAddr, first: Ipv4Addr, count: u32) -> io::Result<()> {
     Ok(())
 }
 
-fn towards(to: SocketAddr) -> io::Result<UdpSocket> {
-    let any: SocketAddr = ([0, 0, 0, 0], 0).into();
+pub(super) fn towards(to: SocketAddr) -> io::Result<UdpSocket> {
+    let any: SocketAddr =
+        if to.is_ipv6() { ([0_u16; 8], 0).into() } else { ([0, 0, 0, 0], 0).into() };
     let socket = UdpSocket::bind(any)?;
     socket.connect(to)?;
     Ok(socket)
 }
 
 /// Nothing came in time, or an ICMP error that a datagram's sender may meet at any time.
-fn is_silence(error: &io::Error) -> bool {
+pub(super) fn is_silence(error: &io::Error) -> bool {
     use ErrorKind::{
         ConnectionRefused, HostUnreachable, NetworkUnreachable, PermissionDenied, TimedOut,
         WouldBlock,

@@ -5,7 +5,8 @@
 //! first. Both take commands on standard input, a line each:
 //!
 //! - `mark N` prints `mark N {…}`: how it stands, with the stalls since the mark before;
-//! - `enough` (or the input's end): no new bytes, the sums, half-closes;
+//! - `enough` (or the input's end): no new bytes, the sums, half-closes; flows of a fixed length
+//!   do not hear it;
 //! - `abort` resets every flow.
 
 mod flow;
@@ -14,6 +15,7 @@ mod pattern;
 
 use std::io::{self, BufRead, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -27,8 +29,8 @@ use pattern::{Pattern, Way, mix};
 const HEAVY_EVERY: usize = 10;
 /// The share of a heavy flow.
 const HEAVY: u64 = 10;
-/// A flow's opening: its seed, its rate in bytes a second, its slices in milliseconds.
-const GREETING: usize = 24;
+/// A flow's opening: its seed, its rate in bytes a second, its slices in milliseconds, its length.
+const GREETING: usize = 32;
 
 /// What a swarm does.
 #[derive(Debug, Clone)]
@@ -41,6 +43,9 @@ pub struct Plan {
     pub bytes_per_second: u64,
     /// How often each sends.
     pub slice: Duration,
+    /// How many bytes each flow has in each direction; as many as come until it is told to end
+    /// otherwise.
+    pub bytes: Option<NonZeroU64>,
     /// What makes its patterns differ from another swarm's.
     pub seed: u64,
 }
@@ -67,6 +72,7 @@ pub fn swarm(plan: &Plan) -> io::Result<()> {
             seed: mix(plan.seed ^ mix(index as u64)),
             bytes_per_second: plan.bytes_per_second * share(index) / shares,
             slice: plan.slice,
+            bytes: plan.bytes,
         };
         workers.push(thread::spawn(move || {
             let stream = greeting.open(to).inspect_err(|_| {
@@ -148,6 +154,7 @@ fn join(
         sends: Pattern::new(greeting.seed, sends),
         hears: Pattern::new(greeting.seed, hears),
         pace: Pace::new(greeting.bytes_per_second, greeting.slice),
+        bytes: greeting.bytes,
     };
     carry(stream, side, &meter, roster, on_first);
     match meter.end() {
@@ -178,6 +185,7 @@ struct Greeting {
     seed: u64,
     bytes_per_second: u64,
     slice: Duration,
+    bytes: Option<NonZeroU64>,
 }
 
 impl Greeting {
@@ -185,15 +193,17 @@ impl Greeting {
         let mut stream = TcpStream::connect(to)?;
         stream.set_nodelay(true)?;
         let slice_ms = u64::try_from(self.slice.as_millis()).unwrap_or(u64::MAX);
-        let words = [self.seed, self.bytes_per_second, slice_ms];
+        let bytes = self.bytes.map_or(0, NonZeroU64::get);
+        let words = [self.seed, self.bytes_per_second, slice_ms, bytes];
         stream.write_all(words.map(u64::to_be_bytes).as_flattened())?;
         Ok(stream)
     }
 
     fn decode(bytes: &[u8; GREETING]) -> Self {
-        let mut words = [[0; 8]; 3];
+        let mut words = [[0; 8]; 4];
         words.as_flattened_mut().copy_from_slice(bytes);
-        let [seed, bytes_per_second, slice_ms] = words.map(u64::from_be_bytes);
-        Self { seed, bytes_per_second, slice: Duration::from_millis(slice_ms) }
+        let [seed, bytes_per_second, slice_ms, bytes] = words.map(u64::from_be_bytes);
+        let (slice, bytes) = (Duration::from_millis(slice_ms), NonZeroU64::new(bytes));
+        Self { seed, bytes_per_second, slice, bytes }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -51,6 +52,8 @@ pub(super) struct Side {
     pub(super) sends: Pattern,
     pub(super) hears: Pattern,
     pub(super) pace: Pace,
+    /// How much it sends, if that is fixed.
+    pub(super) bytes: Option<NonZeroU64>,
 }
 
 /// Carries the flow to its end, which is then in its meter; `on_first` is called at the first byte.
@@ -61,11 +64,12 @@ pub(super) fn carry(
     roster: &Arc<Roster>,
     on_first: impl FnOnce(),
 ) {
-    let Side { sends, hears, pace } = side;
+    let Side { sends, hears, pace, bytes } = side;
     let writer = {
         let (stream, meter, roster) = (Arc::clone(&stream), Arc::clone(meter), Arc::clone(roster));
         thread::spawn(move || {
-            let wrote = write(&stream, sends, pace, &meter, &roster);
+            let writing = Writing { meter: &meter, roster: &roster, bytes };
+            let wrote = writing.write(&stream, sends, pace);
             // What befalls the writer after the reader's end says nothing about that end.
             let came_first = !meter.is_over();
             if wrote.is_err() && stream.shutdown(Shutdown::Both).is_err() {
@@ -106,28 +110,45 @@ fn ended_by(error: &io::Error) -> End {
     }
 }
 
-fn write(
-    mut stream: &TcpStream,
-    mut sends: Pattern,
-    mut pace: Pace,
-    meter: &Meter,
-    roster: &Roster,
-) -> io::Result<()> {
-    let mut sum = Sha256::new();
-    while !roster.is_enough() && !meter.is_over() && !meter.is_aborted() {
-        let bytes = sends.next(pace.due());
-        stream.write_all(bytes)?;
-        sum.update(bytes);
-        meter.sent(bytes.len());
-        thread::sleep(pace.slice);
+/// What decides how long a flow writes.
+#[derive(Debug)]
+struct Writing<'a> {
+    meter: &'a Meter,
+    roster: &'a Roster,
+    bytes: Option<NonZeroU64>,
+}
+
+impl Writing<'_> {
+    fn write(&self, mut stream: &TcpStream, mut sends: Pattern, mut pace: Pace) -> io::Result<()> {
+        let Self { meter, bytes, .. } = self;
+        let mut sum = Sha256::new();
+        while !self.is_over(sends.offset()) {
+            let left = bytes.map_or(u64::MAX, |bytes| bytes.get() - sends.offset());
+            let due = usize::try_from(left).unwrap_or(usize::MAX).min(pace.due());
+            let bytes = sends.next(due);
+            stream.write_all(bytes)?;
+            sum.update(bytes);
+            meter.sent(bytes.len());
+            thread::sleep(pace.slice);
+        }
+        if meter.is_aborted() {
+            return Ok(());
+        }
+        let mut trailer = sum.finalize().to_vec();
+        trailer.push(if meter.end().is_none() { WELL } else { AMISS });
+        stream.write_all(&trailer)?;
+        stream.shutdown(Shutdown::Write)
     }
-    if meter.is_aborted() {
-        return Ok(());
+
+    fn is_over(&self, sent: u64) -> bool {
+        let Self { meter, roster, bytes } = self;
+        let is_told = match bytes {
+            // The other end may have said all of its own before.
+            Some(bytes) => sent >= bytes.get() || meter.end().is_some(),
+            None => roster.is_enough() || meter.is_over(),
+        };
+        is_told || meter.is_aborted()
     }
-    let mut trailer = sum.finalize().to_vec();
-    trailer.push(if meter.end().is_none() { WELL } else { AMISS });
-    stream.write_all(&trailer)?;
-    stream.shutdown(Shutdown::Write)
 }
 
 fn read(mut stream: &TcpStream, mut hears: Pattern, meter: &Meter, on_first: impl FnOnce()) -> End {
