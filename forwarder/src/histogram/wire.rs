@@ -158,7 +158,11 @@ mod tests {
     #[test]
     fn a_histogram_survives_the_api() {
         let sent = times(Measure::Inside, Some("web"));
-        let all = Histograms::new(&[sent.clone()], &Filter::default(), Duration::from_secs(3));
+        let all = Histograms::new(
+            std::slice::from_ref(&sent),
+            &Filter::default(),
+            Duration::from_secs(3),
+        );
         let json = serde_json::to_string(&all).unwrap();
         assert!(
             json.contains(
