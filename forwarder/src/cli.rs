@@ -158,7 +158,7 @@ fn join_relay(line: String, dir: &Path, proxy: &ProxyArgs) -> Result<(), Failed>
     } else {
         line
     };
-    let Joined { grant, config, key } =
+    let Joined { grant, config, key, through } =
         join::join_through(&line, dir, UnixTime::now(), proxy.as_ref())?;
     let (config, key) = (config.display(), key.display());
     let next = match &grant {
@@ -167,6 +167,11 @@ fn join_relay(line: String, dir: &Path, proxy: &ProxyArgs) -> Result<(), Failed>
     };
     say(&format!("joined as {}, which may have: {grant}", grant.name));
     say(&format!("wrote {key} and {config}; go on with {next}"));
+    if let Some(Through { proxy, variable: Some(variable) }) = through {
+        say(&format!(
+            "joined through ${variable}, {proxy}: write it into [gateway] of {config} for the service"
+        ));
+    }
     Ok(())
 }
 

@@ -10,6 +10,7 @@ mod redial;
 mod segments;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -22,10 +23,10 @@ use crate::net::{self, ShakeError, Stream};
 use crate::tls::{ClientTls, Handshake, HandshakeError};
 use candidates::Candidate;
 use race::{Dialler, Memory, Race};
-use segments::{Descent, Small, Verdict};
+use segments::{Descent, Small, Step, Verdict};
 
 pub use egress::{BadEnvironment, Through, proxies};
-pub use error::{DialError, Failure};
+pub use error::{DialError, Failure, FarEnd};
 pub use proxy::ProxyError;
 pub(crate) use proxy::tunnel;
 pub use redial::{Ended, Redial};
@@ -45,6 +46,9 @@ pub struct Gateway {
     through: Vec<Option<Through>>,
     memory: RefCell<Memory>,
     small: RefCell<Small>,
+    /// Behind whose proxy somebody stands, by the proxy's word: from there on silence is not the
+    /// proxy's. By the proxy's address and the place; those of one attempt.
+    behind: RefCell<BTreeSet<(SocketAddr, usize)>>,
 }
 
 /// What became of a connection.
@@ -87,6 +91,7 @@ impl Gateway {
             config: GatewayConfig::default(),
             memory: RefCell::default(),
             small: RefCell::default(),
+            behind: RefCell::default(),
         }
     }
 
@@ -123,6 +128,7 @@ impl Gateway {
     /// When no address leads to the relay.
     pub async fn dial(&self) -> Result<Carrier, DialError> {
         let memory = self.memory.borrow().clone();
+        self.behind.borrow_mut().clear();
         let mut race = Race::new(self, self.relay.len(), memory);
         let carrier = race.run().await;
         let (failures, failed) = race.into_failures();
@@ -169,8 +175,12 @@ impl Gateway {
         let (stream, early) = match self.through_of(at.place) {
             None => (stream, Vec::new()),
             Some(Through { proxy, .. }) => {
+                self.behind.borrow_mut().remove(&(at.address, at.place));
                 let asked = tunnel(stream, proxy, place).await;
-                asked.map_err(|source| Failure::Proxy { proxy: proxy.clone(), source })?
+                let asked =
+                    asked.map_err(|source| Failure::Proxy { proxy: proxy.clone(), source })?;
+                self.behind.borrow_mut().insert((at.address, at.place));
+                asked
             }
         };
         let name = self.config.sni.as_deref().unwrap_or(&place.host);
@@ -183,13 +193,26 @@ impl Gateway {
                 sample = segments::stuck(&watch) => Ok(Proof::Stuck(sample)),
             }
         };
-        let failed = |source: ShakeError| Failure::Handshake { address: at.address, source };
+        let failed = |source: ShakeError| Failure::Handshake { at: self.far_end(at), source };
         shaken.await.map_err(failed)
     }
 
-    /// Keeps in mind that segments of so many bytes passed where longer ones were stuck.
+    /// Who answers there: the proxy leads to the place, if there is one.
+    fn far_end(&self, at: Candidate) -> FarEnd {
+        match (self.relay.get(at.place), self.through_of(at.place)) {
+            (Some(place), Some(Through { proxy, .. })) => {
+                FarEnd::Behind { place: place.clone(), proxy: proxy.clone() }
+            }
+            _ => FarEnd::Address(at.address),
+        }
+    }
+
+    /// Says that segments of so many bytes passed where longer ones were stuck, and keeps it in mind
+    /// where it was their size for sure.
     fn passed(&self, address: SocketAddr, bytes: u32, last: &Stuck) {
-        self.small.borrow_mut().insert(address, bytes, Instant::now());
+        if last.is_of_size() {
+            self.small.borrow_mut().insert(address, bytes, Instant::now());
+        }
         let (passing, lost) = (segments::packet_bytes(bytes, address), last.packet_bytes());
         // Where nothing small had a chance to arrive, it may have been an outage as well.
         let verb = if last.is_of_size() { "get lost" } else { "seem to get lost" };
@@ -247,7 +270,10 @@ impl Dialler for Gateway {
         loop {
             let sample = match self.prove(at, stream).await? {
                 Proof::Carrier(carrier) => {
-                    if let (Some(bytes), Some(last)) = (segment_bytes, descent.last()) {
+                    // What passed at the same size the second time was none.
+                    if let (Some(bytes), Some(last)) = (segment_bytes, descent.last())
+                        && last.sample.segment_bytes > bytes
+                    {
                         self.passed(at.address, bytes, &last);
                     }
                     return Ok(carrier);
@@ -256,16 +282,18 @@ impl Dialler for Gateway {
             };
             let held_to = segment_bytes.map(|bytes| segments::packet_bytes(bytes, at.address));
             let stuck = Stuck { sample, held_to };
-            let Some(smaller) = descent.next(stuck) else {
+            let Some(step) = descent.next(stuck) else {
                 return Err(self.stuck(at, &descent));
             };
-            tracing::debug!(?sample, smaller, "{}: the handshake is stuck", at.address);
-            if stuck.is_of_size() {
-                // At once: this attempt may be given up for another before it ends.
-                self.small.borrow_mut().insert(at.address, smaller, Instant::now());
+            tracing::debug!(?sample, ?step, "{}: the handshake is stuck", at.address);
+            if let Step::Smaller(smaller) = step {
+                segment_bytes = Some(smaller);
+                if stuck.is_of_size() {
+                    // At once: this attempt may be given up for another before it ends.
+                    self.small.borrow_mut().insert(at.address, smaller, Instant::now());
+                }
             }
-            stream = self.open(at, Some(smaller)).await?;
-            segment_bytes = Some(smaller);
+            stream = self.open(at, segment_bytes).await?;
         }
     }
 
@@ -277,12 +305,13 @@ impl Dialler for Gateway {
         self.not_opened(at, std::io::ErrorKind::TimedOut.into())
     }
 
-    fn silent(&self, Candidate { address, place }: Candidate) -> Failure {
-        match self.through_of(place) {
-            Some(Through { proxy, .. }) => {
+    fn silent(&self, at: Candidate) -> Failure {
+        let is_behind = self.behind.borrow().contains(&(at.address, at.place));
+        match self.through_of(at.place) {
+            Some(Through { proxy, .. }) if !is_behind => {
                 Failure::Proxy { proxy: proxy.clone(), source: ProxyError::Silent }
             }
-            None => Failure::Silent { address },
+            _ => Failure::Silent { at: self.far_end(at) },
         }
     }
 }

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::config::{GatewayConfig, ProxyText};
 use crate::exit::{Exit, Failed};
-use crate::gateway::{BadEnvironment, DialError, Gateway};
+use crate::gateway::{BadEnvironment, DialError, Gateway, Through, proxies};
 use crate::handoff::Carrier;
 use crate::invitation::{Answer, BadLine, BadMessage, Grant, Invitation, UnixTime, Untimely};
 use crate::key::{KeyError, PrivateKey};
@@ -48,6 +48,8 @@ pub struct Joined {
     pub config: PathBuf,
     /// The key.
     pub key: PathBuf,
+    /// The environment's proxy that led there, which is not in the configuration.
+    pub through: Option<Through>,
 }
 
 /// Why nothing has been put in place.
@@ -144,6 +146,8 @@ pub fn join_through(
         proxy: proxy.map(|proxy| proxy.choice().clone()).unwrap_or_default(),
         ..GatewayConfig::default()
     };
+    let through = proxies(&gateway, &invitation.relay, |name| std::env::var(name).ok())?;
+    let through = through.into_iter().flatten().find(|through| through.variable.is_some());
     pump::probe()?;
     let grant = net::run(async {
         tokio::select! {
@@ -151,10 +155,10 @@ pub fn join_through(
             _ = net::interrupted() => Err(JoinError::Interrupted),
         }
     })?;
-    let settled = site.settle(&file::text(&invitation, &grant, dir, proxy));
+    let settled = site.settle(&file::text(&invitation, &grant, dir, proxy, through.as_ref()));
     let unsettled = |source| JoinError::Unsettled { name: grant.name.clone(), source };
     let (config, key) = settled.map_err(unsettled)?;
-    Ok(Joined { grant, config, key })
+    Ok(Joined { grant, config, key, through })
 }
 
 async fn ask(

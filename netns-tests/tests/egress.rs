@@ -31,6 +31,8 @@ struct Way<'a> {
     lab: &'a Lab,
     tunnel: Tunnel<'a>,
     forwarder: Option<Process>,
+    /// Whether the forwarder goes through the proxy, and has to say so.
+    is_proxied: bool,
     _echo: Process,
 }
 
@@ -40,7 +42,7 @@ impl<'a> Way<'a> {
         let at = format!("{}:7", lab.host("peer3").address());
         let mut tunnel = Tunnel::builder().peer("echo", &at, CONTACT).prepare(lab)?;
         tunnel.start_relay()?;
-        Ok(Self { lab, tunnel, forwarder: None, _echo: echo })
+        Ok(Self { lab, tunnel, forwarder: None, is_proxied: false, _echo: echo })
     }
 
     /// Starts the forwarder in place of any other, with this `[gateway]` and environment, after
@@ -61,7 +63,12 @@ impl<'a> Way<'a> {
         let egress = self.lab.path().join("egress.toml");
         fs::write(&egress, format!("{}\n[gateway]\n{gateway}\n", change(text))).expect("a file");
         let adit = binaries()?.adit;
-        let mut command = vec!["env".into()];
+        let is_except = environment.iter().any(|variable| variable.starts_with("NO_PROXY="));
+        let is_named = environment.iter().any(|variable| variable.contains(PROXY_HOST));
+        self.is_proxied =
+            gateway.contains(PROXY_HOST) || (gateway.is_empty() && is_named && !is_except);
+        // All that a log can show is to be seen: a secret at any level is one too many.
+        let mut command = vec!["env".into(), "ADIT_LOG=trace".into()];
         command.extend(environment.iter().map(Into::into));
         command.extend([adit.into_os_string(), "run".into(), "-c".into(), egress.into_os_string()]);
         self.forwarder = Some(self.lab.host("icp").spawn(command)?);
@@ -99,6 +106,9 @@ impl<'a> Way<'a> {
         let basic = "am86cGE1NXdvcmQ";
         assert!(!log.contains(password) && !log.contains(basic), "{log}");
         assert!(!log.contains(&format!("{user}:")), "{log}");
+        // The controls: the log is a talkative one, and the proxy is in it, without the login.
+        assert!(log.contains("DEBUG") || log.contains("TRACE"), "{log}");
+        assert!(!self.is_proxied || log.contains(&format!("://{PROXY_HOST}:")), "{log}");
     }
 }
 
@@ -199,6 +209,31 @@ fn socks_proxy_leads_out() -> Outcome {
     let wrong = format!("proxy = \"socks5://{user}:{password}x@{at}\"");
     way.fails(&wrong, &[], "it does not accept this user and password")?;
     way.passes(&format!("proxy = \"socks5://{user}:{password}@{at}\""), &[])
+}
+
+/// Behind a proxy that has connected, who says nothing, or has another key, is named, and not the
+/// proxy.
+#[test]
+fn who_is_wrong_behind_a_proxy_is_named() -> Outcome {
+    let lab = behind_proxies("behind-proxy")?;
+    let _proxy = connect_proxy(&lab.host("peer5"), None)?;
+    let _stalled = lab.host("ext").serve("stalled", 443, &[])?;
+    let mut way = Way::open(&lab)?;
+    plain_way_is_shut(&mut way)?;
+    let proxy = format!("http://{PROXY_HOST}:{CONNECT_PORT}");
+    let gateway = format!("proxy = \"{proxy}\"");
+    // The control: the relay itself, with its key, is reached.
+    way.passes(&gateway, &[])?;
+    way.start(&gateway, &[], |text| text.replace("203.0.113.20:443", "203.0.113.10:443"))?;
+    let at = format!("203.0.113.10:443 through the proxy {proxy}: ");
+    way.forwarder().wait_for_log(&at, ATTEMPT)?;
+    // Some key that is not the relay's.
+    let (own, other) = (way.tunnel.relay_key.clone(), way.tunnel.forwarder_key.clone());
+    way.start(&gateway, &[], |text| text.replace(&own, &other))?;
+    let at = format!("203.0.113.20:443 through the proxy {proxy}: ");
+    way.forwarder().wait_for_log(&at, ATTEMPT)?;
+    way.keeps_secrets();
+    Ok(())
 }
 
 /// Who has no resolver for the outside leaves the name to the proxy.
@@ -338,7 +373,7 @@ fn ipv6_alone_is_enough() -> Outcome {
     fs::write(&relay, text.replace("0.0.0.0:443", "[::]:443")).expect("a file");
     tunnel.start_relay()?;
     let echo = lab.host("peer4").serve("echo", 9, &[])?;
-    let mut way = Way { lab: &lab, tunnel, forwarder: None, _echo: echo };
+    let mut way = Way { lab: &lab, tunnel, forwarder: None, is_proxied: false, _echo: echo };
     let v6 = |text: String| text.replace("203.0.113.20:443", "[2001:db8::20]:443");
     way.start("family = \"ipv4\"", &[], v6)?;
     way.forwarder().wait_for_log("has no IPv4 address", ATTEMPT)?;

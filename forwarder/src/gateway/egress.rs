@@ -53,7 +53,8 @@ pub fn proxies(
         }
     };
     let Some((variable_name, value)) = through else { return Ok(vec![None; places.len()]) };
-    let except = EXCEPT_VARIABLES.into_iter().find_map(&variable).unwrap_or_default();
+    let except = |name| variable(name).filter(|value| !value.is_empty());
+    let except = EXCEPT_VARIABLES.into_iter().find_map(except).unwrap_or_default();
     // The matcher takes the asterisk to mean names alone.
     if except.split(',').any(|item| item.trim() == "*") {
         return Ok(vec![None; places.len()]);
@@ -123,6 +124,9 @@ mod tests {
         assert_eq!(with("192.0.2.0/24, 2001:db8::7"), [through, "direct", "direct"]);
         assert_eq!(with("*"), ["direct"; 3]);
         assert_eq!(with(""), [through; 3]);
+        // What is empty is not there, and hides nothing.
+        let both = [all, ("NO_PROXY", ""), ("no_proxy", "example.net")];
+        assert_eq!(chosen("", &both).unwrap(), ["direct", through, through]);
         let file = chosen("http://192.0.2.3:1", &[all, ("no_proxy", "*")]).unwrap();
         assert_eq!(file, ["http://192.0.2.3:1 file"; 3]);
     }

@@ -46,6 +46,29 @@ impl DialError {
     }
 }
 
+/// Where somebody is who may be the relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FarEnd {
+    /// At an address.
+    Address(SocketAddr),
+    /// Behind a proxy that says it has connected.
+    Behind {
+        /// What the proxy was asked for.
+        place: Place,
+        /// The proxy.
+        proxy: Proxy,
+    },
+}
+
+impl fmt::Display for FarEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Behind { place, proxy } => write!(f, "{place} through the proxy {proxy}"),
+        }
+    }
+}
+
 /// Why one name, or one address, did not lead to the relay.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -119,16 +142,16 @@ pub enum Failure {
         address: SocketAddr,
     },
     /// Somebody accepts connections, and says nothing.
-    #[error("{address}: connects, but does not complete the TLS handshake in time")]
+    #[error("{at}: connects, but does not complete the TLS handshake in time")]
     Silent {
         /// Who accepted.
-        address: SocketAddr,
+        at: FarEnd,
     },
     /// Somebody answers, but the handshake fails.
-    #[error("{address}: {source}")]
+    #[error("{at}: {source}")]
     Handshake {
         /// Who answered.
-        address: SocketAddr,
+        at: FarEnd,
         /// Why.
         source: ShakeError,
     },
@@ -173,7 +196,8 @@ mod tests {
 
     fn stranger() -> Failure {
         let error = HandshakeError::NotTls("HTTP".to_owned());
-        Failure::Handshake { address: ([192, 0, 2, 2], 80).into(), source: error.into() }
+        let at = FarEnd::Address(([192, 0, 2, 2], 80).into());
+        Failure::Handshake { at, source: error.into() }
     }
 
     /// A captive portal beside a dead path is waited out as a dead path is.

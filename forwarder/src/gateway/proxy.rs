@@ -3,18 +3,19 @@
 
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 use fast_socks5::client::{Config, Socks5Stream};
-use fast_socks5::util::target_addr::TargetAddr;
-use fast_socks5::{AuthenticationMethod, ReplyError, Socks5Command, SocksError};
+use fast_socks5::{AuthenticationMethod, SocksError};
 use http_body_util::Empty;
 use hyper::client::conn::http1::{self, Parts};
 use hyper::header::{HOST, HeaderValue, PROXY_AUTHORIZATION};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::config::{Place, Proxy, ProxyKind};
@@ -27,6 +28,15 @@ const ANSWER_HEADERS_MAX: usize = 64;
 
 /// The method's number by which a SOCKS5 server says that none of ours will do (RFC 1928 §3).
 const SOCKS_NO_METHOD: u8 = 0xff;
+/// A SOCKS5 request and its answer (RFC 1928 §4 to §6).
+const SOCKS_VERSION: u8 = 5;
+const SOCKS_CONNECT: u8 = 1;
+const SOCKS_V4: u8 = 1;
+const SOCKS_NAME: u8 = 3;
+const SOCKS_V6: u8 = 4;
+const SOCKS_SUCCEEDED: u8 = 0;
+/// The longest address in an answer, a name without its length, and the port behind it.
+const SOCKS_ADDRESS_BYTES_MAX: usize = 255 + 2;
 
 /// Why a proxy does not lead to the relay.
 #[derive(Debug, thiserror::Error)]
@@ -201,23 +211,87 @@ async fn socks5(
     login: Option<&(String, String)>,
     place: &Place,
 ) -> Result<Tunnelled, ProxyError> {
-    let failed = |error| of_socks(error, login.is_some(), place);
+    let failed = |error| of_socks(error, login.is_some());
     let method = login
         .cloned()
         .map(|(username, password)| AuthenticationMethod::Password { username, password });
-    let mut socks =
+    let socks =
         Socks5Stream::use_stream(stream, method, Config::default()).await.map_err(failed)?;
-    let target = match place.literal() {
-        Some(address) => TargetAddr::Ip(address),
-        None => TargetAddr::Domain(place.host.clone(), place.port),
-    };
-    socks.request(Socks5Command::TCPConnect, target).await.map_err(failed)?;
-    // It reads its answers to the byte: nothing of the relay's is left behind.
-    Ok((socks.get_socket(), Vec::new()))
+    let mut stream = socks.get_socket();
+    stream.write_all(&socks_request(place)?).await.map_err(|error| of_io(&error))?;
+    read_reply(&mut stream, place).await?;
+    // Answers are read to the byte: nothing of the relay's is left behind.
+    Ok((stream, Vec::new()))
 }
 
-fn of_socks(error: SocksError, has_login: bool, place: &Place) -> ProxyError {
+fn socks_request(place: &Place) -> Result<Vec<u8>, ProxyError> {
+    let mut request = vec![SOCKS_VERSION, SOCKS_CONNECT, 0];
+    match place.literal().map(|address| address.ip()) {
+        Some(IpAddr::V4(ip)) => {
+            request.push(SOCKS_V4);
+            request.extend(ip.octets());
+        }
+        Some(IpAddr::V6(ip)) => {
+            request.push(SOCKS_V6);
+            request.extend(ip.octets());
+        }
+        None => {
+            let too_long =
+                |_| io::Error::new(io::ErrorKind::InvalidInput, "SOCKS5 takes names of 255 bytes");
+            let len = u8::try_from(place.host.len()).map_err(too_long).map_err(ProxyError::Io)?;
+            request.extend([SOCKS_NAME, len]);
+            request.extend(place.host.as_bytes());
+        }
+    }
+    request.extend(place.port.to_be_bytes());
+    Ok(request)
+}
+
+/// Reads the answer to a request. The crate's own reader panics at codes that no RFC names, and the
+/// other end chooses them.
+async fn read_reply(stream: &mut TcpStream, place: &Place) -> Result<(), ProxyError> {
+    const STRANGER: ProxyError = ProxyError::Stranger { expected: "SOCKS5" };
+    let failed = |error: io::Error| of_io(&error);
+    let mut head = [0; 4];
+    stream.read_exact(&mut head).await.map_err(failed)?;
+    let [version, code, _, kind] = head;
+    if version != SOCKS_VERSION {
+        return Err(STRANGER);
+    }
+    if code != SOCKS_SUCCEEDED {
+        return Err(of_reply(code, place));
+    }
+    let len: usize = match kind {
+        SOCKS_V4 => 4,
+        SOCKS_V6 => 16,
+        SOCKS_NAME => stream.read_u8().await.map_err(failed)?.into(),
+        _ => return Err(STRANGER),
+    };
+    // The address by which the proxy left, which says nothing to us, and its port.
+    let mut address = [0; SOCKS_ADDRESS_BYTES_MAX];
+    let Some(address) = address.get_mut(..len + 2) else { return Err(STRANGER) };
+    stream.read_exact(address).await.map_err(failed)?;
+    Ok(())
+}
+
+/// Codes above 8 are nobody's, or one make's own: Tor has some of 0xF0 and above.
+fn of_reply(code: u8, place: &Place) -> ProxyError {
     let place = place.clone();
+    let said = |what: &str| format!("{what}, code {code}");
+    match code {
+        1 => ProxyError::Unreached { place, said: said("general failure") },
+        2 => ProxyError::Forbidden { place, said: said("not allowed by its rules") },
+        3 => ProxyError::Unreached { place, said: said("network unreachable") },
+        4 => ProxyError::Unreached { place, said: said("host unreachable") },
+        5 => ProxyError::Unreached { place, said: said("connection refused") },
+        6 => ProxyError::Unreached { place, said: said("TTL expired") },
+        7 => ProxyError::Refused { said: said("command not supported") },
+        8 => ProxyError::Refused { said: said("address type not supported") },
+        _ => ProxyError::Unreached { place, said: format!("a code of its own, {code:#04x}") },
+    }
+}
+
+fn of_socks(error: SocksError, has_login: bool) -> ProxyError {
     match error {
         SocksError::AuthMethodUnacceptable(methods)
             if methods == [SOCKS_NO_METHOD] && has_login =>
@@ -233,16 +307,6 @@ fn of_socks(error: SocksError, has_login: bool, place: &Place) -> ProxyError {
         }
         SocksError::AuthenticationRejected(_) => {
             ProxyError::LoginNeeded { said: "it asks for one".to_owned(), scheme: "socks5" }
-        }
-        SocksError::ReplyError(reply) => {
-            let said = reply.to_string().to_lowercase();
-            match reply {
-                ReplyError::ConnectionNotAllowed => ProxyError::Forbidden { place, said },
-                ReplyError::CommandNotSupported | ReplyError::AddressTypeNotSupported => {
-                    ProxyError::Refused { said }
-                }
-                _ => ProxyError::Unreached { place, said },
-            }
         }
         SocksError::Io(error) => of_io(&error),
         SocksError::Other(error) => match error.downcast_ref() {

@@ -56,9 +56,13 @@ impl Stuck {
     }
 
     /// A segment was lost, and one of full size arrived: before it, or behind it, where only the last
-    /// of a handshake's is short.
+    /// of a handshake's is short. Once the other end has answered, what it has acknowledged is an
+    /// earlier flight, and says nothing about this one.
     fn is_of_content(&self) -> bool {
-        let PathSample { acknowledged, segment_bytes, .. } = self.sample;
+        let PathSample { acknowledged, segment_bytes, received, .. } = self.sample;
+        if received > 0 {
+            return false;
+        }
         let has_gap = self.sample.unacknowledged > 0;
         let is_before = acknowledged >= u64::from(segment_bytes);
         has_gap && (is_before || self.sample.arrived_behind_a_gap > 1)
@@ -96,6 +100,16 @@ fn is_stuck(sample: &PathSample) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Descent {
     stuck: Vec<Stuck>,
+    has_repeated: bool,
+}
+
+/// What a descent tries next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The same once more: nothing tells the size from an outage yet.
+    Again,
+    /// Segments of so many bytes.
+    Smaller(u32),
 }
 
 /// What a descent has found.
@@ -110,13 +124,20 @@ pub(super) enum Verdict {
 }
 
 impl Descent {
-    /// The segments to try next; none when there are no smaller ones.
-    pub(super) fn next(&mut self, stuck: Stuck) -> Option<u32> {
+    /// What to try next; none when there are no smaller segments.
+    pub(super) fn next(&mut self, stuck: Stuck) -> Option<Step> {
         self.stuck.push(stuck);
         if stuck.is_of_content() {
             return None;
         }
-        SMALLER.into_iter().find(|bytes| *bytes < stuck.sample.segment_bytes)
+        // The control: small segments that pass after an outage would pass for the cure, and slow the
+        // carrier down for as long as it lives.
+        if !stuck.is_of_size() && !self.has_repeated {
+            self.has_repeated = true;
+            return Some(Step::Again);
+        }
+        let smaller = SMALLER.into_iter().find(|bytes| *bytes < stuck.sample.segment_bytes);
+        smaller.map(Step::Smaller)
     }
 
     /// The last that got stuck before what passed.
@@ -177,14 +198,20 @@ mod tests {
         }
     }
 
-    fn descend(arrived: [u32; 3]) -> (Vec<Option<u32>>, Verdict) {
+    /// `arrived` is for each size; one that is tried again fares as before.
+    fn descend(arrived: [u32; 3]) -> (Vec<Option<Step>>, Verdict) {
         let mut descent = Descent::default();
         let sizes = [1_448, 1_208, 524];
         let held = [None, Some(1_260), Some(576)];
         let mut tried = Vec::new();
         for ((size, held_to), arrived) in sizes.into_iter().zip(held).zip(arrived) {
-            let next = descent.next(Stuck { sample: sample(size, arrived), held_to });
+            let stuck = Stuck { sample: sample(size, arrived), held_to };
+            let mut next = descent.next(stuck);
             tried.push(next);
+            if next == Some(Step::Again) {
+                next = descent.next(stuck);
+                tried.push(next);
+            }
             if next.is_none() {
                 break;
             }
@@ -196,8 +223,27 @@ mod tests {
     #[test]
     fn large_packets_that_get_lost_are_named() {
         let (tried, verdict) = descend([1, 1, 1]);
-        assert_eq!(tried, [Some(1_220), Some(536), None]);
+        assert_eq!(tried, [Some(Step::Smaller(1_220)), Some(Step::Smaller(536)), None]);
         assert!(matches!(verdict, Verdict::Size(stuck) if stuck.packet_bytes() == 576));
+    }
+
+    /// Where nothing tells the size, the same size has a second chance, and only one.
+    #[test]
+    fn an_outage_is_not_taken_for_a_matter_of_size() {
+        let (tried, _) = descend([0, 0, 0]);
+        let (smaller, smallest) = (Step::Smaller(1_220), Step::Smaller(536));
+        assert_eq!(tried, [Some(Step::Again), Some(smaller), Some(smallest), None]);
+    }
+
+    /// What the relay has answered was the first flight: of the second nothing is known.
+    #[test]
+    fn an_earlier_flight_is_not_taken_for_what_arrived_of_this_one() {
+        let first = PathSample { acknowledged: 1_700, ..sample(1_448, 0) };
+        let second = PathSample { received: 1_200, ..first };
+        assert!(Stuck { sample: first, held_to: None }.is_of_content());
+        let mut descent = Descent::default();
+        assert_eq!(descent.next(Stuck { sample: second, held_to: None }), Some(Step::Again));
+        assert_eq!(descent.verdict(), Verdict::Unknown);
     }
 
     /// Where full segments arrive beside the lost one, it is what that one says.

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::site::{CONFIG_NAME, KEY_NAME};
 use crate::config::{FORWARDER_FOLDER, Place, ProxyText};
+use crate::gateway::Through;
 use crate::invitation::{Grant, Invitation};
 
 const SOCKET_NAME: &str = "adit.sock";
@@ -34,6 +35,7 @@ pub(super) fn text(
     grant: &Grant,
     dir: &Path,
     proxy: Option<&ProxyText>,
+    found: Option<&Through>,
 ) -> String {
     // In the usual place the usual socket will do; elsewhere it need not be ours to make.
     let is_usual = dir == Path::new(FORWARDER_FOLDER);
@@ -51,9 +53,22 @@ pub(super) fn text(
         Some(relay) if grant.external => external(grant, relay, &dir.join(CONFIG_NAME)),
         _ => forwarder(grant),
     };
+    let found = found.map(of_environment).unwrap_or_default();
     format!(
-        "# Written by `adit join`; it is yours to edit.\n{top}\n\
+        "# Written by `adit join`; it is yours to edit.\n{top}{found}\n\
          # At the relay this is \"{name}\", which may have there: {grant}.\n\n{examples}"
+    )
+}
+
+/// What the environment had is not a service's: it is there to be uncommented. Without its login,
+/// which nobody has asked us to write down.
+fn of_environment(Through { proxy, variable }: &Through) -> String {
+    let variable = variable.unwrap_or_default();
+    format!(
+        "\n# `adit join` went through ${variable}. A service does not have that: uncomment these, with\n\
+         # USER:PASSWORD@ before the proxy's name if it wants them.\n\
+         # [gateway]\n\
+         # proxy = \"{proxy}\"\n"
     )
 }
 
@@ -88,7 +103,7 @@ fn external(grant: &Grant, relay: &Place, file: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ForwarderConfig;
+    use crate::config::{ForwarderConfig, ProxyChoice};
     use crate::invitation::{Request, UnixTime};
     use crate::key::PrivateKey;
 
@@ -115,7 +130,7 @@ mod tests {
         let invitation = invitation();
         let ports = vec!["2222".to_owned(), "8000-8100".to_owned()];
         let grant = Grant { name: "office".into(), ports, ..Grant::default() };
-        let text = text(&invitation, &grant, dir.path(), None);
+        let text = text(&invitation, &grant, dir.path(), None, None);
         let config = load(dir.path(), &text);
         assert_eq!(config.relay, invitation.relay);
         assert_eq!(config.relay_keys, invitation.relay_key.into());
@@ -137,8 +152,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let proxy: ProxyText = "socks5://jo:p%22@192.0.2.1:1080".parse().unwrap();
         let grant = Grant { name: "office".into(), ..Grant::default() };
-        let text = text(&invitation(), &grant, dir.path(), Some(&proxy));
+        let text = text(&invitation(), &grant, dir.path(), Some(&proxy), None);
         assert_eq!(load(dir.path(), &text).gateway.proxy, *proxy.choice());
+    }
+
+    /// The environment's proxy waits to be uncommented, and its login is not written down.
+    #[test]
+    fn the_environments_proxy_is_there_to_be_uncommented() {
+        let dir = tempfile::tempdir().unwrap();
+        let proxy = "http://jo:secret@192.0.2.1:3128".parse().unwrap();
+        let through = Through { proxy, variable: Some("HTTPS_PROXY") };
+        let grant = Grant { name: "office".into(), ..Grant::default() };
+        let text = text(&invitation(), &grant, dir.path(), None, Some(&through));
+        assert!(text.contains("$HTTPS_PROXY") && !text.contains("secret"), "{text}");
+        assert_eq!(load(dir.path(), &text).gateway.proxy, ProxyChoice::Environment);
+        let uncommented = text.replace("# [gateway]\n# ", "[gateway]\n");
+        let plain: ProxyChoice = "http://192.0.2.1:3128".parse().unwrap();
+        assert_eq!(load(dir.path(), &uncommented).gateway.proxy, plain);
     }
 
     /// In the usual folder the socket is the usual one; an external peer is told what it can do.
@@ -146,7 +176,7 @@ mod tests {
     fn the_file_fits_its_folder_and_its_owner() {
         let calls = vec!["office-*".to_owned(), "db".to_owned()];
         let grant = Grant { name: "laptop".into(), external: true, calls, ..Grant::default() };
-        let text = text(&invitation(), &grant, Path::new("/etc/adit"), None);
+        let text = text(&invitation(), &grant, Path::new("/etc/adit"), None, None);
         assert!(!text.contains("socket"), "{text}");
         let call = "adit connect relay.example.net:443 db -c /etc/adit/adit.toml --listen";
         assert!(text.contains(call), "{text}");

@@ -125,6 +125,38 @@ async fn refusals_of_socks_proxies_are_told_apart() {
     assert!(matches!(forbidden, ProxyError::Forbidden { .. }), "{forbidden}");
 }
 
+/// Codes that no RFC names, which the other end chooses, are refusals like others.
+#[tokio::test]
+async fn unknown_codes_of_socks_proxies_are_refusals() {
+    for code in 0x09..=0xff {
+        let answer = [5, code, 0, 1, 0, 0, 0, 0, 0, 0];
+        let refused = refusal("socks5://HERE", &[&[5, 0], &answer]).await;
+        assert!(matches!(refused, ProxyError::Unreached { .. }), "{refused}");
+        assert!(refused.to_string().contains(&format!("{code:#04x}")), "{refused}");
+    }
+}
+
+/// An answer is read to its end whatever address it has, and one without an end, or with none that
+/// is known, is none.
+#[tokio::test]
+async fn answers_of_socks_proxies_are_read_to_the_byte() {
+    let v6 = [&[5, 0, 0, 4][..], &[0; 18], b"early"].concat();
+    let name = [&[5, 0, 0, 3, 255][..], &[b'x'; 257], b"early"].concat();
+    for answer in [v6, name] {
+        let script: [&[u8]; 2] = [&[5, 0], &answer];
+        let (tunnelled, _) = asked("socks5://HERE", "relay.example.net:443", &script).await;
+        let (mut stream, mut received) = tunnelled.unwrap();
+        stream.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received, b"early");
+    }
+    let cut = refusal("socks5://HERE", &[&[5, 0], &[5, 0, 0, 3, 255, 0]]).await;
+    assert!(matches!(cut, ProxyError::Closed), "{cut}");
+    let kind = refusal("socks5://HERE", &[&[5, 0], &[5, 0, 0, 2, 0, 0, 0, 0, 0, 0]]).await;
+    assert!(matches!(kind, ProxyError::Stranger { expected: "SOCKS5" }), "{kind}");
+    let version = refusal("socks5://HERE", &[&[5, 0], &[4, 0, 0, 1, 0, 0, 0, 0, 0, 0]]).await;
+    assert!(matches!(version, ProxyError::Stranger { expected: "SOCKS5" }), "{version}");
+}
+
 /// A proxy that accepts and says nothing does not hold an attempt for ever.
 #[tokio::test(start_paused = true)]
 async fn a_silent_proxy_is_given_up() {
