@@ -6,7 +6,7 @@ use std::fmt;
 use hdrhistogram::Histogram;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -107,15 +107,22 @@ fn encode_figure(figure: &Figure, encoder: &mut DescriptorEncoder<'_>) -> Result
     }
     let kind = if *is_counter { MetricType::Counter } else { MetricType::Gauge };
     let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
-    for (labels, value) in values {
-        let metric = metric.encode_family(labels)?;
-        if *is_counter {
-            ConstCounter::new(*value).encode(metric)?;
-        } else {
-            ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX)).encode(metric)?;
-        }
+    if let [(labels, value)] = &values[..]
+        && labels.is_empty()
+    {
+        return encode_value(*is_counter, *value, metric);
     }
-    Ok(())
+    values.iter().try_for_each(|(labels, value)| {
+        encode_value(*is_counter, *value, metric.encode_family(labels)?)
+    })
+}
+
+fn encode_value(is_counter: bool, value: u64, metric: MetricEncoder<'_>) -> fmt::Result {
+    if is_counter {
+        ConstCounter::new(value).encode(metric)
+    } else {
+        ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric)
+    }
 }
 
 fn help(measure: Measure) -> &'static str {
@@ -177,8 +184,8 @@ mod tests {
         let lines = [
             "# TYPE adit_inside_seconds histogram".to_owned(),
             format!("adit_inside_seconds_count{{{labels}}} 5"),
-            format!("adit_inside_seconds_bucket{{le=\"2e-5\",{labels}}} 1"),
-            format!("adit_inside_seconds_bucket{{le=\"5e-5\",{labels}}} 3"),
+            format!("adit_inside_seconds_bucket{{le=\"0.00002\",{labels}}} 1"),
+            format!("adit_inside_seconds_bucket{{le=\"0.00005\",{labels}}} 3"),
             format!("adit_inside_seconds_bucket{{le=\"+Inf\",{labels}}} 5"),
             "adit_flows 7".to_owned(),
             "adit_refused_total{cause=\"x\"} 3".to_owned(),

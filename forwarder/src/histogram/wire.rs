@@ -143,6 +143,8 @@ impl Shown {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
 
     fn times(measure: Measure, contact: Option<&str>) -> Times {
@@ -158,7 +160,7 @@ mod tests {
     #[test]
     fn a_histogram_survives_the_api() {
         let sent = times(Measure::Inside, Some("web"));
-        let all = Histograms::new(&[sent.clone()], &Filter::default(), Duration::from_secs(3));
+        let all = Histograms::new(from_ref(&sent), &Filter::default(), Duration::from_secs(3));
         let json = serde_json::to_string(&all).unwrap();
         assert!(
             json.contains(
