@@ -94,12 +94,6 @@ impl From<Ask> for Input {
     }
 }
 
-impl From<TimesRequest> for Input {
-    fn from(request: TimesRequest) -> Self {
-        Self::Times(request)
-    }
-}
-
 /// A session, or a carrier whose `HELLO` has yet to say which session it is for.
 #[derive(Debug)]
 struct Session {

@@ -90,12 +90,6 @@ impl From<Ask> for Input {
     }
 }
 
-impl From<TimesRequest> for Input {
-    fn from(request: TimesRequest) -> Self {
-        Self::Times(request)
-    }
-}
-
 /// The way to the end.
 #[derive(Clone, Copy, Debug)]
 enum Ending {

@@ -10,13 +10,19 @@ use adit::histogram::TimesRequest;
 use adit::key::PublicKey;
 use adit::status::{AdmittedStatus, Ask, ContactStatus, Memory, RelayStatus, Traffic, VERSION};
 
-use super::{Daemon, Session};
+use super::{Daemon, Input, Session};
 
 /// What one key has at the moment.
 #[derive(Default)]
 struct Holding<'a> {
     reports: Vec<&'a SessionReport>,
     contacts: Vec<ContactStatus>,
+}
+
+impl From<TimesRequest> for Input {
+    fn from(request: TimesRequest) -> Self {
+        Self::Times(request)
+    }
 }
 
 impl Daemon {

@@ -2,10 +2,17 @@
 
 use std::time::Instant;
 
-use super::Daemon;
+use super::{Daemon, Input};
 use crate::exit::Failed;
 use crate::handoff::{Report, SessionKey};
+use crate::histogram::TimesRequest;
 use crate::status::{Ask, CarrierStatus, ForwarderStatus, Memory, Traffic, VERSION};
+
+impl From<TimesRequest> for Input {
+    fn from(request: TimesRequest) -> Self {
+        Self::Times(request)
+    }
+}
 
 impl Daemon {
     /// Answers whoever has asked how it goes.
