@@ -7,7 +7,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use adit::handoff::{Command, Event, Measure, Times, Way};
+use adit::handoff::{Command, Event, Filter, Measure, Times, Way};
 
 #[path = "tunnel/pumps.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
@@ -21,7 +21,7 @@ const MESSAGES: u64 = 200;
 const STALL: Duration = Duration::from_millis(50);
 
 fn measure(end: &End) -> Vec<Times> {
-    end.pump.send(Command::Measure).unwrap();
+    end.pump.send(Command::Measure(Default::default(), Filter::default())).unwrap();
     let times = |event| match event {
         Event::Report(report) => report.times,
         _ => None,

@@ -88,12 +88,6 @@ impl From<Signal> for Input {
     }
 }
 
-impl From<Ask> for Input {
-    fn from(ask: Ask) -> Self {
-        Self::Ask(ask)
-    }
-}
-
 /// A session, or a carrier whose `HELLO` has yet to say which session it is for.
 #[derive(Debug)]
 struct Session {
@@ -282,8 +276,8 @@ impl Daemon {
             Input::Arrived(shaken) => self.start(*shaken, now),
             Input::Times(request) => self.measure(request, now),
             Input::Ask(ask) => {
-                let is_first = self.gathering.handle_ask(ask, now);
-                if is_first { self.tell_all(|| Command::Report) } else { Ok(()) }
+                let mut asked = self.gathering.handle_ask(ask, now).into_iter();
+                asked.try_for_each(|asked| self.tell(asked.pump, Command::Report(asked)))
             }
             Input::Resolved { asked, place, found } => {
                 self.handle_resolved(asked, &place, found, now)

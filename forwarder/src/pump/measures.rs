@@ -21,7 +21,7 @@ use arrivals::Marks;
 
 pub(super) use arrivals::Arrivals;
 
-use crate::handoff::{Measure, Times, TimesOf, Way};
+use crate::handoff::{Filter, Measure, Times, TimesOf, Way};
 
 /// Whose times are kept together when there are too many.
 const OTHERS: &str = "other";
@@ -182,8 +182,8 @@ impl Measures {
         }
     }
 
-    /// A copy of all.
-    pub(super) fn snapshot(&self) -> Vec<Times> {
+    /// A copy of what the filter selects and has something.
+    pub(super) fn snapshot(&self, filter: &Filter) -> Vec<Times> {
         let of_contacts = self.contacts.iter().flat_map(|times| {
             let of = |measure, way| TimesOf {
                 measure,
@@ -207,8 +207,11 @@ impl Measures {
             };
             [(of(Measure::RoundTrip), &times.round_trip), (of(Measure::Stall), &times.stall)]
         });
-        let all = of_contacts.chain(of_sessions);
-        all.map(|(of, histogram)| Times { of, histogram: histogram.clone() }).collect()
+        let is_asked = |(of, histogram): &(TimesOf, &Histogram<u64>)| {
+            !histogram.is_empty() && filter.selects(of.measure, of.contact.as_deref())
+        };
+        let asked = of_contacts.chain(of_sessions).filter(is_asked);
+        asked.map(|(of, histogram)| Times { of, histogram: histogram.clone() }).collect()
     }
 }
 
@@ -221,7 +224,7 @@ mod tests {
     }
 
     fn find(measures: &Measures, measure: Measure, way: Option<Way>) -> Histogram<u64> {
-        let mut found = measures.snapshot().into_iter();
+        let mut found = measures.snapshot(&Filter::default()).into_iter();
         let found = found.find(|times| times.of.measure == measure && times.of.way == way);
         found.expect("a histogram").histogram
     }
@@ -237,7 +240,7 @@ mod tests {
         measures.handle_come(&mut arrivals, 500, ms(20));
         measures.record_taken(gauge, &mut arrivals, 1_499, ms(30));
         let way = Some(Way::FromTunnel);
-        assert_eq!(find(&measures, Measure::Inside, way).len(), 0);
+        assert!(measures.snapshot(&Filter::default()).is_empty());
         measures.record_taken(gauge, &mut arrivals, 501, ms(60));
         let times = find(&measures, Measure::Inside, way);
         assert_eq!(times.len(), 2);
@@ -268,7 +271,7 @@ mod tests {
             measures.record_departed(&mut vec![Departed { tag, at: ms(0) }], ms(1));
             measures.record_stall(&number.to_string().into(), Duration::from_secs(1));
         }
-        let snapshot = measures.snapshot();
+        let snapshot = measures.snapshot(&Filter::default());
         let of = |measure| snapshot.iter().filter(move |times| times.of.measure == measure);
         assert_eq!(of(Measure::Queue).count(), MEASURED_CONTACTS_MAX + 1);
         assert_eq!(of(Measure::Stall).count(), MEASURED_SESSIONS_MAX + 1);
@@ -276,7 +279,7 @@ mod tests {
         assert_eq!(all(Measure::Inside), 2 * MEASURED_CONTACTS_MAX as u64);
         assert_eq!(all(Measure::Stall), 2 * MEASURED_CONTACTS_MAX as u64);
         measures.reset();
-        assert!(measures.snapshot().iter().all(|times| times.histogram.is_empty()));
+        assert!(measures.snapshot(&Filter::default()).is_empty());
     }
 
     /// The size that limits.rs reckons with is the size that there is.

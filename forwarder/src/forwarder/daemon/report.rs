@@ -27,8 +27,8 @@ impl Daemon {
             let figures = self.status(&reports, now).figures();
             self.live.answer(answer, &figures, now);
         }
-        let command = self.live.handle_timeout(now);
-        command.map_or(Ok(()), |command| self.tell(command))
+        let commands = self.live.handle_timeout(now);
+        commands.into_iter().try_for_each(|(_, command)| self.tell(command))
     }
 
     pub(super) fn status(&self, reports: &[Report], now: Instant) -> ForwarderStatus {
