@@ -409,15 +409,6 @@ impl Daemon {
         before
     }
 
-    /// Ends the sessions of keys that are let in no more.
-    fn close_removed(&self) -> Result<(), Failed> {
-        let is_removed = |state: &Session| !self.policies.contains_key(&state.key);
-        let all = self.sessions.iter().chain(&self.arrivals);
-        let why = "the relay no longer accepts this key";
-        all.filter(|(_, state)| is_removed(state))
-            .try_for_each(|(session, _)| self.close(*session, GoawayReason::Revoked, why))
-    }
-
     fn terminate(&mut self, now: Instant) -> Result<(), Failed> {
         if self.ending.is_some() {
             return self.close_all(now);
