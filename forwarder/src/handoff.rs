@@ -22,8 +22,8 @@ pub use command::{
     Answer, Arrival, Carrier, Command, ContactSocket, Listening, PathEcho, PathSocket, ProxyHeader,
     ProxyVersion, Quota, Replies, Service, SessionKey,
 };
-pub use event::{DatagramReport, Down, Event, Report, SessionReport};
-pub use times::{BadMeasure, BadWay, Measure, Times, TimesOf, Way};
+pub use event::{Asked, DatagramReport, Down, Event, Report, SessionReport};
+pub use times::{BadMeasure, BadWay, Filter, Measure, TUNNEL, Times, TimesOf, Way};
 
 /// The control plane's end towards one pump.
 #[derive(Clone, Debug)]

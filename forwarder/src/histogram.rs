@@ -11,9 +11,10 @@ mod prometheus;
 mod text;
 mod wire;
 
+pub use crate::handoff::{Filter, TUNNEL};
 pub use hgrm::write_hgrm;
 pub use live::{Answer, Live, TimesRequest};
 pub use plot::{BadPlot, write_svg};
 pub use prometheus::{CONTENT_TYPE, Figure, exposition};
 pub use text::{bar, bars, percentiles, spark, time};
-pub use wire::{BadHistogram, Filter, Histograms, Shown, TUNNEL};
+pub use wire::{BadHistogram, Histograms, Shown};

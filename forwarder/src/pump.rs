@@ -49,8 +49,8 @@ use nix::time::ClockId;
 
 use crate::collector::CARRIER_HEADROOM;
 use crate::handoff::{
-    Command, Down, Event, EventSender, GoawayReason, PumpEnd, PumpHandle, Report, SessionKey,
-    Times, crossing,
+    Asked, Command, Down, Event, EventSender, GoawayReason, PumpEnd, PumpHandle, Report,
+    SessionKey, Times, crossing,
 };
 use crate::key::PublicKey;
 use associations::Association;
@@ -279,8 +279,10 @@ impl Pump {
             Command::Withdraw { session, contact } => self.withdraw(session, contact),
             Command::Drain { session } => self.drain(session),
             Command::Close { session, reason, why } => self.close(session, reason, &why),
-            Command::Report => self.report(None),
-            Command::Measure => self.report(Some(self.measures.snapshot())),
+            Command::Report(asked) => self.report(asked, None),
+            Command::Measure(asked, filter) => {
+                self.report(asked, Some(self.measures.snapshot(&filter)));
+            }
             Command::ResetTimes => self.measures.reset(),
             Command::Stop => self.stop(),
         }
@@ -456,10 +458,11 @@ impl Pump {
         }
     }
 
-    fn report(&mut self, times: Option<Vec<Times>>) {
+    fn report(&mut self, asked: Asked, times: Option<Vec<Times>>) {
         let groups = [self.groups.carriers, self.groups.flows, self.groups.messages];
         let pools = groups.map(|group| self.ring.pool(group));
         let report = Report {
+            asked,
             memory_held: pools.iter().map(|pool| pool.held() * pool.stride()).sum(),
             memory_max: pools.iter().map(|pool| pool.buffers() * pool.stride()).sum(),
             sessions: self.tunnels.iter().map(|(_, tunnel)| self.report_session(tunnel)).collect(),

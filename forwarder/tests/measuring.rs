@@ -7,7 +7,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use adit::handoff::{Command, Event, Measure, Times, Way};
+use adit::handoff::{Command, Event, Filter, GoawayReason, Measure, SessionKey, Times, Way};
 
 #[path = "tunnel/pumps.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
@@ -21,7 +21,7 @@ const MESSAGES: u64 = 200;
 const STALL: Duration = Duration::from_millis(50);
 
 fn measure(end: &End) -> Vec<Times> {
-    end.pump.send(Command::Measure).unwrap();
+    end.pump.send(Command::Measure(Default::default(), Filter::default())).unwrap();
     let times = |event| match event {
         Event::Report(report) => report.times,
         _ => None,
@@ -29,13 +29,16 @@ fn measure(end: &End) -> Vec<Times> {
     end.wait_for("times", times)
 }
 
+fn look(all: &[Times], measure: Measure, way: Option<Way>) -> Option<&Times> {
+    all.iter().find(|times| times.of.measure == measure && times.of.way == way)
+}
+
 fn find(all: &[Times], measure: Measure, way: Option<Way>) -> &Times {
-    let found = all.iter().find(|times| times.of.measure == measure && times.of.way == way);
-    found.expect("a histogram")
+    look(all, measure, way).expect("a histogram")
 }
 
 fn count(end: &End, what: Measure, way: Way) -> u64 {
-    find(&measure(end), what, Some(way)).histogram.len()
+    look(&measure(end), what, Some(way)).map_or(0, |times| times.histogram.len())
 }
 
 /// The last send's completion may come a little after its bytes.
@@ -98,8 +101,8 @@ fn a_reader_that_waits_is_measured() {
     }
     let longest = |end: &End| {
         let times = measure(end);
-        let times = &find(&times, Measure::Inside, Some(Way::FromTunnel)).histogram;
-        Duration::from_nanos(times.max())
+        let times = look(&times, Measure::Inside, Some(Way::FromTunnel));
+        Duration::from_nanos(times.map_or(0, |times| times.histogram.max()))
     };
     let deadline = Instant::now() + DEADLINE;
     while longest(&slow.forwarder) < STALL && Instant::now() < deadline {}
@@ -135,11 +138,12 @@ fn a_lost_carrier_is_a_stall() {
     let mut tunnel = tunnel(internal_peer(echo));
     let mut stream = connect(&tunnel);
     assert_eq!(exchange(&mut stream, b"before"), b"before");
-    assert!(find(&measure(&tunnel.forwarder), Measure::Stall, None).histogram.is_empty());
+    assert!(look(&measure(&tunnel.forwarder), Measure::Stall, None).is_none());
     tunnel.cut();
     tunnel.forwarder.wait_until_lost();
     tunnel.relay.wait_until_lost();
     let lost = Instant::now();
+    hold(&tunnel.forwarder, lost);
     tunnel.carry();
     assert!(tunnel.forwarder.wait_until_up() && tunnel.relay.wait_until_up());
     assert_eq!(exchange(&mut stream, b"after"), b"after");
@@ -148,12 +152,38 @@ fn a_lost_carrier_is_a_stall() {
         let stall = &find(&times, Measure::Stall, None).histogram;
         assert_eq!(stall.len(), 1);
         // It was lost a little before it was heard of here.
-        assert!(Duration::from_nanos(stall.max()) < lost.elapsed() + DEADLINE);
-        let has_round_trip =
-            |times: &[Times]| !find(times, Measure::RoundTrip, None).histogram.is_empty();
+        let longest = Duration::from_nanos(stall.max());
+        assert!(longest >= STALL && longest < lost.elapsed() + DEADLINE, "{longest:?}");
+        let has_round_trip = |times: &[Times]| look(times, Measure::RoundTrip, None).is_some();
         let deadline = Instant::now() + DEADLINE;
         while !has_round_trip(&measure(end)) {
             assert!(Instant::now() < deadline, "no round trip was measured");
         }
     }
+}
+
+/// Lets an outage last a little longer than [`STALL`].
+fn hold(end: &End, lost: Instant) {
+    while lost.elapsed() < STALL * 11 / 10 {
+        end.report();
+    }
+}
+
+/// A stall that ends with its session is one of its own length.
+#[test]
+fn a_stall_that_ends_the_session_is_measured() {
+    let tunnel = tunnel(internal_peer(echo));
+    let mut stream = connect(&tunnel);
+    assert_eq!(exchange(&mut stream, b"before"), b"before");
+    assert!(look(&measure(&tunnel.relay), Measure::Stall, None).is_none());
+    tunnel.cut();
+    tunnel.relay.wait_until_lost();
+    let lost = Instant::now();
+    hold(&tunnel.relay, lost);
+    let (session, why) = (SessionKey(tunnel.relay.report().sessions[0].key), String::new());
+    tunnel.relay.pump.send(Command::Close { session, reason: GoawayReason::Ending, why }).unwrap();
+    let times = measure(&tunnel.relay);
+    let stall = &find(&times, Measure::Stall, None).histogram;
+    let longest = Duration::from_nanos(stall.max());
+    assert!(stall.len() == 1 && longest >= STALL, "{longest:?}");
 }

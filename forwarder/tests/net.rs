@@ -124,7 +124,7 @@ fn every_event_of_a_pump_arrives() {
     let pump = adit::pump::spawn(adit::pump::probe().unwrap(), sender).unwrap();
     net::run(async {
         for _ in 0..REPORTS {
-            pump.send(Command::Report).unwrap();
+            pump.send(Command::Report(Default::default())).unwrap();
         }
         let (inbox, mut inputs) = tokio::sync::mpsc::channel::<Event>(4);
         net::forward_events(receiver, inbox).unwrap();

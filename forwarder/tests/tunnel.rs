@@ -176,9 +176,9 @@ fn no_command_waits_for_another_wake_up() {
     let started = Instant::now();
     for round in 0..20_000 {
         // Two in quick succession, at ever other distances.
-        end.pump.send(Command::Report).unwrap();
+        end.pump.send(Command::Report(Default::default())).unwrap();
         (0..round % 97).for_each(|_| std::hint::spin_loop());
-        end.pump.send(Command::Report).unwrap();
+        end.pump.send(Command::Report(Default::default())).unwrap();
         for _ in 0..2 {
             end.wait_for("Report", |event| matches!(event, Event::Report(_)).then_some(()));
         }

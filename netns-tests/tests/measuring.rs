@@ -1,5 +1,6 @@
 //! The daemons measure themselves: what they say of real traffic, by every way that they say it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::PathBuf;
 
@@ -23,7 +24,7 @@ struct Asked<'a> {
 impl Asked<'_> {
     fn say(&self, arguments: &[&str]) -> Result<String, LabError> {
         let mut command = vec![self.program.as_os_str()];
-        command.extend(arguments.iter().map(std::convert::AsRef::<std::ffi::OsStr>::as_ref));
+        command.extend(arguments.iter().map(AsRef::<OsStr>::as_ref));
         command.extend(["--socket".as_ref(), self.socket.as_os_str()]);
         Ok(self.host.run_ok(command)?.stdout)
     }
@@ -85,8 +86,8 @@ fn what_was_sent_was_measured() -> Outcome {
         {
             let mut found = 0;
             wait_until(SHORT, "every message to be measured", || {
-                found = daemon.count(name, way)?;
-                Ok(found >= MESSAGES)
+                found = daemon.count(name, way).unwrap_or(0);
+                found >= MESSAGES
             })?;
             assert_eq!(found, MESSAGES, "{name} {way}");
         }
@@ -155,7 +156,7 @@ fn check_log(path: &std::path::Path) -> Outcome {
                 sum += count(interval.encoded_histogram());
             }
         }
-        Ok(sum == MESSAGES)
+        sum == MESSAGES
     })
 }
 

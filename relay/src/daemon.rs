@@ -88,18 +88,6 @@ impl From<Signal> for Input {
     }
 }
 
-impl From<Ask> for Input {
-    fn from(ask: Ask) -> Self {
-        Self::Ask(ask)
-    }
-}
-
-impl From<TimesRequest> for Input {
-    fn from(request: TimesRequest) -> Self {
-        Self::Times(request)
-    }
-}
-
 /// A session, or a carrier whose `HELLO` has yet to say which session it is for.
 #[derive(Debug)]
 struct Session {
@@ -288,8 +276,8 @@ impl Daemon {
             Input::Arrived(shaken) => self.start(*shaken, now),
             Input::Times(request) => self.measure(request, now),
             Input::Ask(ask) => {
-                let is_first = self.gathering.handle_ask(ask, now);
-                if is_first { self.tell_all(|| Command::Report) } else { Ok(()) }
+                let mut asked = self.gathering.handle_ask(ask, now).into_iter();
+                asked.try_for_each(|asked| self.tell(asked.pump, Command::Report(asked)))
             }
             Input::Resolved { asked, place, found } => {
                 self.handle_resolved(asked, &place, found, now)
@@ -419,15 +407,6 @@ impl Daemon {
         let before = std::mem::replace(&mut self.policies, policies(&self.config.admitted));
         self.admission.set(self.policies.keys().copied().collect());
         before
-    }
-
-    /// Ends the sessions of keys that are let in no more.
-    fn close_removed(&self) -> Result<(), Failed> {
-        let is_removed = |state: &Session| !self.policies.contains_key(&state.key);
-        let all = self.sessions.iter().chain(&self.arrivals);
-        let why = "the relay no longer accepts this key";
-        all.filter(|(_, state)| is_removed(state))
-            .try_for_each(|(session, _)| self.close(*session, GoawayReason::Revoked, why))
     }
 
     fn terminate(&mut self, now: Instant) -> Result<(), Failed> {

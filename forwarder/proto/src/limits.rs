@@ -294,14 +294,27 @@ pub const MESSAGE_BUFFERS_PUBLISHED: u16 = 64;
 pub const DATAGRAM_SOCKET_BYTES: usize = 4 * 1024 * 1024;
 
 /// Pieces of flows that one send measures: as many as it has where they are not tiny.
-pub const DEPARTED_MAX: usize = 4_096;
+pub const DEPARTED_MAX: usize = 1_024;
+/// … and how many of them keep their memory when there are fewer.
+pub const DEPARTED_KEPT: usize = 32;
+/// The memory of each, …
+pub const DEPARTED_BYTES: usize = 16;
+/// … and the lists of them that a session has: of its streams, its datagrams, its carrier's send, and
+/// its packets.
+pub const DEPARTED_LISTS: usize = 4;
 /// Receives whose bytes one flow's socket may have yet to take, each measured apart; what comes on
 /// top is measured with the last of them.
 pub const ARRIVALS_MAX: usize = 8;
+/// A flow that waits for nothing has no memory for them; so many that had are kept for the next.
+pub const ARRIVALS_SPARE: usize = 64;
 /// Contact points whose times one pump keeps apart; what comes on top counts to one more …
 pub const MEASURED_CONTACTS_MAX: usize = 128;
+/// … of which a session that has fewer takes them from those that have more, …
+pub const MEASURED_CONTACTS_SHARE: usize = 32;
 /// … and the same of sessions.
 pub const MEASURED_SESSIONS_MAX: usize = 64;
+/// What was not used for so long leaves its place to what comes.
+pub const MEASURED_QUIET: Duration = Duration::from_secs(600);
 /// Times are told apart from so much on, …
 pub const MEASURED_TIME_MIN: Duration = Duration::from_micros(1);
 /// … up to as long as a session may wait for a carrier, …
@@ -330,6 +343,9 @@ pub const POOL_BYTES_MAX: usize = CARRIER_BUFFERS as usize
 // The pools together stay within what the documentation promises: 160 MiB a pump, of which only
 // what was touched at once is ever resident.
 const _: () = assert!(POOL_BYTES_MAX <= 160 * 1024 * 1024);
+// What a session's bytes under way are measured by stays within 64 KiB, and within 4 KiB at rest.
+const _: () = assert!(DEPARTED_LISTS * DEPARTED_MAX * DEPARTED_BYTES <= 64 * 1024);
+const _: () = assert!(DEPARTED_LISTS * 2 * DEPARTED_KEPT * DEPARTED_BYTES <= 4 * 1024);
 // All histograms of a pump together stay within 16 MiB.
 const _: () = assert!(
     HISTOGRAM_BYTES

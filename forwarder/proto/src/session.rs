@@ -37,7 +37,7 @@ use resume::{Carriage, Retained};
 use share::Waiting;
 
 pub use datagrams::DatagramCounters;
-pub use departed::Departed;
+pub use departed::{Departed, relax};
 pub use error::{OpenError, SessionError, TransmitError};
 pub use paths::Packets;
 pub use resume::{Greeted, parse_greeting, seal_greeting};

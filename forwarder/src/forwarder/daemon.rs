@@ -90,12 +90,6 @@ impl From<Ask> for Input {
     }
 }
 
-impl From<TimesRequest> for Input {
-    fn from(request: TimesRequest) -> Self {
-        Self::Times(request)
-    }
-}
-
 /// The way to the end.
 #[derive(Clone, Copy, Debug)]
 enum Ending {
@@ -205,13 +199,12 @@ impl Daemon {
             Input::Resolved(id, resolved) => self.registrar.handle_resolved(id, resolved, now),
             Input::Checked(id, checked) => self.registrar.handle_checked(id, checked, now),
             Input::Ask(ask) => {
-                if self.gathering.handle_ask(ask, now) {
-                    return self.tell(Command::Report);
-                }
+                let asked = self.gathering.handle_ask(ask, now);
+                return asked.into_iter().try_for_each(|asked| self.tell(Command::Report(asked)));
             }
             Input::Times(request) => {
-                let command = self.live.handle_request(request, now);
-                return command.map_or(Ok(()), |command| self.tell(command));
+                let commands = self.live.handle_request(request, now);
+                return commands.into_iter().try_for_each(|(_, command)| self.tell(command));
             }
             Input::Request(request) => self.handle_request(request, now),
             Input::Socks(asked) => {

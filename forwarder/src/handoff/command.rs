@@ -10,6 +10,8 @@ use adit_proto::id::{ContactId, FlowId, Side};
 use adit_proto::record::RecordLayer;
 use adit_ring::Target;
 
+use super::{Asked, Filter};
+
 use crate::key::PublicKey;
 use crate::probe::Token;
 use crate::sources::Sources;
@@ -281,9 +283,9 @@ pub enum Command {
         why: String,
     },
     /// Asks for an [`Event::Report`](super::Event::Report).
-    Report,
-    /// Asks for one that has [`Times`](super::Times), too.
-    Measure,
+    Report(Asked),
+    /// Asks for one that has the [`Times`](super::Times) that the filter selects, too.
+    Measure(Asked, Filter),
     /// Lets all histograms begin anew.
     ResetTimes,
     /// Ends every session and then the pump's thread.

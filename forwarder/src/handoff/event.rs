@@ -106,9 +106,21 @@ pub enum Down {
     Broken(String),
 }
 
+/// Which question a report answers, and whose answer it is: one that comes late must not stand for
+/// another's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Counts the questions.
+    pub round: u64,
+    /// Which pump was asked.
+    pub pump: usize,
+}
+
 /// A snapshot of one pump.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
+    /// What it answers.
+    pub asked: Asked,
     /// Bytes of buffers that hold something.
     pub memory_held: usize,
     /// Bytes that the pools may grow to.

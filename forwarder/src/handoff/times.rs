@@ -91,6 +91,27 @@ impl FromStr for Way {
     }
 }
 
+/// What the times of sessions are asked for by, in place of a contact point.
+pub const TUNNEL: &str = "tunnel";
+
+/// Which histograms are asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    /// Times of what; of everything without it.
+    pub name: Option<Measure>,
+    /// The contact point's peer, or `tunnel` for the sessions'; all without it.
+    pub contact: Option<String>,
+}
+
+impl Filter {
+    /// Whether a histogram is asked for.
+    pub fn selects(&self, name: Measure, contact: Option<&str>) -> bool {
+        self.name.is_none_or(|wanted| wanted == name)
+            && self.contact.as_deref().is_none_or(|wanted| contact.unwrap_or(TUNNEL) == wanted)
+    }
+}
+
 /// Whose times a histogram has.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TimesOf {

@@ -26,14 +26,12 @@ pub(super) struct IntervalLog {
     begun: SystemTime,
     /// What was measured before it.
     before: BTreeMap<TimesOf, Histogram<u64>>,
-    /// The copies that are under way are from before a reset.
-    is_stale: bool,
 }
 
 impl IntervalLog {
     pub(super) fn new(path: PathBuf, every: Duration, now: Instant, begun: SystemTime) -> Self {
         let (due, before) = (now + every, BTreeMap::new());
-        Self { path, every, due, begun, before, is_stale: false }
+        Self { path, every, due, begun, before }
     }
 
     pub(super) fn poll_timeout(&self) -> Instant {
@@ -51,17 +49,22 @@ impl IntervalLog {
         is_due
     }
 
-    /// The histograms begin anew.
-    pub(super) fn handle_reset(&mut self, is_asked: bool) {
+    /// The histograms begin anew: takes what was measured until then, if that is known, and writes
+    /// what is new.
+    pub(super) fn handle_reset(&mut self, all: Option<&[Times]>, now: SystemTime) {
+        match all {
+            Some(all) => self.handle_times(all, now),
+            None => {
+                let path = self.path.display();
+                tracing::warn!(%path, "the interval before the reset is missing in the histogram log");
+                self.begun = now;
+            }
+        }
         self.before.clear();
-        self.is_stale = is_asked;
     }
 
     /// Takes all that was measured so far, and writes what is new.
     pub(super) fn handle_times(&mut self, all: &[Times], now: SystemTime) {
-        if std::mem::take(&mut self.is_stale) {
-            return;
-        }
         let news = all.iter().filter_map(|times| Some((&times.of, self.news(times)?)));
         let written = self.write(&news.collect::<Vec<_>>(), now);
         if let Err(error) = written {
@@ -166,7 +169,7 @@ mod tests {
     }
 
     /// Each line has what its interval brought and nothing else; an empty one has no line; after a
-    /// reset the count begins anew, also when a copy from before was under way.
+    /// reset the count begins anew, whose interval has its line, too.
     #[test]
     fn intervals_have_what_came_in_them() {
         let folder = tempfile::tempdir().unwrap();
@@ -177,11 +180,12 @@ mod tests {
         log.handle_times(&[times(&[1, 2, 3])], at(1_000_000_010));
         log.handle_times(&[times(&[1, 2, 3])], at(1_000_000_020));
         log.handle_times(&[times(&[1, 2, 3, 50])], at(1_000_000_030));
-        log.handle_reset(true);
-        log.handle_times(&[times(&[1, 2, 3, 50, 60])], at(1_000_000_040));
-        log.handle_times(&[times(&[1, 2])], at(1_000_000_050));
+        log.handle_reset(Some(&[times(&[1, 2, 3, 50, 60])]), at(1_000_000_034));
+        log.handle_times(&[times(&[1, 2])], at(1_000_000_040));
+        log.handle_reset(None, at(1_000_000_044));
+        log.handle_times(&[times(&[1])], at(1_000_000_050));
         let tag = "inside/to_tunnel/a:1__b:2/web".to_owned();
-        let expected = [(0, 3), (20, 1), (30, 2)]
+        let expected = [(0, 3), (20, 1), (30, 1), (34, 2), (44, 1)]
             .map(|(seconds, count)| (tag.clone(), 1_000_000_000 + seconds, count));
         assert_eq!(read(&log), expected);
     }

@@ -10,10 +10,7 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2Serializer};
 use serde::{Deserialize, Serialize};
 
-use crate::handoff::{Measure, Times, TimesOf, Way};
-
-/// What the times of sessions are asked for by, in place of a contact point.
-pub const TUNNEL: &str = "tunnel";
+use crate::handoff::{Filter, Measure, TUNNEL, Times, TimesOf, Way};
 
 /// The answer to `GET /v1/histograms`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,24 +54,6 @@ pub struct Shown {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is no histogram of this version ({1}): restart the daemon after an upgrade")]
 pub struct BadHistogram(String, String);
-
-/// Which histograms are asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Filter {
-    /// Times of what; of everything without it.
-    pub name: Option<Measure>,
-    /// The contact point's peer, or `tunnel` for the sessions'; all without it.
-    pub contact: Option<String>,
-}
-
-impl Filter {
-    /// Whether a histogram is asked for.
-    pub fn selects(&self, name: Measure, contact: Option<&str>) -> bool {
-        self.name.is_none_or(|wanted| wanted == name)
-            && self.contact.as_deref().is_none_or(|wanted| contact.unwrap_or(TUNNEL) == wanted)
-    }
-}
 
 impl Histograms {
     /// The answer, `since` the times count.
@@ -143,6 +122,8 @@ impl Shown {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
 
     fn times(measure: Measure, contact: Option<&str>) -> Times {
@@ -158,11 +139,7 @@ mod tests {
     #[test]
     fn a_histogram_survives_the_api() {
         let sent = times(Measure::Inside, Some("web"));
-        let all = Histograms::new(
-            std::slice::from_ref(&sent),
-            &Filter::default(),
-            Duration::from_secs(3),
-        );
+        let all = Histograms::new(from_ref(&sent), &Filter::default(), Duration::from_secs(3));
         let json = serde_json::to_string(&all).unwrap();
         assert!(
             json.contains(

@@ -298,13 +298,13 @@ impl Pump {
         match &association.end {
             End::Own(socket) => {
                 let envelope = Envelope { to: None, from: None, segment };
-                association.arrivals.handle_come(1, now);
+                self.measures.handle_come(&mut association.arrivals, 1, now);
                 self.ring.send_message(socket, envelope, slices, token);
             }
             End::Caller(caller) => {
                 let Some(inlet) = self.inlets.get(caller.inlet) else { return };
                 let envelope = Envelope { to: Some(caller.source), from: caller.local, segment };
-                association.arrivals.handle_come(1, now);
+                self.measures.handle_come(&mut association.arrivals, 1, now);
                 self.ring.send_message(&inlet.socket, envelope, slices, token);
             }
             End::Judged(_) => {}

@@ -147,11 +147,11 @@ impl Pump {
                 break;
             }
             if let Some(since) = tunnel.stalled_since.take() {
-                self.measures.record_stall(&tunnel.name, self.now.since(since));
+                self.measures.record_stall(&tunnel.name, self.now.since(since), self.now);
             }
         }
         if let Some(time) = tunnel.session.poll_round_trip() {
-            self.measures.record_round_trip(&tunnel.name, time);
+            self.measures.record_round_trip(&tunnel.name, time, self.now);
         }
         for event in events {
             self.handle_session_event(slot, event, &collected.memory);

@@ -69,13 +69,13 @@ impl Pump {
         let name = Arc::clone(&tunnel.name);
         let old =
             tunnel.contacts.insert(contact, Contact::Serve { peer: Arc::clone(&peer), service });
-        self.measures.contact(&name, &peer);
+        self.measures.contact(&name, &peer, self.now);
         old.into_iter().for_each(|old| self.drop_contact(old));
     }
 
     pub(super) fn listen(&mut self, key: SessionKey, door: Door, socket: ContactSocket) {
         if let Some(name) = self.tunnel_of(key).map(|(_, tunnel)| Arc::clone(&tunnel.name)) {
-            self.measures.contact(&name, &door.peer);
+            self.measures.contact(&name, &door.peer, self.now);
         }
         match socket {
             ContactSocket::Tcp(listener) => self.listen_for_connections(key, door, listener),

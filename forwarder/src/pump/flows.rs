@@ -219,7 +219,7 @@ impl Pump {
             return state.session.handle_taken(id, slice.len(), now);
         };
         let Some(flow) = self.flows.get_mut(slot) else { return };
-        flow.arrivals.handle_come(slice.len(), now);
+        self.measures.handle_come(&mut flow.arrivals, slice.len(), now);
         flow.outlet.push(slice);
         if flow.outlet.is_blocked {
             self.flows_blocked.insert(slot);

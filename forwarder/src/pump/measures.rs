@@ -3,26 +3,40 @@
 //! A time begins with the turn of the pump that found the bytes, and ends with the turn that found
 //! the send complete: no clock is read for it but the one that each turn reads anyway.
 
+mod arrivals;
+mod in_flight;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use adit_proto::id::Time;
 use adit_proto::limits::{
-    ARRIVALS_MAX, MEASURED_CONTACTS_MAX, MEASURED_DIGITS, MEASURED_SESSIONS_MAX, MEASURED_TIME_MAX,
-    MEASURED_TIME_MIN,
+    ARRIVALS_SPARE, MEASURED_CONTACTS_MAX, MEASURED_CONTACTS_SHARE, MEASURED_DIGITS,
+    MEASURED_QUIET, MEASURED_SESSIONS_MAX, MEASURED_TIME_MAX, MEASURED_TIME_MIN,
 };
-use adit_proto::session::Departed;
+use adit_proto::session::{Departed, relax};
 use hdrhistogram::Histogram;
 
-use crate::handoff::{Measure, Times, TimesOf, Way};
+use arrivals::Marks;
+
+pub(super) use arrivals::Arrivals;
+pub(super) use in_flight::InFlight;
+
+use crate::handoff::{Filter, Measure, Times, TimesOf, Way};
 
 /// Whose times are kept together when there are too many.
 const OTHERS: &str = "other";
 
-/// A contact point's histograms, by number; the session's protocol core hands it back as a tag.
+/// A contact point's histograms, by their place and which of its tenants that has: the session's protocol core hands it back as a tag.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Gauge(pub(super) u16);
+
+/// Where a tag's histograms are.
+fn at(tag: u16) -> usize {
+    let [_, at] = tag.to_be_bytes();
+    at.into()
+}
 
 /// All histograms of a pump.
 #[derive(Debug, Default)]
@@ -31,6 +45,8 @@ pub(super) struct Measures {
     gauges_by_name: BTreeMap<(Arc<str>, Arc<str>), Gauge>,
     sessions: Vec<SessionTimes>,
     sessions_by_name: BTreeMap<Arc<str>, usize>,
+    /// For flows whose bytes will wait: a busy one must not allocate each time.
+    spare: Vec<Box<Marks>>,
 }
 
 /// Of a contact point.
@@ -38,6 +54,10 @@ pub(super) struct Measures {
 struct ContactTimes {
     session: Arc<str>,
     contact: Arc<str>,
+    /// Counts whose they were.
+    generation: u8,
+    /// When they were last asked for or written to.
+    used: Time,
     to_tunnel: Histogram<u64>,
     from_tunnel: Histogram<u64>,
     queue: Histogram<u64>,
@@ -47,6 +67,7 @@ struct ContactTimes {
 #[derive(Debug)]
 struct SessionTimes {
     session: Arc<str>,
+    used: Time,
     round_trip: Histogram<u64>,
     stall: Histogram<u64>,
 }
@@ -61,54 +82,136 @@ fn histogram() -> Histogram<u64> {
         .expect("invariant: the bounds of limits.rs are a histogram's")
 }
 
+impl Gauge {
+    fn new(at: usize, generation: u8) -> Self {
+        Self(u16::from_be_bytes([generation, u8::try_from(at).unwrap_or(u8::MAX)]))
+    }
+}
+
+impl ContactTimes {
+    fn new(session: Arc<str>, contact: Arc<str>, now: Time) -> Self {
+        let (to_tunnel, from_tunnel, queue) = (histogram(), histogram(), histogram());
+        Self { session, contact, generation: 0, used: now, to_tunnel, from_tunnel, queue }
+    }
+
+    fn reset(&mut self) {
+        self.to_tunnel.reset();
+        self.from_tunnel.reset();
+        self.queue.reset();
+    }
+}
+
 impl Measures {
     /// The contact point's histograms, which are made if there is room for them.
-    pub(super) fn contact(&mut self, session: &Arc<str>, contact: &Arc<str>) -> Gauge {
+    pub(super) fn contact(&mut self, session: &Arc<str>, contact: &Arc<str>, now: Time) -> Gauge {
         let name = (Arc::clone(session), Arc::clone(contact));
         if let Some(gauge) = self.gauges_by_name.get(&name) {
+            if let Some(times) = self.contacts.get_mut(at(gauge.0)) {
+                times.used = now;
+            }
             return *gauge;
         }
-        let at = self.contacts.len().min(MEASURED_CONTACTS_MAX);
-        let gauge = Gauge(u16::try_from(at).unwrap_or(u16::MAX));
-        if self.contacts.len() > MEASURED_CONTACTS_MAX {
-            return gauge;
-        }
-        let (session, contact) = if at < MEASURED_CONTACTS_MAX {
-            self.gauges_by_name.insert(name.clone(), gauge);
-            name
+        let gauge = if self.contacts.len() < MEASURED_CONTACTS_MAX {
+            self.contacts.push(ContactTimes::new(name.0.clone(), name.1.clone(), now));
+            Gauge::new(self.contacts.len() - 1, 0)
+        } else if let Some(gauge) = self.reuse(&name, now) {
+            gauge
         } else {
-            (OTHERS.into(), OTHERS.into())
+            if self.contacts.len() == MEASURED_CONTACTS_MAX {
+                self.contacts.push(ContactTimes::new(OTHERS.into(), OTHERS.into(), now));
+            }
+            return Gauge::new(MEASURED_CONTACTS_MAX, 0);
         };
-        let (to_tunnel, from_tunnel, queue) = (histogram(), histogram(), histogram());
-        self.contacts.push(ContactTimes { session, contact, to_tunnel, from_tunnel, queue });
+        self.gauges_by_name.insert(name, gauge);
         gauge
     }
 
-    /// The same of a session.
-    fn session(&mut self, name: &Arc<str>) -> Option<&mut SessionTimes> {
+    /// Gives another's histograms to a contact point: those longest unused of a session that has more
+    /// than its share, if this one has less, or else some that have not been used for long. Whose they
+    /// were is counted with the others from then on.
+    fn reuse(&mut self, name: &(Arc<str>, Arc<str>), now: Time) -> Option<Gauge> {
+        let own = self.contacts.iter().take(MEASURED_CONTACTS_MAX);
+        let mut counts: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+        own.for_each(|times| *counts.entry(Arc::clone(&times.session)).or_default() += 1);
+        let count = |session: &Arc<str>| counts.get(session).copied().unwrap_or(0);
+        let has_share = count(&name.0) >= MEASURED_CONTACTS_SHARE;
+        let largest = counts.values().max().copied().unwrap_or(0);
+        let is_crowded = !has_share && largest > MEASURED_CONTACTS_SHARE;
+        let may_go = |times: &ContactTimes| {
+            if is_crowded {
+                return count(&times.session) == largest;
+            }
+            let is_quiet = now.since(times.used) >= MEASURED_QUIET;
+            is_quiet && (!has_share || times.session == name.0)
+        };
+        let own = self.contacts.iter_mut().take(MEASURED_CONTACTS_MAX).enumerate();
+        let (at, times) =
+            own.filter(|(_, times)| may_go(times)).min_by_key(|(_, times)| times.used)?;
+        let old = (Arc::clone(&times.session), Arc::clone(&times.contact));
+        self.gauges_by_name.remove(&old);
+        (times.session, times.contact) = name.clone();
+        times.generation = times.generation.wrapping_add(1);
+        times.used = now;
+        times.reset();
+        Some(Gauge::new(at, times.generation))
+    }
+
+    /// Where the tag's times are kept; of one that another has replaced, with the others'.
+    fn times(&mut self, tag: u16, now: Time) -> Option<&mut ContactTimes> {
+        let [generation, _] = tag.to_be_bytes();
+        let is_own = |times: &ContactTimes| times.generation == generation;
+        let is_there = self.contacts.get(at(tag)).is_some_and(is_own);
+        let times =
+            self.contacts.get_mut(if is_there { at(tag) } else { MEASURED_CONTACTS_MAX })?;
+        times.used = now;
+        Some(times)
+    }
+
+    /// The same of a session. Of those that were silent for long, one that comes takes the place.
+    fn session(&mut self, name: &Arc<str>, now: Time) -> Option<&mut SessionTimes> {
         let at = match self.sessions_by_name.get(name) {
             Some(at) => *at,
-            None => {
-                let at = self.sessions.len().min(MEASURED_SESSIONS_MAX);
-                if self.sessions.len() <= MEASURED_SESSIONS_MAX {
-                    let is_last = at == MEASURED_SESSIONS_MAX;
-                    let session = if is_last { OTHERS.into() } else { Arc::clone(name) };
-                    let (round_trip, stall) = (histogram(), histogram());
-                    self.sessions.push(SessionTimes { session, round_trip, stall });
-                }
-                if at < MEASURED_SESSIONS_MAX {
-                    self.sessions_by_name.insert(Arc::clone(name), at);
-                }
-                at
-            }
+            None => self.new_session(name, now),
         };
-        self.sessions.get_mut(at)
+        let times = self.sessions.get_mut(at)?;
+        times.used = now;
+        Some(times)
+    }
+
+    fn new_session(&mut self, name: &Arc<str>, now: Time) -> usize {
+        let all = self.sessions.iter().take(MEASURED_SESSIONS_MAX).enumerate();
+        let quiet = all.filter(|(_, times)| now.since(times.used) >= MEASURED_QUIET);
+        let quietest = quiet.min_by_key(|(_, times)| times.used).map(|(at, _)| at);
+        let is_full = self.sessions.len() >= MEASURED_SESSIONS_MAX;
+        let at = match quietest.filter(|_| is_full) {
+            Some(at) => at,
+            None => self.sessions.len().min(MEASURED_SESSIONS_MAX),
+        };
+        let is_last = at == MEASURED_SESSIONS_MAX;
+        let session: Arc<str> = if is_last { OTHERS.into() } else { Arc::clone(name) };
+        match self.sessions.get_mut(at) {
+            Some(_) if is_last => {}
+            Some(times) => {
+                self.sessions_by_name.remove(&times.session);
+                times.session = session;
+                times.round_trip.reset();
+                times.stall.reset();
+            }
+            None => {
+                let (round_trip, stall) = (histogram(), histogram());
+                self.sessions.push(SessionTimes { session, used: now, round_trip, stall });
+            }
+        }
+        if !is_last {
+            self.sessions_by_name.insert(Arc::clone(name), at);
+        }
+        at
     }
 
     /// What was sealed has waited for its turn until now.
     pub(super) fn record_queued(&mut self, departed: &[Departed], now: Time) {
         for Departed { tag, at } in departed {
-            if let Some(times) = self.contacts.get_mut(usize::from(*tag)) {
+            if let Some(times) = self.times(*tag, now) {
                 times.queue.saturating_record(nanoseconds(now.since(*at)));
             }
         }
@@ -116,11 +219,18 @@ impl Measures {
 
     /// What was sealed is sent.
     pub(super) fn record_departed(&mut self, departed: &mut Vec<Departed>, now: Time) {
+        let used = departed.len();
         for Departed { tag, at } in departed.drain(..) {
-            if let Some(times) = self.contacts.get_mut(usize::from(tag)) {
+            if let Some(times) = self.times(tag, now) {
                 times.to_tunnel.saturating_record(nanoseconds(now.since(at)));
             }
         }
+        relax(departed, used);
+    }
+
+    /// So many more units, bytes or sends, have come for a flow's socket.
+    pub(super) fn handle_come(&mut self, arrivals: &mut Arrivals, units: usize, now: Time) {
+        arrivals.handle_come(units, now, &mut self.spare);
     }
 
     /// A flow's socket has taken `units` more of what came from the tunnel.
@@ -131,39 +241,40 @@ impl Measures {
         units: usize,
         now: Time,
     ) {
-        let Some(times) = self.contacts.get_mut(usize::from(gauge.0)) else { return };
-        arrivals.handle_taken(units, |since| {
-            times.from_tunnel.saturating_record(nanoseconds(now.since(since)));
+        let mut times = self.times(gauge.0, now);
+        let emptied = arrivals.handle_taken(units, |since| {
+            if let Some(times) = &mut times {
+                times.from_tunnel.saturating_record(nanoseconds(now.since(since)));
+            }
         });
+        if self.spare.len() < ARRIVALS_SPARE {
+            self.spare.extend(emptied);
+        }
     }
 
-    pub(super) fn record_round_trip(&mut self, session: &Arc<str>, time: Duration) {
-        if let Some(times) = self.session(session) {
+    pub(super) fn record_round_trip(&mut self, session: &Arc<str>, time: Duration, now: Time) {
+        if let Some(times) = self.session(session, now) {
             times.round_trip.saturating_record(nanoseconds(time));
         }
     }
 
-    pub(super) fn record_stall(&mut self, session: &Arc<str>, time: Duration) {
-        if let Some(times) = self.session(session) {
+    pub(super) fn record_stall(&mut self, session: &Arc<str>, time: Duration, now: Time) {
+        if let Some(times) = self.session(session, now) {
             times.stall.saturating_record(nanoseconds(time));
         }
     }
 
     /// Everything begins anew.
     pub(super) fn reset(&mut self) {
-        for times in &mut self.contacts {
-            times.to_tunnel.reset();
-            times.from_tunnel.reset();
-            times.queue.reset();
-        }
+        self.contacts.iter_mut().for_each(ContactTimes::reset);
         for times in &mut self.sessions {
             times.round_trip.reset();
             times.stall.reset();
         }
     }
 
-    /// A copy of all.
-    pub(super) fn snapshot(&self) -> Vec<Times> {
+    /// A copy of what the filter selects and has something.
+    pub(super) fn snapshot(&self, filter: &Filter) -> Vec<Times> {
         let of_contacts = self.contacts.iter().flat_map(|times| {
             let of = |measure, way| TimesOf {
                 measure,
@@ -187,49 +298,11 @@ impl Measures {
             };
             [(of(Measure::RoundTrip), &times.round_trip), (of(Measure::Stall), &times.stall)]
         });
-        let all = of_contacts.chain(of_sessions);
-        all.map(|(of, histogram)| Times { of, histogram: histogram.clone() }).collect()
-    }
-}
-
-/// What has come for one socket and it has yet to take: where each receive's part of it ends, and
-/// when that was. Of fixed size: a socket that stalls costs nothing more.
-#[derive(Debug, Default)]
-pub(super) struct Arrivals {
-    marks: [(u64, Time); ARRIVALS_MAX],
-    first: usize,
-    len: usize,
-    come: u64,
-    taken: u64,
-}
-
-impl Arrivals {
-    /// So many more units, bytes or sends, have come. Those of one turn count as one; so does what
-    /// finds no room, with what came last, and is as old as that.
-    pub(super) fn handle_come(&mut self, units: usize, now: Time) {
-        self.come += units as u64;
-        let last = (self.first + self.len.saturating_sub(1)) % ARRIVALS_MAX;
-        let next = (self.first + self.len) % ARRIVALS_MAX;
-        let is_same = |mark: &(u64, Time)| mark.1 == now;
-        let joins =
-            self.len == ARRIVALS_MAX || self.len > 0 && self.marks.get(last).is_some_and(is_same);
-        if let Some(mark) = self.marks.get_mut(if joins { last } else { next }) {
-            *mark = (self.come, if joins { mark.1 } else { now });
-        }
-        self.len += usize::from(!joins);
-    }
-
-    /// So many more were taken; `whole` is told since when each part that is gone had waited.
-    fn handle_taken(&mut self, units: usize, mut whole: impl FnMut(Time)) {
-        self.taken += units as u64;
-        while self.len > 0
-            && let Some((end, since)) = self.marks.get(self.first)
-            && *end <= self.taken
-        {
-            whole(*since);
-            self.first = (self.first + 1) % ARRIVALS_MAX;
-            self.len -= 1;
-        }
+        let is_asked = |(of, histogram): &(TimesOf, &Histogram<u64>)| {
+            !histogram.is_empty() && filter.selects(of.measure, of.contact.as_deref())
+        };
+        let asked = of_contacts.chain(of_sessions).filter(is_asked);
+        asked.map(|(of, histogram)| Times { of, histogram: histogram.clone() }).collect()
     }
 }
 
@@ -242,7 +315,7 @@ mod tests {
     }
 
     fn find(measures: &Measures, measure: Measure, way: Option<Way>) -> Histogram<u64> {
-        let mut found = measures.snapshot().into_iter();
+        let mut found = measures.snapshot(&Filter::default()).into_iter();
         let found = found.find(|times| times.of.measure == measure && times.of.way == way);
         found.expect("a histogram").histogram
     }
@@ -252,13 +325,13 @@ mod tests {
     #[test]
     fn a_wait_for_a_socket_is_measured() {
         let (mut measures, mut arrivals) = (Measures::default(), Arrivals::default());
-        let gauge = measures.contact(&"office".into(), &"web".into());
-        arrivals.handle_come(1_000, ms(10));
-        arrivals.handle_come(500, ms(10));
-        arrivals.handle_come(500, ms(20));
+        let gauge = measures.contact(&"office".into(), &"web".into(), ms(0));
+        measures.handle_come(&mut arrivals, 1_000, ms(10));
+        measures.handle_come(&mut arrivals, 500, ms(10));
+        measures.handle_come(&mut arrivals, 500, ms(20));
         measures.record_taken(gauge, &mut arrivals, 1_499, ms(30));
         let way = Some(Way::FromTunnel);
-        assert_eq!(find(&measures, Measure::Inside, way).len(), 0);
+        assert!(measures.snapshot(&Filter::default()).is_empty());
         measures.record_taken(gauge, &mut arrivals, 501, ms(60));
         let times = find(&measures, Measure::Inside, way);
         assert_eq!(times.len(), 2);
@@ -270,7 +343,7 @@ mod tests {
     #[test]
     fn the_queue_is_a_part_of_the_way() {
         let mut measures = Measures::default();
-        let Gauge(tag) = measures.contact(&"office".into(), &"web".into());
+        let Gauge(tag) = measures.contact(&"office".into(), &"web".into(), ms(0));
         let mut departed = vec![Departed { tag, at: ms(100) }];
         measures.record_queued(&departed, ms(150));
         measures.record_departed(&mut departed, ms(170));
@@ -279,32 +352,17 @@ mod tests {
         assert_eq!((times(Measure::Queue), times(Measure::Inside)), (50, 70));
     }
 
-    /// A socket that stalls while much comes keeps a bounded number of marks, and all is measured
-    /// with the age of something no younger.
-    #[test]
-    fn a_stalled_socket_keeps_few_marks() {
-        let mut arrivals = Arrivals::default();
-        (1..=100).for_each(|time| arrivals.handle_come(10, ms(time)));
-        let mut since = Vec::new();
-        arrivals.handle_taken(1_000, |time| since.push(time));
-        let marks: Vec<_> = (1..=ARRIVALS_MAX as u64).map(ms).collect();
-        assert_eq!(since, marks);
-        arrivals.handle_come(1, ms(200));
-        arrivals.handle_taken(1, |time| assert_eq!(time, ms(200)));
-        assert_eq!(arrivals.len, 0);
-    }
-
     /// However many names there are, the histograms are bounded, and nothing is lost.
     #[test]
     fn crowds_of_names_share_one_histogram() {
         let mut measures = Measures::default();
         let session: Arc<str> = "office".into();
         for number in 0..2 * MEASURED_CONTACTS_MAX {
-            let Gauge(tag) = measures.contact(&session, &number.to_string().into());
+            let Gauge(tag) = measures.contact(&session, &number.to_string().into(), ms(0));
             measures.record_departed(&mut vec![Departed { tag, at: ms(0) }], ms(1));
-            measures.record_stall(&number.to_string().into(), Duration::from_secs(1));
+            measures.record_stall(&number.to_string().into(), Duration::from_secs(1), ms(1));
         }
-        let snapshot = measures.snapshot();
+        let snapshot = measures.snapshot(&Filter::default());
         let of = |measure| snapshot.iter().filter(move |times| times.of.measure == measure);
         assert_eq!(of(Measure::Queue).count(), MEASURED_CONTACTS_MAX + 1);
         assert_eq!(of(Measure::Stall).count(), MEASURED_SESSIONS_MAX + 1);
@@ -312,7 +370,28 @@ mod tests {
         assert_eq!(all(Measure::Inside), 2 * MEASURED_CONTACTS_MAX as u64);
         assert_eq!(all(Measure::Stall), 2 * MEASURED_CONTACTS_MAX as u64);
         measures.reset();
-        assert!(measures.snapshot().iter().all(|times| times.histogram.is_empty()));
+        assert!(measures.snapshot(&Filter::default()).is_empty());
+    }
+
+    /// A session with ever new names keeps no other from its share; one whose histograms another
+    /// has taken is counted with the others, and quiet ones are used again.
+    #[test]
+    fn names_that_change_fill_nothing_for_ever() {
+        let mut measures = Measures::default();
+        let (greedy, modest): (Arc<str>, Arc<str>) = ("greedy".into(), "modest".into());
+        let name = |number: usize| Arc::<str>::from(number.to_string());
+        let all = 0..2 * MEASURED_CONTACTS_MAX;
+        let first = measures.contact(&greedy, &name(0), ms(0));
+        all.clone().for_each(|n| _ = measures.contact(&greedy, &name(n), ms(n as u64)));
+        let own: Vec<_> = all.map(|n| measures.contact(&modest, &name(n), ms(1_000))).collect();
+        let others = Gauge::new(MEASURED_CONTACTS_MAX, 0);
+        let kept = own.iter().filter(|gauge| **gauge != others).count();
+        assert_eq!(kept, MEASURED_CONTACTS_SHARE);
+        measures.record_departed(&mut vec![Departed { tag: first.0, at: ms(0) }], ms(1));
+        let snapshot = measures.snapshot(&Filter::default());
+        assert!(snapshot.len() == 1 && *snapshot[0].of.contact.as_deref().unwrap() == *OTHERS);
+        let later = ms(1_000) + MEASURED_QUIET;
+        assert_ne!(measures.contact(&modest, &"new".into(), later), others);
     }
 
     /// The size that limits.rs reckons with is the size that there is.

@@ -237,7 +237,7 @@ impl Pump {
     /// What the flow's times count to, at both of its ends here.
     pub(super) fn gauge(&mut self, tunnel: Slot, id: FlowId, peer: &Arc<str>) -> Gauge {
         let Some(state) = self.tunnels.get_mut(tunnel) else { return Gauge::default() };
-        let gauge = self.measures.contact(&state.name, peer);
+        let gauge = self.measures.contact(&state.name, peer, self.now);
         state.session.tag_flow(id, gauge.0);
         gauge
     }

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use adit_proto::frame::{PathCipher, PathOffer};
-use adit_proto::limits::{DATAGRAM_SOCKET_BYTES, DEPARTED_MAX, PATH_SECRET};
+use adit_proto::limits::{DATAGRAM_SOCKET_BYTES, PATH_SECRET};
 use adit_proto::session;
 use adit_ring::{Envelope, Memory, Message, Slice, SliceList, Socket, Target};
 use nix::errno::Errno;
@@ -274,15 +274,16 @@ impl Pump {
             let Some(packets) = tunnel.session.poll_packets(random, now, &mut out) else {
                 return false;
             };
-            let first = tunnel.departed.len();
-            tunnel.session.take_departed(&mut tunnel.departed);
-            tunnel.departed.truncate(DEPARTED_MAX);
-            self.measures.record_queued(tunnel.departed.get(first..).unwrap_or_default(), now);
+            let mut departed = tunnel.in_flight.take_room();
+            tunnel.session.take_departed(&mut departed);
+            self.measures.record_queued(&departed, now);
             let session::Packets { to, segment } = packets;
             let whole = Slice::from(out);
             let each = if tunnel.path.sends_singly { segment.max(1) } else { whole.len().max(1) };
             let gathered = u16::try_from(segment).ok().filter(|_| each > segment);
-            for start in (0..whole.len()).step_by(each) {
+            let sends = (0..whole.len()).step_by(each);
+            tunnel.in_flight.handle_sends(sends.len(), departed);
+            for start in sends {
                 let envelope = match of {
                     Of::All => Envelope { to: Some(to), from, segment: gathered },
                     Of::Tunnel(..) => Envelope { to: None, from: None, segment: gathered },
@@ -298,10 +299,11 @@ impl Pump {
     pub(super) fn handle_path_sent(&mut self, at: Slot, result: io::Result<usize>) {
         let now = self.now;
         let Some(tunnel) = self.tunnels.get_mut(at) else { return };
+        let mut departed = tunnel.in_flight.handle_sent();
         let Err(error) = result else {
-            return self.measures.record_departed(&mut tunnel.departed, now);
+            self.measures.record_departed(&mut departed, now);
+            return tunnel.in_flight.keep_room(departed);
         };
-        tunnel.departed.clear();
         let socket = tunnel.path.socket.and_then(|slot| self.paths.sockets.get(slot));
         let is_connected = socket.is_some_and(|path| matches!(path.of, Of::Tunnel(..)));
         match error.raw_os_error().map(Errno::from_raw) {

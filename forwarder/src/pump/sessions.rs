@@ -8,12 +8,13 @@ use std::time::Duration;
 use adit_proto::frame::{ControlFrame, GoawayReason, Open, Protocol};
 use adit_proto::id::{ContactId, FlowId, Time};
 use adit_proto::limits::{CARRIER_BUFFERS_LOW, EVENTS_WAITING_MAX, FLOW_SLOTS_LOW};
-use adit_proto::session::{self, Departed, SessionError};
+use adit_proto::session::{self, SessionError};
 use adit_ring::{Memory, Slice, Target};
 
 use super::Pump;
 use super::carriers::Role;
 use super::contacts::Contact;
+use super::measures::InFlight;
 use super::meter::SharedMeter;
 use super::owners::Owner;
 use super::paths::PathState;
@@ -81,7 +82,7 @@ pub(super) struct Tunnel {
     /// Since when the other end is out of reach, or may be.
     pub(super) stalled_since: Option<Time>,
     /// What packets under way have of flows, to be measured when they are sent.
-    pub(super) departed: Vec<Departed>,
+    pub(super) in_flight: InFlight,
     timer: Option<Time>,
 }
 
@@ -147,7 +148,7 @@ impl Tunnel {
             has_parted: false,
             farewell: None,
             stalled_since: None,
-            departed: Vec::new(),
+            in_flight: InFlight::default(),
             timer: None,
         }
     }
@@ -397,6 +398,10 @@ impl Pump {
         self.tunnels_by_key.remove(&tunnel.key);
         self.drop_path(tunnel.path);
         let now = self.now;
+        // The stall that ends a session is the worst of them; a farewell in order is none.
+        if let Some(since) = tunnel.stalled_since.filter(|since| *since < now) {
+            self.measures.record_stall(&tunnel.name, now.since(since), now);
+        }
         let is_over = |owner: &mut Owner| owner.handle_end(slot, now);
         if self.owners.get_mut(&tunnel.owner).is_some_and(is_over) {
             self.owners.remove(&tunnel.owner);

@@ -163,7 +163,7 @@ impl End {
 
     /// Commands are taken in order: once this is answered, so are the earlier ones.
     pub(crate) fn report(&self) -> Report {
-        self.pump.send(Command::Report).unwrap();
+        self.pump.send(Command::Report(Default::default())).unwrap();
         self.wait_for("Report", |event| match event {
             Event::Report(report) => Some(report),
             _ => None,

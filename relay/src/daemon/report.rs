@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use adit::config::Admitted;
 use adit::exit::Failed;
-use adit::handoff::{Command, Protocol, Report, SessionKey, SessionReport};
+use adit::handoff::{Protocol, Report, SessionKey, SessionReport};
 use adit::histogram::TimesRequest;
 use adit::key::PublicKey;
 use adit::status::{AdmittedStatus, Ask, ContactStatus, Memory, RelayStatus, Traffic, VERSION};
 
-use super::{Daemon, Session};
+use super::{Daemon, Input, Session};
 
 /// What one key has at the moment.
 #[derive(Default)]
@@ -19,14 +19,22 @@ struct Holding<'a> {
     contacts: Vec<ContactStatus>,
 }
 
+impl From<Ask> for Input {
+    fn from(ask: Ask) -> Self {
+        Self::Ask(ask)
+    }
+}
+
+impl From<TimesRequest> for Input {
+    fn from(request: TimesRequest) -> Self {
+        Self::Times(request)
+    }
+}
+
 impl Daemon {
     pub(super) fn measure(&mut self, request: TimesRequest, now: Instant) -> Result<(), Failed> {
-        match self.live.handle_request(request, now) {
-            // It is the same for all of them.
-            Some(Command::ResetTimes) => self.tell_all(|| Command::ResetTimes),
-            Some(_) => self.tell_all(|| Command::Measure),
-            None => Ok(()),
-        }
+        let mut commands = self.live.handle_request(request, now).into_iter();
+        commands.try_for_each(|(pump, command)| self.tell(pump, command))
     }
 
     /// Answers whoever has asked how it goes.
@@ -41,10 +49,8 @@ impl Daemon {
             let figures = self.status(&reports, now).figures();
             self.live.answer(answer, &figures, now);
         }
-        match self.live.handle_timeout(now) {
-            Some(_) => self.tell_all(|| Command::Measure),
-            None => Ok(()),
-        }
+        let mut commands = self.live.handle_timeout(now).into_iter();
+        commands.try_for_each(|(pump, command)| self.tell(pump, command))
     }
 
     pub(super) fn status(&self, reports: &[Report], now: Instant) -> RelayStatus {

@@ -5,13 +5,22 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use adit::exit::Failed;
-use adit::handoff::{Command, Down, SessionKey};
+use adit::handoff::{Command, Down, GoawayReason, SessionKey};
 use adit_proto::id::SessionId;
 
 use super::{Daemon, Session};
 use crate::refused::Cause;
 
 impl Daemon {
+    /// Ends the sessions of keys that are let in no more.
+    pub(super) fn close_removed(&self) -> Result<(), Failed> {
+        let is_removed = |state: &Session| !self.policies.contains_key(&state.key);
+        let all = self.sessions.iter().chain(&self.arrivals);
+        let why = "the relay no longer accepts this key";
+        all.filter(|(_, state)| is_removed(state))
+            .try_for_each(|(session, _)| self.close(*session, GoawayReason::Revoked, why))
+    }
+
     pub(super) fn handle_up(
         &mut self,
         session: SessionKey,

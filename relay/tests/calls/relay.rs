@@ -188,7 +188,7 @@ impl Member {
     /// Waits until the connections so far have been opened as flows.
     pub(crate) fn wait_until_opened(&self) {
         wait_for("flow", || {
-            self.pump.send(Command::Report).unwrap();
+            self.pump.send(Command::Report(Default::default())).unwrap();
             self.wait_for("Report", |event| match event {
                 Event::Report(report) => Some((report.sessions[0].flows > 0).then_some(())),
                 _ => None,

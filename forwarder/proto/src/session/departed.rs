@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Session;
 use crate::id::{FlowId, Time};
-use crate::limits::DEPARTED_MAX;
+use crate::limits::{DEPARTED_KEPT, DEPARTED_MAX};
 
 /// A piece of a flow that was put on its way: what one receive from the flow's socket has filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,15 @@ impl Departures {
     }
 }
 
+/// Gives back what a burst has taken, once much less is in use: `departed` is empty, and had `used`
+/// of its room a moment ago.
+pub fn relax(departed: &mut Vec<Departed>, used: usize) {
+    let kept = DEPARTED_KEPT.max(2 * used);
+    if departed.capacity() > 2 * kept {
+        departed.shrink_to(kept);
+    }
+}
+
 impl<B> Session<B> {
     /// What the flow's bytes count to, where times are measured.
     pub fn tag_flow(&mut self, id: FlowId, tag: u16) {
@@ -40,12 +49,37 @@ impl<B> Session<B> {
     /// Adds to `departed` what was sealed since the last call: to be asked after each
     /// [`Session::poll_records`] and [`Session::poll_packets`].
     pub fn take_departed(&mut self, departed: &mut Vec<Departed>) {
-        departed.append(&mut self.departed.0);
-        departed.append(&mut self.datagrams.departed.0);
+        for Departures(own) in [&mut self.departed, &mut self.datagrams.departed] {
+            let used = own.len();
+            departed.append(own);
+            relax(own, used);
+        }
     }
 
     /// What the latest `PONG` has measured; once for each.
     pub fn poll_round_trip(&mut self) -> Option<Duration> {
         self.liveness.poll_round_trip()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A burst's memory is kept while bursts go on, and given back after them.
+    #[test]
+    fn the_memory_of_a_burst_is_given_back() {
+        let mut departures = Departures::default();
+        let burst = |departures: &mut Departures| {
+            (0..2 * DEPARTED_MAX).for_each(|_| departures.push(0, Time::default()));
+            assert_eq!(departures.0.len(), DEPARTED_MAX);
+            let used = departures.0.len();
+            departures.0.clear();
+            relax(&mut departures.0, used);
+        };
+        burst(&mut departures);
+        assert!(departures.0.capacity() >= DEPARTED_MAX);
+        relax(&mut departures.0, 1);
+        assert!(departures.0.capacity() <= 2 * DEPARTED_KEPT);
     }
 }

@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 use super::*;
 use crate::api::{Client, ClientError, SocketFile, serve};
 use crate::config::Metrics;
-use crate::handoff::{Measure, Report, Times, TimesOf, Way};
+use crate::handoff::{Command, Measure, Report, Times, TimesOf, Way};
 use crate::histogram::{Figure, Live};
 
 /// Longer than anything here takes.
@@ -33,18 +33,18 @@ fn daemon(path: &Path) -> (SocketFile, SocketAddr) {
         let mut count = 5;
         while let Some(request) = inputs.blocking_recv() {
             let now = Instant::now();
-            match live.handle_request(request, now) {
-                Some(crate::handoff::Command::ResetTimes) => count = 0,
-                Some(_) => {
-                    for _ in 0..2 {
+            for (_, command) in live.handle_request(request, now) {
+                match command {
+                    Command::ResetTimes => count = 0,
+                    Command::Measure(asked, _) => {
                         let all = vec![
                             times(Measure::Inside, Some("web"), count),
                             times(Measure::RoundTrip, None, 1),
                         ];
-                        live.handle_report(Report { times: Some(all), ..Report::default() });
+                        live.handle_report(Report { asked, times: Some(all), ..Report::default() });
                     }
+                    other => panic!("{other:?}"),
                 }
-                None => {}
             }
             if let Some((answer, _)) = live.poll_answer(now) {
                 live.answer(answer, &[Figure::gauge("flows", "Flows", 7)], now);

@@ -2,10 +2,17 @@
 
 use std::time::Instant;
 
-use super::Daemon;
+use super::{Daemon, Input};
 use crate::exit::Failed;
 use crate::handoff::{Report, SessionKey};
+use crate::histogram::TimesRequest;
 use crate::status::{Ask, CarrierStatus, ForwarderStatus, Memory, Traffic, VERSION};
+
+impl From<TimesRequest> for Input {
+    fn from(request: TimesRequest) -> Self {
+        Self::Times(request)
+    }
+}
 
 impl Daemon {
     /// Answers whoever has asked how it goes.
@@ -20,8 +27,8 @@ impl Daemon {
             let figures = self.status(&reports, now).figures();
             self.live.answer(answer, &figures, now);
         }
-        let command = self.live.handle_timeout(now);
-        command.map_or(Ok(()), |command| self.tell(command))
+        let commands = self.live.handle_timeout(now);
+        commands.into_iter().try_for_each(|(_, command)| self.tell(command))
     }
 
     pub(super) fn status(&self, reports: &[Report], now: Instant) -> ForwarderStatus {
