@@ -84,7 +84,12 @@ impl Scenario {
             Play::Translated(_) | Play::Proxied(Proxy::Connect | Proxy::Socks) => {
                 &[(Tcp, Inwards), (Tcp, Outwards), (Udp, Inwards), (Udp, Outwards)]
             }
-            Play::Refused(_) | Play::Rebuffed(_) | Play::Impaired(_) => &[(Tcp, Outwards)],
+            // Datagrams where enough of them are lost to compare.
+            Play::Impaired(link) if link.loss > 0.02 && link.loss < 0.1 => {
+                &[(Tcp, Inwards), (Tcp, Outwards), (Udp, Inwards)]
+            }
+            Play::Impaired(_) => &[(Tcp, Inwards), (Tcp, Outwards)],
+            Play::Refused(_) | Play::Rebuffed(_) => &[(Tcp, Outwards)],
             Play::Fault(_) | Play::Proxied(_) => &[(Tcp, Inwards)],
         };
         let gateway = self.gateway;
