@@ -46,8 +46,8 @@ const QUARTER: &[&str] = &[
     "syns-blocked",
     "pooling",
     "mtu-black-hole",
-    "loss-1",
-    "rate-10",
+    "loss-1/tcp/inwards",
+    "rate-10/tcp/outwards",
 ];
 /// How many rows at once.
 const JOBS: usize = 4;

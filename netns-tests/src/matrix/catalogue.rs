@@ -176,11 +176,6 @@ fn gateways() -> Vec<Scenario> {
         v6("v6-symmetric", "IPv6 alone, another port for each addressee", Nat6::Symmetric),
         v6("v6-prefix", "IPv6 alone, its prefix translated", Nat6::PrefixTranslation),
         v6("v6-routed", "IPv6 alone, behind a stateful firewall", Nat6::Routed),
-        line(
-            "dual-stack",
-            "IPv4 translated, IPv6 routed",
-            Topology::V6 { nat: Nat6::Routed, v4: true },
-        ),
     ]);
     gateways
 }

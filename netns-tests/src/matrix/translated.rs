@@ -185,6 +185,10 @@ fn shut(protocol: Protocol, lab: &Lab) -> Result<String, LabError> {
     let mut outside = ext;
     for gateway in &gateways {
         outside.route(peer.address(), gateway.address())?;
+        outside = *gateway;
+    }
+    let mut outside = ext;
+    for gateway in &gateways {
         let before = gateway.dropped_packets()?;
         let reached = match protocol {
             Protocol::Tcp => outside.play("connect", &to, &["--within-ms=400"]).is_ok(),
