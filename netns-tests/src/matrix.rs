@@ -9,7 +9,7 @@
 //! A row passes when the gateway behaves as its preset promises, when plain traffic passes or fails as it
 //! must there, and when everything that the tunnel carries is right to the last byte. Whatever else
 //! happens, a panic and a row that does not end included, is a failure. Skipped is only what this
-//! machine's kernel or its tools cannot build; the reason says what is missing.
+//! machine's kernel or its tools cannot build, never an error after that; the reason says what is missing.
 //!
 //! Deliberately absent: a second attempt. A row that passes only sometimes has failed.
 
@@ -22,9 +22,14 @@ mod suite;
 mod translated;
 
 use std::fmt;
-use std::sync::mpsc;
+use std::fs::File;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::{Lab, LabError, Topology};
 use catalogue::Play;
@@ -35,6 +40,8 @@ pub use suite::{Examined, Progress, Suite};
 
 /// How long a row may take: thrice what the longest takes on two busy processors.
 const ROW_MAX: Duration = Duration::from_secs(300);
+/// How long a row whose lab was ended may take to notice.
+const END_MAX: Duration = Duration::from_secs(20);
 /// How much of an error a verdict holds.
 const REASON_BYTES_MAX: usize = 1_500;
 
@@ -85,6 +92,13 @@ pub struct Row {
     pub direction: Direction,
 }
 
+impl Row {
+    /// Whether it compares speeds, hence needs the machine for itself.
+    pub(super) fn is_timed(&self) -> bool {
+        scenario(self.gateway).is_some_and(|scenario| scenario.group == Group::Lines)
+    }
+}
+
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}", self.gateway, self.protocol, self.direction)
@@ -129,57 +143,115 @@ pub fn run(row: &Row) -> Verdict {
 /// preset's.
 #[must_use]
 pub fn examine(row: &Row, rules: Option<&str>) -> Finding {
+    let rules = rules.map(str::to_owned);
+    watch(*row, Conditions { rules, keeps_logs: true, anchor: Arc::default() })
+}
+
+/// The same, with rules that the row shall not survive: its failure is no reason to keep its logs.
+#[must_use]
+pub fn sabotage(row: &Row, rules: &str) -> Finding {
+    let rules = Some(rules.to_owned());
+    watch(*row, Conditions { rules, keeps_logs: false, anchor: Arc::default() })
+}
+
+/// What a row is played under.
+#[derive(Debug, Clone)]
+struct Conditions {
+    rules: Option<String>,
+    keeps_logs: bool,
+    /// The process whose end is the end of the lab, once there is one.
+    anchor: Arc<AtomicI32>,
+}
+
+/// What went wrong, and when.
+#[derive(Debug)]
+enum Trouble {
+    /// While the lab was built from its preset.
+    Building(LabError),
+    /// Afterwards.
+    Playing(LabError),
+}
+
+/// Plays a row in a thread of its own, and ends its lab when it takes too long.
+fn watch(row: Row, conditions: Conditions) -> Finding {
     let started = Instant::now();
-    let (row, rules) = (*row, rules.map(str::to_owned));
+    let anchor = Arc::clone(&conditions.anchor);
     let (tell, told) = mpsc::channel();
     let player = thread::Builder::new().name(row.to_string()).spawn(move || {
         let outcome = scenario(row.gateway)
             .ok_or_else(|| LabError::Claim(format!("there is no gateway '{}'", row.gateway)))
-            .and_then(|scenario| perform(row, scenario, rules.as_deref()));
+            .map_err(Trouble::Playing)
+            .and_then(|scenario| perform(row, scenario, &conditions));
         // Nobody listens any more when it took too long.
         drop(tell.send(outcome));
     });
     let outcome = match player {
         Ok(_) => told.recv_timeout(ROW_MAX).unwrap_or_else(|ended| {
-            Err(LabError::Claim(match ended {
-                mpsc::RecvTimeoutError::Timeout => format!("not over after {ROW_MAX:?}"),
+            Err(Trouble::Playing(LabError::Claim(match ended {
+                mpsc::RecvTimeoutError::Timeout => {
+                    let ended =
+                        if end(&anchor, &told) { "" } else { ", nor once its lab was ended" };
+                    format!("not over after {ROW_MAX:?}{ended}")
+                }
                 mpsc::RecvTimeoutError::Disconnected => "it panicked".to_owned(),
-            }))
+            })))
         }),
-        Err(source) => Err(LabError::io("starting a thread")(source)),
+        Err(source) => Err(Trouble::Playing(LabError::io("starting a thread")(source))),
     };
     let took = started.elapsed();
     match outcome {
         Ok(evidence) => Finding { verdict: Verdict::Pass, evidence, took },
-        Err(error) => Finding { verdict: judge(&error), evidence: String::new(), took },
+        Err(trouble) => Finding { verdict: judge(&trouble), evidence: String::new(), took },
     }
 }
 
-fn perform(row: Row, scenario: &Scenario, rules: Option<&str>) -> Result<String, LabError> {
-    stage(row, scenario.topology(), rules, |lab| match scenario.play {
+/// Ends a lab by its first process, hence whatever its row waits for; says whether the row is over then.
+fn end<T>(anchor: &AtomicI32, told: &mpsc::Receiver<T>) -> bool {
+    let pid = anchor.load(Ordering::Relaxed);
+    if pid > 0 {
+        match kill(Pid::from_raw(pid), Signal::SIGKILL) {
+            // It may have ended just now.
+            Ok(()) | Err(_) => {}
+        }
+    }
+    !matches!(told.recv_timeout(END_MAX), Err(mpsc::RecvTimeoutError::Timeout))
+}
+
+fn perform(row: Row, scenario: &Scenario, conditions: &Conditions) -> Result<String, Trouble> {
+    if let Play::Impaired(_) = scenario.play {
+        let device = "/dev/net/tun";
+        let opened = File::options().read(true).write(true).open(device);
+        opened.map_err(|source| Trouble::Building(LabError::io(device)(source)))?;
+    }
+    stage(row, scenario.topology(), conditions, |lab| match scenario.play {
         Play::Translated(_) => translated::play(row, lab),
         Play::Refused(refusal) => egress::refused(refusal, lab),
         Play::Proxied(proxy) => egress::proxied(row, proxy, lab),
         Play::Rebuffed(rebuff) => egress::rebuffed(rebuff, lab),
         Play::Fault(story) => story.play(lab),
-        Play::Impaired(link) => impaired::play(&link, lab),
+        Play::Impaired(link) => impaired::play(row, &link, lab),
     })
 }
 
-/// Builds the lab, makes sure of it, and plays; its logs stay when that fails.
+/// Builds the lab, makes sure of it, and plays; its logs stay when that fails unforeseen.
 fn stage(
     row: Row,
     topology: Topology,
-    rules: Option<&str>,
+    conditions: &Conditions,
     play: impl FnOnce(&Lab) -> Result<String, LabError>,
-) -> Result<String, LabError> {
+) -> Result<String, Trouble> {
     let name = row.to_string().replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
-    let mut lab = topology.draw(&name).paced().build()?;
-    let outcome = verify(&lab, rules).and_then(|()| play(&lab));
-    if outcome.is_err() {
+    let drawn = topology.draw(&name);
+    // Whatever compares speeds has one of the few slots; the suite plays it alone.
+    let drawn = if row.is_timed() { drawn } else { drawn.paced() };
+    let mut lab = drawn.build().map_err(Trouble::Building)?;
+    conditions.anchor.store(lab.anchor_pid(), Ordering::Relaxed);
+    let outcome = verify(&lab, conditions.rules.as_deref()).and_then(|()| play(&lab));
+    conditions.anchor.store(0, Ordering::Relaxed);
+    if outcome.is_err() && conditions.keeps_logs {
         lab.keep();
     }
-    outcome
+    outcome.map_err(Trouble::Playing)
 }
 
 /// Makes sure of the gateway, and of what further rules make of it.
@@ -198,21 +270,21 @@ const LACKING: &[&str] = &[
     "No chain/target/match by that name",
     "Couldn't load",
     "missing kernel module",
-    "Extension ",
     "Operation not supported",
     "Protocol not supported",
-    "/dev/net/tun",
-    "TAP",
 ];
 
 /// Skipped is only what could not be built; whatever is wrong afterwards is a failure.
-fn judge(error: &LabError) -> Verdict {
+fn judge(trouble: &Trouble) -> Verdict {
+    let (Trouble::Building(error) | Trouble::Playing(error)) = trouble;
     let text = error.to_string();
-    match error {
-        LabError::MissingTools { .. } | LabError::NoNamespaces { .. } => {
-            Verdict::Skip(first_line(&text))
-        }
-        LabError::Command { output, .. } if LACKING.iter().any(|lack| output.contains(lack)) => {
+    match trouble {
+        Trouble::Building(
+            LabError::MissingTools { .. } | LabError::NoNamespaces { .. } | LabError::Io { .. },
+        ) => Verdict::Skip(first_line(&text)),
+        Trouble::Building(LabError::Command { output, .. })
+            if LACKING.iter().any(|lack| output.contains(lack)) =>
+        {
             let line = output.lines().find(|line| LACKING.iter().any(|lack| line.contains(lack)));
             Verdict::Skip(format!("this machine lacks it: {}", line.unwrap_or_default().trim()))
         }
@@ -241,14 +313,17 @@ mod tests {
         }
     }
 
-    /// What the machine lacks is skipped; what does not hold fails, and so does any other error.
+    /// What the machine lacks is skipped; what does not hold fails, and so does any other error, be it
+    /// in the same words: rules of the user's own that this machine cannot have are no reason to skip.
     #[test]
     fn only_what_cannot_be_built_is_skipped() {
-        let lacks = command("iptables: No chain/target/match by that name.\n");
-        assert!(matches!(judge(&lacks), Verdict::Skip(_)));
+        let lacks = || command("iptables: No chain/target/match by that name.\n");
+        assert!(matches!(judge(&Trouble::Building(lacks())), Verdict::Skip(_)));
+        assert!(matches!(judge(&Trouble::Playing(lacks())), Verdict::Fail(_)));
         let claim = LabError::Claim("a byte is wrong".to_owned());
-        assert_eq!(judge(&claim), Verdict::Fail("a byte is wrong".to_owned()));
-        assert!(matches!(judge(&command("the echo differs")), Verdict::Fail(_)));
+        assert_eq!(judge(&Trouble::Playing(claim)), Verdict::Fail("a byte is wrong".to_owned()));
+        let differs = Trouble::Building(command("the echo differs"));
+        assert!(matches!(judge(&differs), Verdict::Fail(_)));
     }
 
     /// A row of a gateway that does not exist is a failure, not nothing.

@@ -46,10 +46,11 @@ pub struct Sums {
 }
 
 impl Sums {
-    /// Whether nothing failed, and something passed: a run in which all was skipped shows nothing.
+    /// Whether nothing failed, nothing was skipped unless that is allowed, and something passed: a run in
+    /// which all was skipped shows nothing.
     #[must_use]
-    pub fn is_good(self) -> bool {
-        self.failed == 0 && self.passed > 0
+    pub fn is_good(self, allow_skip: bool) -> bool {
+        self.failed == 0 && self.passed > 0 && (allow_skip || self.skipped == 0)
     }
 }
 
@@ -252,7 +253,7 @@ mod tests {
         let broken = Verdict::Fail("a <byte> is | wrong".to_owned());
         let report = report(&[Verdict::Pass, broken, Verdict::Skip("no SNPT".to_owned())]);
         assert_eq!(report.sums(), Sums { passed: 1, failed: 1, skipped: 1 });
-        assert!(!report.sums().is_good());
+        assert!(!report.sums().is_good(true));
         let (text, markdown, html) = (report.text(), report.markdown(), report.html());
         for form in [&text, &markdown, &html] {
             assert!(form.contains("FAIL") && form.contains("no SNPT"), "{form}");
@@ -280,9 +281,10 @@ mod tests {
     /// A run in which nothing passed is not good.
     #[test]
     fn skipping_everything_is_no_success() {
-        assert!(!report(&[Verdict::Skip("no".to_owned())]).sums().is_good());
-        assert!(!report(&[]).sums().is_good());
-        assert!(report(&[Verdict::Pass, Verdict::Skip("no".to_owned())]).sums().is_good());
+        assert!(!report(&[Verdict::Skip("no".to_owned())]).sums().is_good(true));
+        assert!(!report(&[]).sums().is_good(true));
+        let some = report(&[Verdict::Pass, Verdict::Skip("no".to_owned())]).sums();
+        assert!(some.is_good(true) && !some.is_good(false));
     }
 
     /// The form is the one that the file's name asks for.

@@ -1,6 +1,7 @@
 //! Where the tests of survival play: two internal peers behind a tunnel, flows to both of them, and a
 //! plain connection through the same gateway as the control.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::faults::CONTROL_PORT;
@@ -152,5 +153,32 @@ impl Control {
         let seen = self.flow.mark()?.and(scene.mark_outside()?);
         self.worst_ms = self.worst_ms.max(seen.stall_max_ms);
         Ok((seen.ended() == 0).then_some(self.worst_ms))
+    }
+
+    /// Whether nothing has come to its caller's end since then; a dead one hears nothing.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub fn is_silent_since(&mut self, since: Instant) -> Result<bool, LabError> {
+        if !self.flow.process_mut().runs() {
+            return Ok(true);
+        }
+        // Taken before the mark: a byte that came since makes its own time the shorter.
+        let elapsed = since.elapsed();
+        let seen = self.flow.mark()?;
+        Ok(seen.ended() > 0 || u128::from(seen.open_ms) >= elapsed.as_millis())
+    }
+
+    /// Makes sure that nothing comes to its caller's end for so long from `since` on, or that it is dead.
+    ///
+    /// # Errors
+    /// When it lives, or cannot be told.
+    pub fn must_stall(&mut self, since: Instant, silence: Duration) -> Result<(), LabError> {
+        // The length of the silence, not a wait for anything.
+        thread::sleep(silence.saturating_sub(since.elapsed()));
+        if self.is_silent_since(since)? {
+            return Ok(());
+        }
+        Err(LabError::Claim("the plain connection beside the tunnel lives".to_owned()))
     }
 }

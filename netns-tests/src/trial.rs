@@ -10,15 +10,16 @@ const FLOWS: usize = 100;
 /// How long flows may take to move again once the path is there: the promise is far shorter, and
 /// has its own suite.
 const RECOVERY: Duration = Duration::from_secs(15);
-/// A silent control has to have been silent for so long.
-const SILENCE_MS: u64 = 2_000;
+/// For how long a control that is said to have died hears nothing, though the tunnel's flows move: far
+/// longer than it takes to send something again after a fault that is over at once.
+const SILENCE: Duration = Duration::from_secs(2);
 /// Bytes that a connection may carry: an odd number, so that it ends within a record.
 const QUOTA_BYTES: u64 = 4_000_037;
 
 /// What must befall the control.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// Reset, or without a byte from the strike on.
+    /// Reset, or without a byte even when the tunnel's flows move again.
     Death,
     /// Without a byte for about so long.
     Stall(Duration),
@@ -90,22 +91,10 @@ impl Trial {
         self.fault.prepare(lab)?;
         let mut scene = Scene::open(lab, "")?;
         let mut swarm = scene.swarm(&SwarmPlan::new(FLOWS))?;
-        let mut control = scene.control(self.control_kbytes_per_second)?;
         let session = scene.tunnel.session()?;
-        let struck = self.fault.inject(lab)?;
-        if self.resumptions_min > 1 {
-            self.wait_resumed(&scene)?;
-        }
-        struck.hold(self.lasts);
-        if self.lasts.is_zero() {
-            scene.wait_flowing(&mut swarm, Instant::now(), RECOVERY)?;
-        }
-        self.check_control(&mut control, &mut scene)?;
-        lift(struck, &mut scene, &mut swarm)?;
-        for _ in 1..self.times {
-            let struck = self.fault.inject(lab)?;
-            struck.hold(self.lasts);
-            lift(struck, &mut scene, &mut swarm)?;
+        for _ in 0..self.times {
+            let control = scene.control(self.control_kbytes_per_second)?;
+            self.strike(&mut scene, &mut swarm, control)?;
         }
         let tally = self.finish(&mut swarm, &mut scene)?;
         if scene.tunnel.session()? != session {
@@ -132,16 +121,34 @@ impl Trial {
         })
     }
 
-    /// The control has to fall silent or die; how long that takes is the kernel's business.
-    fn check_control(&self, control: &mut Control, scene: &mut Scene<'_>) -> Result<(), LabError> {
-        let silent_ms = match self.fate {
-            Fate::Death => SILENCE_MS,
-            Fate::Stall(lasts) => u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX) * 8 / 10,
-        };
-        let what = format!("the control to die or to be silent for {silent_ms} ms");
-        wait_until(Duration::from_secs(10), &what, || {
-            control.stalled_ms(scene).is_ok_and(|ms| ms.is_none_or(|ms| ms >= silent_ms))
-        })
+    /// Strikes once, beside a plain connection of its own.
+    fn strike(
+        &self,
+        scene: &mut Scene<'_>,
+        swarm: &mut Swarm,
+        mut control: Control,
+    ) -> Result<(), LabError> {
+        let struck = self.fault.inject(scene.lab)?;
+        if self.resumptions_min > 1 {
+            self.wait_resumed(scene)?;
+        }
+        struck.hold(self.lasts);
+        match self.fate {
+            Fate::Stall(lasts) => {
+                let silent_ms = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX) * 8 / 10;
+                let what = format!("the control to be silent for {silent_ms} ms");
+                wait_until(Duration::from_secs(10), &what, || {
+                    control.stalled_ms(scene).is_ok_and(|ms| ms.is_none_or(|ms| ms >= silent_ms))
+                })?;
+            }
+            Fate::Death => {
+                // A plain connection that lives tries again after as long as it was cut off, at most.
+                let silence = SILENCE.max(struck.at().elapsed() * 3 / 2);
+                scene.wait_flowing(swarm, Instant::now(), RECOVERY)?;
+                control.must_stall(Instant::now(), silence)?;
+            }
+        }
+        lift(struck, scene, swarm)
     }
 
     fn finish(&self, swarm: &mut Swarm, scene: &mut Scene<'_>) -> Result<Tally, LabError> {

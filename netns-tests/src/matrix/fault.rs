@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::claim;
-use crate::faults::{Direction, Fault};
+use crate::faults::{CONTROL_PORT, Direction, Fault};
 use crate::{
     Daemon, Firewall, Lab, LabError, Nat, SHORT, Scene, SwarmPlan, Topology, Trial, Tunnel,
     wait_until,
@@ -21,6 +21,12 @@ const RECOVERY: Duration = Duration::from_secs(20);
 const NAMED_WITHIN: Duration = Duration::from_secs(15);
 /// How long the relay keeps the contact points of a session that is over.
 const LEASE: Duration = Duration::from_secs(60);
+/// For how long a plain connection that is said to be dead hears nothing.
+const SILENCE: Duration = Duration::from_secs(2);
+/// When nothing is on its way any more that was sent before a fault.
+const SETTLED: Duration = Duration::from_millis(500);
+/// What plain connections beside the tunnel have.
+const CONTROL_KBYTES_PER_SECOND: u64 = 100;
 /// The mark of the rules.
 const MARK: &str = "matrix-fault";
 
@@ -90,11 +96,16 @@ fn idle(lab: &Lab, forgets_s: u64, idle_s: u64, is_resumed: bool) -> Result<Stri
     thread::sleep(Duration::from_secs(idle_s));
     let resumed = tunnel.resumptions()?;
     flows.finish(RECOVERY)?;
+    // What only speaking finds out counts too.
+    let resumed_after = tunnel.resumptions()?;
     let control = control.finish(Duration::from_secs(40));
     claim(control.is_err(), || {
         "the plain idle connection lives: nothing was forgotten".to_owned()
     })?;
     claim((resumed > 0) == is_resumed, || format!("{resumed} resumptions in {idle_s} s"))?;
+    claim(is_resumed || resumed_after == 0, || {
+        format!("{resumed_after} resumptions when the flows spoke again")
+    })?;
     Ok(format!(
         "10 flows idle for {idle_s} s live, {resumed} resumptions; the plain connection died"
     ))
@@ -105,13 +116,26 @@ fn idle(lab: &Lab, forgets_s: u64, idle_s: u64, is_resumed: bool) -> Result<Stri
 fn half_open(lab: &Lab, direction: Direction) -> Result<String, LabError> {
     let mut scene = Scene::open(lab, "")?;
     let mut swarm = scene.swarm(&SwarmPlan::new(10))?;
+    let mut control = scene.control(CONTROL_KBYTES_PER_SECOND)?;
     let session = scene.tunnel.session()?;
     let struck = Fault::OneWay(direction).inject(lab)?;
-    let found = wait_until(2 * KEEPALIVE, "the forwarder to find the path half gone", || {
-        state(&scene.tunnel).is_ok_and(|state| state != "up")
-    });
-    let found_after = struck.at().elapsed();
-    found?;
+    let since = Instant::now();
+    let (mut inside, mut outside) = (None, None);
+    wait_until(2 * KEEPALIVE, "both daemons to find the path half gone", || {
+        if inside.is_none() && state(&scene.tunnel).is_ok_and(|state| state != "up") {
+            inside = Some(since.elapsed());
+        }
+        if outside.is_none() && is_connected(&scene.tunnel).is_ok_and(|is| !is) {
+            outside = Some(since.elapsed());
+        }
+        inside.is_some() && outside.is_some()
+    })
+    .map_err(|error| {
+        let seen = format!("{error}: the forwarder after {inside:?}, the relay after {outside:?}");
+        LabError::Claim(seen)
+    })?;
+    // What was on its way may still have come.
+    control.must_stall(since + SETTLED, SILENCE)?;
     struck.lift()?;
     scene.wait_flowing(&mut swarm, Instant::now(), RECOVERY)?;
     let tally = swarm.finish(RECOVERY)?;
@@ -119,8 +143,10 @@ fn half_open(lab: &Lab, direction: Direction) -> Result<String, LabError> {
     claim(scene.tunnel.session()? == session, || "the session is another".to_owned())?;
     no_zombie(&scene.tunnel, 2)?;
     Ok(format!(
-        "found after {:.1} s; 10 flows, every SHA-256 right; one session, two contact points",
-        found_after.as_secs_f64()
+        "found after {:.1} s by the forwarder, {:.1} s by the relay; 10 flows, every SHA-256 right; one \
+         session, two contact points; a plain connection stood still",
+        inside.unwrap_or_default().as_secs_f64(),
+        outside.unwrap_or_default().as_secs_f64()
     ))
 }
 
@@ -128,17 +154,24 @@ fn half_open(lab: &Lab, direction: Direction) -> Result<String, LabError> {
 fn one_sided(lab: &Lab, end: Daemon) -> Result<String, LabError> {
     let mut scene = Scene::open(lab, "")?;
     let mut swarm = scene.swarm(&SwarmPlan::new(10))?;
+    let mut control = scene.control(CONTROL_KBYTES_PER_SECOND)?;
     let session = scene.tunnel.session()?;
     let rule = format!("FORWARD -p tcp --tcp-flags RST RST -m comment --comment {MARK} -j DROP");
     // The other end's packets find no socket, and the resets that answer them are lost as well.
     let gateway = lab.gateway();
     gateway.shell(&format!("iptables -w -I {rule}"))?;
-    let (host, side) = match end {
-        Daemon::Forwarder => ("icp", "dport"),
-        Daemon::Relay => ("relay", "sport"),
+    let (side, host, plain_host) = match end {
+        Daemon::Forwarder => ("dport", "icp", "icp"),
+        Daemon::Relay => ("sport", "relay", "ext"),
     };
-    let killed = lab.host(host).run_ok(["ss", "-HtnK", &format!("{side} = :443")])?.stdout;
-    claim(!killed.trim().is_empty(), || "there was no carrier to destroy".to_owned())?;
+    let destroy = |host: &str, port: u16| -> Result<bool, LabError> {
+        let filter = format!("{side} = :{port}");
+        let killed = lab.host(host).run_ok(["ss", "-HtnK", "state", "established", &filter])?;
+        Ok(!killed.stdout.trim().is_empty())
+    };
+    let killed = destroy(plain_host, CONTROL_PORT)?;
+    claim(killed, || "there was no plain connection to destroy".to_owned())?;
+    claim(destroy(host, 443)?, || "there was no carrier to destroy".to_owned())?;
     let struck = Instant::now();
     let found = wait_until(2 * KEEPALIVE, "the session to go on over a new carrier", || {
         scene.tunnel.resumptions().is_ok_and(|count| count > 0)
@@ -148,12 +181,14 @@ fn one_sided(lab: &Lab, end: Daemon) -> Result<String, LabError> {
     let lost = gateway.rule_packets("FORWARD", MARK)?;
     claim(lost > 0, || "no reset was kept from the other end".to_owned())?;
     scene.wait_flowing(&mut swarm, Instant::now(), RECOVERY)?;
+    control.must_stall(struck + SETTLED, SILENCE)?;
     let tally = swarm.finish(RECOVERY)?;
     claim(tally.right == 10, || format!("{tally:?}"))?;
     claim(scene.tunnel.session()? == session, || "the session is another".to_owned())?;
     no_zombie(&scene.tunnel, 2)?;
     Ok(format!(
-        "resumed after {:.1} s; {lost} resets were lost; 10 flows, every SHA-256 right; one session",
+        "resumed after {:.1} s; {lost} resets were lost; 10 flows, every SHA-256 right; one session; a \
+         plain connection stood still",
         found_after.as_secs_f64()
     ))
 }
@@ -240,18 +275,21 @@ fn pooling(lab: &Lab) -> Result<String, LabError> {
     let mut sources = BTreeSet::new();
     for losses in 1..=LOSSES {
         sources.extend(remote(&scene.tunnel)?);
+        let mut control = scene.control(CONTROL_KBYTES_PER_SECOND)?;
         Fault::Severed(Daemon::Forwarder).inject(lab)?.lift()?;
         wait_until(RECOVERY, "the session to go on over a new carrier", || {
             scene.tunnel.resumptions().is_ok_and(|count| count >= losses)
         })?;
         scene.wait_flowing(&mut swarm, Instant::now(), RECOVERY)?;
+        control.must_stall(Instant::now(), SILENCE)?;
     }
     let tally = swarm.finish(RECOVERY)?;
     claim(tally.right == 20, || format!("{tally:?}"))?;
     claim(scene.tunnel.session()? == session, || "the session is another".to_owned())?;
     claim(sources.len() > 1, || format!("all carriers came from {sources:?}"))?;
     Ok(format!(
-        "{LOSSES} carriers lost, {} public addresses seen by the relay; 20 flows, every SHA-256 right",
+        "{LOSSES} carriers lost, {} public addresses seen by the relay; 20 flows, every SHA-256 right; \
+         a plain connection died each time",
         sources.len()
     ))
 }
@@ -262,6 +300,9 @@ fn remote(tunnel: &Tunnel<'_>) -> Result<Option<String>, LabError> {
     let remote = status["forwarders"][0]["remote"].as_str();
     Ok(remote.and_then(|remote| Some(remote.rsplit_once(':')?.0.to_owned())))
 }
+
+/// How the forwarder names it.
+const BLACK_HOLE: &str = "get lost on the way: MTU black hole (";
 
 /// Packets of more than 1300 bytes vanish without a word, in both directions.
 fn mtu_black_hole(lab: &Lab) -> Result<String, LabError> {
@@ -277,7 +318,7 @@ fn mtu_black_hole(lab: &Lab) -> Result<String, LabError> {
     let line = tunnel.process_mut(Daemon::Forwarder)?.wait_for_line(
         "the tunnel to be up, or the black hole to be named",
         NAMED_WITHIN,
-        |line| line.contains("tunnel up") || line.contains("MTU") || line.contains("black hole"),
+        |line| line.contains("tunnel up") || line.contains(BLACK_HOLE),
     )?;
     let after = started.elapsed().as_secs_f64();
     let seen = if line.contains("tunnel up") {
@@ -300,6 +341,15 @@ fn state(tunnel: &Tunnel<'_>) -> Result<String, LabError> {
     let state = status.get("carrier").and_then(|carrier| carrier.get("state")?.as_str());
     state.map(str::to_owned).ok_or_else(|| LabError::Unexpected {
         what: "`carrier.state`".to_owned(),
+        text: status.to_string(),
+    })
+}
+
+/// Whether the forwarder is there, as the relay sees it.
+fn is_connected(tunnel: &Tunnel<'_>) -> Result<bool, LabError> {
+    let status = tunnel.status(Daemon::Relay)?;
+    status["forwarders"][0]["connected"].as_bool().ok_or_else(|| LabError::Unexpected {
+        what: "`forwarders[0].connected`".to_owned(),
         text: status.to_string(),
     })
 }

@@ -37,34 +37,35 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// Plays all of them; what was found is in the order of the rows.
+    /// Plays all of them; what was found is in the order of the rows. Those that compare speeds come
+    /// last, one by one: beside others the machine would be what is compared.
     #[must_use]
     pub fn run(&self, tell: impl Fn(Progress<'_>) + Sync) -> Vec<Examined> {
-        let (next, over) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let over = AtomicUsize::new(0);
         let found = Mutex::new(Vec::new());
-        let play = || {
-            while let Some((index, row)) = self.nth(next.fetch_add(1, Ordering::Relaxed)) {
-                tell(Progress::Begun(row));
-                let examined = Examined { row, finding: examine(&row, self.rules.as_deref()) };
-                let over = over.fetch_add(1, Ordering::Relaxed) + 1;
-                tell(Progress::Over(&examined, over, self.rows.len()));
-                found.lock().unwrap_or_else(PoisonError::into_inner).push((index, examined));
-            }
-        };
-        thread::scope(|scope| {
-            for _ in 0..self.jobs.max(1) {
-                scope.spawn(play);
-            }
-        });
+        // The last rows of the table are the faults, which last longest and mostly wait: first
+        // begun, they are over when the others are.
+        let (timed, others): (Vec<_>, Vec<_>) =
+            self.rows.iter().copied().enumerate().rev().partition(|(_, row)| row.is_timed());
+        for (rows, jobs) in [(others, self.jobs.max(1)), (timed, 1)] {
+            let next = AtomicUsize::new(0);
+            let play = || {
+                while let Some(&(index, row)) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    tell(Progress::Begun(row));
+                    let examined = Examined { row, finding: examine(&row, self.rules.as_deref()) };
+                    let over = over.fetch_add(1, Ordering::Relaxed) + 1;
+                    tell(Progress::Over(&examined, over, self.rows.len()));
+                    found.lock().unwrap_or_else(PoisonError::into_inner).push((index, examined));
+                }
+            };
+            thread::scope(|scope| {
+                for _ in 0..jobs {
+                    scope.spawn(play);
+                }
+            });
+        }
         let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
         found.sort_by_key(|(index, _)| *index);
         found.into_iter().map(|(_, examined)| examined).collect()
-    }
-
-    fn nth(&self, turn: usize) -> Option<(usize, Row)> {
-        // The last rows of the table are the faults, which last longest and mostly wait: first
-        // begun, they are over when the others are.
-        let index = self.rows.len().checked_sub(turn + 1)?;
-        Some((index, self.rows[index]))
     }
 }

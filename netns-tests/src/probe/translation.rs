@@ -225,11 +225,16 @@ impl Probe {
         }
         let log = self.client.log();
         let heard = |who: &str| log.contains(&format!("who {by:?}-{who}-"));
-        Ok(match (heard("stranger"), heard("sibling")) {
-            (true, true) => Filtering::EndpointIndependent,
-            (false, true) => Filtering::AddressDependent,
-            _ => Filtering::AddressAndPortDependent,
-        })
+        match (heard("stranger"), heard("sibling")) {
+            (true, true) => Ok(Filtering::EndpointIndependent),
+            (false, true) => Ok(Filtering::AddressDependent),
+            (false, false) => Ok(Filtering::AddressAndPortDependent),
+            // No filter that is known does this: the probe, or the lab, is broken.
+            (true, false) => Err(LabError::Unexpected {
+                what: format!("the filtering by {by:?}"),
+                text: "another host is heard, another port of the same host is not".to_owned(),
+            }),
+        }
     }
 
     /// Whether a neighbour reaches the hole by its outside address.

@@ -3,6 +3,13 @@
 use super::{Line, Report};
 use crate::matrix::{Examined, Verdict};
 
+/// What a reader might take for shown, and is not.
+const NOT_COVERED: &str = "Not covered: silences of minutes (the idle rows forget after 7 s or 3 s, and \
+    last a minute or less), MTU black holes under UDP or on the way out alone, names blocked in TLS, \
+    443-only firewalls that refuse with port, host or network unreachable, firewalls of IPv6 but the \
+    stateful one, IPv4 and IPv6 side by side, port shadowing (it has a suite of its own), and lines that \
+    compare datagrams at more than one rate of loss.";
+
 impl Report {
     /// For readers of files.
     #[must_use]
@@ -14,6 +21,8 @@ impl Report {
              traffic that must pass or be stopped there, then Adit. `adit-lab run --report FILE` makes \
              this page on your own machine."
                 .to_owned(),
+            String::new(),
+            NOT_COVERED.to_owned(),
             String::new(),
         ];
         for (what, value) in self.machine.facts() {
