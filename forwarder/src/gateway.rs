@@ -191,15 +191,10 @@ impl Gateway {
     fn passed(&self, address: SocketAddr, bytes: u32, last: &Stuck) {
         self.small.borrow_mut().insert(address, bytes, Instant::now());
         let (passing, lost) = (segments::packet_bytes(bytes, address), last.packet_bytes());
-        if !last.is_of_size() {
-            // It may have been an outage as well.
-            tracing::info!(
-                "{address}: the handshake was stuck until packets had {passing} bytes at most"
-            );
-            return;
-        }
+        // Where nothing small had a chance to arrive, it may have been an outage as well.
+        let verb = if last.is_of_size() { "get lost" } else { "seem to get lost" };
         tracing::warn!(
-            "{address}: packets larger than {passing} bytes get lost on the way (those of {lost} did): \
+            "{address}: packets larger than {passing} bytes {verb} on the way (those of {lost} did): \
              MTU black hole; the tunnel keeps below that, and would be faster if the gateway let ICMP \
              \"fragmentation needed\" and \"packet too big\" through"
         );

@@ -276,6 +276,7 @@ fn proxies_are_heard() {
 
 /// What stands in the way of packets is named by what it does.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn blocked_ways_are_named() {
     play_all(&[
         Case {
@@ -427,6 +428,7 @@ fn name_servers_are_told_apart() {
 
 /// What accepts the connection and is not the relay, or does not let it live, is named.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn spoiled_connections_are_named() {
     play_all(&[
         Case {
@@ -568,6 +570,7 @@ fn spoiled_connections_are_named() {
 
 /// What the tunnel survives is told, and is no failure.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn handicaps_are_told_and_are_no_failure() {
     play_all(&[
         Case {

@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn the_proxy_is_written_down() {
         let dir = tempfile::tempdir().unwrap();
-        let proxy: ProxyText = "socks5://jo:\"p@192.0.2.1:1080".parse().unwrap();
+        let proxy: ProxyText = "socks5://jo:p%22@192.0.2.1:1080".parse().unwrap();
         let grant = Grant { name: "office".into(), ..Grant::default() };
         let text = text(&invitation(), &grant, dir.path(), Some(&proxy));
         assert_eq!(load(dir.path(), &text).gateway.proxy, *proxy.choice());
