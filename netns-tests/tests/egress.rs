@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use netns_tests::proxy::{CONNECT_PORT, SOCKS_PORT, connect_proxy, socks_proxy};
 use netns_tests::{Firewall, binaries, wait_until};
-use netns_tests::{Gateway, Host, Lab, LabError, Nat, Process, SHORT, Topology, Tunnel};
+use netns_tests::{Gateway, Host, Lab, LabError, Nat, Nat6, Process, SHORT, Topology, Tunnel};
 
 type Outcome = Result<(), LabError>;
 
@@ -265,11 +265,12 @@ fn the_way_out_is_chosen_by_address_or_device() -> Outcome {
     let second = Gateway {
         name: "gw2".to_owned(),
         nat: Nat::PortRestricted,
+        nat6: Nat6::None,
         firewall: Firewall::Outbound,
         outside: "wan".to_owned(),
-        outside_address: "203.0.113.2/24".to_owned(),
+        outside_addresses: vec!["203.0.113.2/24".to_owned()],
         inside: "lan2".to_owned(),
-        inside_address: "192.168.60.1/24".to_owned(),
+        inside_addresses: vec!["192.168.60.1/24".to_owned()],
     };
     let lab = Topology::STANDARD.draw("two-ways").gateway(second).paced().build()?;
     let (first, icp) = (lab.host("gw"), lab.host("icp"));
