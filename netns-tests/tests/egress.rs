@@ -7,13 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use netns_tests::proxy::{CONNECT_PORT, SOCKS_PORT, connect_proxy, socks_proxy};
-<<<<<<< HEAD
-use netns_tests::{Firewall, binaries};
-use netns_tests::{Gateway, Host, Lab, LabError, Nat, Nat6, Process, SHORT, Topology, Tunnel};
-=======
 use netns_tests::{Firewall, binaries, wait_until};
-use netns_tests::{Gateway, Host, Lab, LabError, Nat, Process, SHORT, Topology, Tunnel};
->>>>>>> l5
+use netns_tests::{Gateway, Host, Lab, LabError, Nat, Nat6, Process, SHORT, Topology, Tunnel};
 
 type Outcome = Result<(), LabError>;
 
