@@ -37,7 +37,7 @@ use crate::status::ForwarderStatus;
 use crate::tls::ClientTls;
 use cause::Cause;
 use datagrams::Ends;
-use reach::Reached;
+use reach::{Reached, Target};
 use shake::Way;
 use sheet::Sheet;
 use visit::{Visit, VisitError};
@@ -148,12 +148,11 @@ async fn examine(
     let targets = reach::targets(sheet, config, &through).await;
     let bind = gateway.bind.clone();
     let reached = reach::connect(sheet, &targets, bind.as_ref()).await;
-    let Some(Reached { target, stream }) = reached else { return Ok(()) };
-    let (remote, local, is_proxied) = (target.address.ip(), target.local, target.through.is_some());
-    let name = gateway.sni.clone().unwrap_or_else(|| target.place.host.clone());
-    let mut way = Way { target, tls, name, bind, segment_bytes: None };
-    let Some(exchange) = way.authenticate(sheet, stream).await else { return Ok(()) };
-    let Some(mut visit) = introduce(sheet, exchange, key).await? else { return Ok(()) };
+    let Some((mut way, mut visit)) = admitted(sheet, reached, config, (tls, key)).await else {
+        return Ok(());
+    };
+    let Target { address, local, ref through, .. } = way.target;
+    let (remote, is_proxied) = (address.ip(), through.is_some());
     contacts(sheet, &mut visit, &config.peers).await?;
     let Some(mut visit) = transfer::examine(sheet, visit, &mut way, wish.is_long).await else {
         return Ok(());
@@ -171,6 +170,37 @@ async fn examine(
         idle::examine(sheet, &mut visit, (&way, ends.as_ref(), local), longest).await?;
     }
     Ok(())
+}
+
+/// The first of those reached that is the relay, and lets us in: a forwarder goes on to the next one,
+/// too.
+async fn admitted(
+    sheet: &mut Sheet<'_>,
+    reached: Vec<Reached>,
+    config: &ForwarderConfig,
+    (tls, key): (ClientTls, &PrivateKey),
+) -> Option<(Way, Visit)> {
+    let gateway = &config.gateway;
+    let count = reached.len();
+    for (Reached { target, stream }, left) in reached.into_iter().zip((0..count).rev()) {
+        sheet.expect_more(left > 0);
+        let name = gateway.sni.clone().unwrap_or_else(|| target.place.host.clone());
+        let (tls, bind) = (tls.clone(), gateway.bind.clone());
+        let mut way = Way { target, tls, name, bind, segment_bytes: None };
+        let Some(exchange) = way.authenticate(sheet, stream).await else { continue };
+        match introduce(sheet, exchange, key).await {
+            Ok(Some(visit)) => {
+                sheet.settle();
+                return Some((way, visit));
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let text = error.to_string();
+                sheet.fail("relay", text.clone(), Cause::Lost { text });
+            }
+        }
+    }
+    None
 }
 
 /// Who we are to the relay.
@@ -208,6 +238,12 @@ async fn contacts(
     let mut refused = Vec::new();
     for some in peers.chunks(PROBE_CONTACTS_MAX) {
         let looked = visit.look(some.iter().map(asked).collect()).await?;
+        if looked.verdicts.len() != some.len() {
+            return Err(VisitError::Verdicts {
+                asked: some.len(),
+                answered: looked.verdicts.len(),
+            });
+        }
         for (peer, verdict) in some.iter().zip(looked.verdicts) {
             refused.extend(verdict.map(|text| (peer, text)));
         }

@@ -7,7 +7,7 @@ mod error;
 mod proxy;
 mod race;
 mod redial;
-mod segments;
+pub(crate) mod segments;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;

@@ -267,6 +267,7 @@ impl Pump {
             }
             Command::OfferPaths(socket) => self.offer_paths(socket),
             Command::Echo(echo) => self.echo_packets(&echo),
+            Command::EndEcho(id) => self.end_echo(id),
             Command::Listen { session, contact, peer, socket, to, sources } => {
                 self.listen(session, Door { contact, to, peer, sources }, socket);
             }

@@ -10,7 +10,7 @@ mod report;
 mod sessions;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -46,6 +46,7 @@ use crate::invitations::Invitations;
 use crate::lookups::Lookups;
 use crate::own::OwnAddresses;
 use crate::policy::Policy;
+use crate::probe::Probes;
 use crate::reception::{Admission, Reception};
 use crate::refused::{Cause, Refusals};
 use crate::registrar::{Lease, Registrar};
@@ -134,6 +135,9 @@ struct Daemon {
     inbox: mpsc::Sender<Input>,
     door: Rc<RefCell<Door>>,
     refusals: Rc<RefCell<Refusals>>,
+    probes: Rc<RefCell<Probes>>,
+    /// Probes whose packets the pumps send back, by number.
+    echoes: BTreeSet<u32>,
     listeners: Vec<TcpListener>,
     /// The port of datagram paths, where they are offered.
     path_port: Option<u16>,
@@ -227,6 +231,8 @@ impl Daemon {
             inbox,
             door: Rc::default(),
             refusals: Rc::default(),
+            probes: Rc::default(),
+            echoes: BTreeSet::new(),
             listeners: Vec::new(),
             path_port: None,
             ending: None,
@@ -240,7 +246,7 @@ impl Daemon {
         net::forward_events(events, inbox.clone()).map_err(failed)?;
         net::forward_signals(&inbox).map_err(failed)?;
         let (door, refusals) = (Rc::clone(&self.door), Rc::clone(&self.refusals));
-        let probes = Rc::default();
+        let probes = Rc::clone(&self.probes);
         let reception = Rc::new(Reception { tls, door, probes, refusals, inbox });
         for &address in &self.config.listen {
             // [::] takes IPv4 too, unless the list has 0.0.0.0 with the same port for that.
@@ -474,6 +480,7 @@ impl Daemon {
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), Failed> {
+        self.end_echoes()?;
         for lease in self.registrar.handle_timeout(now) {
             tracing::info!(peer = %lease.peer, contact = %lease.contact, "the lease is over");
             self.close_contact(&lease)?;

@@ -116,9 +116,7 @@ impl Reception {
                 }
             }
             Ok(shaken) if shaken.purpose == Purpose::Probe => {
-                // It has bounds of its own, and takes longer than a handshake may.
-                drop(ticket);
-                self.answer_probe(shaken).await;
+                self.answer_probe(shaken, ticket).await;
                 return;
             }
             // The loop has ended: the carrier is closed by being dropped.
@@ -129,11 +127,14 @@ impl Reception {
     }
 
     /// Lets a key that may have a session look at the way.
-    async fn answer_probe(&self, shaken: Shaken) {
+    async fn answer_probe(&self, shaken: Shaken, ticket: Ticket) {
         let (key, remote) = (shaken.peer, shaken.carrier.remote);
-        let place = Probes::enter(&self.probes, key);
-        let answered = match place {
-            Ok(_) => probe::answer(shaken, &self.inbox).await,
+        let answered = match Probes::enter(&self.probes, key) {
+            Ok(place) => {
+                // It has bounds of its own, and takes longer than a handshake may.
+                drop(ticket);
+                probe::answer(shaken, &place, &self.inbox).await
+            }
             Err(full) => probe::turn_away(shaken, full).await,
         };
         if let Err(error) = answered {

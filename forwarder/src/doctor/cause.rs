@@ -29,6 +29,12 @@ pub(super) enum Cause {
     Sometimes { good: usize, all: usize, why: String },
     /// A name in the handshake is objected to.
     SniBlocked { name: String, with: String },
+    /// A handshake without any name is objected to.
+    NamelessBlocked { with: String },
+    /// It fails, and then it does not.
+    Unsteady { why: String },
+    /// It takes very long.
+    Slow { sent: usize, received: usize },
     /// TLS is objected to.
     TlsBlocked { is_reset: bool },
     /// Accepted, and then nothing.
@@ -82,7 +88,7 @@ impl fmt::Display for Cause {
         match self {
             Self::Here { what, .. } => f.write_str(what),
             Self::ResolverSilent { place, why } => {
-                write!(f, "names are not resolved here: no DNS server answers for {place} ({why})")
+                write!(f, "names are not resolved here: no DNS server answers for {place}, or the one that does has failed ({why})")
             }
             Self::NoSuchName { place } => {
                 write!(f, "the name of {place} does not exist: the DNS server says that it has no address")
@@ -150,6 +156,21 @@ impl fmt::Display for Cause {
                 "a filter on the way ends TLS connections by the server name (SNI) {name}: with the \
                  name {with} they pass"
             ),
+            Self::NamelessBlocked { with } => write!(
+                f,
+                "a filter on the way ends TLS connections without a server name (SNI): with the name \
+                 {with} they pass"
+            ),
+            Self::Unsteady { why } => write!(
+                f,
+                "the way works now and then: the first attempt failed ({why}), and the same again did \
+                 not"
+            ),
+            Self::Slow { sent, received } => write!(
+                f,
+                "the way is very slow: {sent} bytes out and {received} bytes in is all that went in the \
+                 time"
+            ),
             Self::TlsBlocked { is_reset: true } => f.write_str(
                 "a filter on the way resets the connection as soon as TLS begins (after the \
                  ClientHello), whatever the server name",
@@ -195,7 +216,10 @@ impl fmt::Display for Cause {
                  gateway limits how much one connection may carry"
             ),
             Self::Proxy { text, .. } => f.write_str(text),
-            Self::UdpBlocked => f.write_str("UDP does not get through: datagrams ride the carrier"),
+            Self::UdpBlocked => f.write_str(
+                "UDP does not get through: a gateway or the relay's own firewall stops it; datagrams \
+                 ride the carrier",
+            ),
             Self::PathBlocked { port } => write!(
                 f,
                 "UDP port {port} is blocked, though other UDP passes: datagrams ride the carrier"
@@ -249,6 +273,15 @@ impl Cause {
                 "write sni = \"{with}\", or another name that is let through, into [gateway]; or name \
                  the relay by its address; or have the filter let its name pass"
             ),
+            Self::NamelessBlocked { with } => format!(
+                "write sni = \"{with}\", or another name that is let through, into [gateway]; or name \
+                 the relay by a name instead of its address"
+            ),
+            Self::Unsteady { .. } => {
+                "look for packet loss on the way, and for a filter or a limit that acts at times"
+            }
+            .to_owned(),
+            Self::Slow { .. } => "look for a shaper, or packet loss, on the way".to_owned(),
             Self::TlsBlocked { .. } | Self::Silent { .. } => {
                 "have the filter let TLS to the relay pass; or use the network's proxy (proxy in \
                  [gateway]); or let the relay listen on a port that is not inspected"

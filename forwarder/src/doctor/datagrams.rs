@@ -54,6 +54,11 @@ impl Ends {
         Ping { token: self.opened.token, number }.to_bytes().to_vec()
     }
 
+    /// What the first socket sends when it is asked to: nothing that was ever sent to it.
+    fn asked_ping(&self, number: u16) -> Vec<u8> {
+        Ping { token: self.opened.token, number }.asked().to_bytes().to_vec()
+    }
+
     fn path_ping(&self) -> Vec<u8> {
         let ping = Ping { token: self.opened.token, number: PATH };
         ping.to_path_bytes(self.opened.path.map_or(0, |path| path.id))
@@ -121,12 +126,18 @@ impl Ear {
     pub(super) async fn is_reached(
         &self,
         visit: &mut Visit,
+        ends: &Ends,
         number: u16,
     ) -> Result<bool, VisitError> {
+        let asked = ends.asked_ping(number);
         for _ in 0..ROUNDS {
             visit.send(0, number).await?;
-            if self.hear(Instant::now() + ROUND).await.is_some() {
-                return Ok(true);
+            let until = Instant::now() + ROUND;
+            // Late answers to what was sent long ago say nothing of now.
+            while let Some((from, bytes)) = self.hear(until).await {
+                if Some(from) == ends.at(0) && bytes == asked {
+                    return Ok(true);
+                }
             }
         }
         Ok(false)
@@ -158,6 +169,13 @@ pub(super) async fn examine(
     let has_answered = |at: Option<SocketAddr>| at.is_some_and(|at| answered.contains(&at));
     let any = (0..ends.opened.sockets.len()).any(|index| has_answered(ends.at(index)));
     let path = ends.path().map(|at| (at.port(), answered.contains(&at)));
+    // Where its other address is not reached at all, what it does not send says nothing.
+    let mut let_in = let_in;
+    if let Some(let_in) = &mut let_in
+        && !has_answered(ends.at(2))
+    {
+        let_in.other_address = None;
+    }
     say_path(sheet, path, any, !heard.is_empty());
     if heard.is_empty() {
         if path.is_some_and(|(_, is_open)| is_open) {
@@ -195,6 +213,8 @@ fn say_path(sheet: &mut Sheet<'_>, path: Option<(u16, bool)>, any: bool, is_hear
         None if any => {
             sheet.ok("udp", "datagrams get through; the relay offers no path for them");
         }
+        // Nobody opens its firewall for ports that nothing uses.
+        None => sheet.ok("udp", "the relay offers no path: datagrams ride the carrier"),
         _ if is_heard => {
             sheet.warn("udp", "datagrams reach the relay, its answers are lost", Cause::UdpOneWay);
         }
@@ -219,7 +239,10 @@ async fn filtering(
             visit.send(u8::try_from(socket).unwrap_or(0), FILTERING).await?;
         }
         let until = Instant::now() + ROUND;
-        while let Some((source, _)) = ear.hear(until).await {
+        while let Some((source, bytes)) = ear.hear(until).await {
+            if bytes != ends.asked_ping(FILTERING) {
+                continue;
+            }
             from.insert(source);
             if Some(source) == ends.at(0) {
                 break;

@@ -55,7 +55,13 @@ pub(super) async fn examine(
     let rungs = (NUMBER..).zip(RUNGS_S).filter(|(_, seconds)| *seconds <= longest.as_secs());
     let rungs = join_all(rungs.map(|(number, seconds)| async move {
         let (connection, ear) = join(way.dial(), opened(ends, local, number)).await;
-        let connection = connection.ok().map(Visit::new);
+        let mut connection = connection.ok().map(Visit::new);
+        // The relay may have refused it: that would look as if it had been forgotten.
+        if let Some(visit) = &mut connection
+            && visit.still().await.is_err()
+        {
+            connection = None;
+        }
         Rung { seconds, connection, ear: ear.map(|ear| (ear, number)) }
     }))
     .await;
@@ -69,7 +75,7 @@ pub(super) async fn examine(
         };
         let is_reached = async {
             let (ear, number) = ear.as_ref()?;
-            Some(ear.is_reached(visit, *number).await)
+            Some(ear.is_reached(visit, ends?, *number).await)
         };
         let (is_carried, is_reached) = join(is_carried, is_reached).await;
         tcp.note(seconds, is_carried);
@@ -101,6 +107,8 @@ fn say(sheet: &mut Sheet<'_>, what: &'static str, memory: Memory, every: Duratio
     let Some(dead_s) = dead_s else {
         if alive_s > 0 {
             sheet.ok("idle", format!("{what} are remembered for {alive_s} s and longer"));
+        } else {
+            sheet.ok("idle", format!("{what}: not measured, as none could be had to wait with"));
         }
         return;
     };
@@ -142,6 +150,6 @@ mod tests {
         assert!(shown(3, Some(5)).diagnosis.contains("between 3 and 5 s"));
         assert!(!shown(20, Some(30)).diagnosis.contains("forget"));
         assert!(shown(600, None).steps[0].what.contains("600 s and longer"));
-        assert!(shown(0, None).steps.is_empty());
+        assert!(shown(0, None).steps[0].what.contains("not measured"));
     }
 }

@@ -21,7 +21,7 @@ const ADDRESSES_MAX: usize = 8;
 const KNOCKS: usize = 4;
 /// How long one may take: the kernel has sent its `SYN` three times by then.
 const KNOCK_MAX: Duration = Duration::from_secs(4);
-/// How much longer than TCP's an ICMP error of UDP may take.
+/// How much longer than the first attempt one may take that is looked at closely.
 const REJECTION_MORE: Duration = Duration::from_millis(500);
 /// Addresses whose failure is shown.
 const FAILURES_SHOWN: usize = 2;
@@ -43,7 +43,8 @@ pub(super) struct Target {
 /// A connection to try TLS on.
 pub(super) struct Reached {
     pub(super) target: Target,
-    pub(super) stream: TcpStream,
+    /// Of the first; the others are dialled anew when their turn comes.
+    pub(super) stream: Option<TcpStream>,
 }
 
 /// Resolves, and keeps what there is a route to.
@@ -173,16 +174,16 @@ fn no_route(all: &[SocketAddr], error: &io::Error) -> Cause {
     Cause::NoRoute { addresses, why: error.to_string() }
 }
 
-/// Connects to the first of `targets` that accepts.
+/// Connects to `targets`; those that accept, in order.
 pub(super) async fn connect(
     sheet: &mut Sheet<'_>,
     targets: &[Target],
     bind: Option<&Bind>,
-) -> Option<Reached> {
-    let mut failures = Vec::new();
+) -> Vec<Reached> {
+    let (mut failures, mut all_reached) = (Vec::new(), Vec::new());
     for knocked in join_all(targets.iter().map(|target| knock(target, bind))).await {
         match knocked {
-            Ok(Knocked { reached, good, time, error }) => {
+            Ok(Knocked { mut reached, good, time, error }) => {
                 let address = reached.target.address;
                 let ms = time.as_secs_f64() * 1_000.0;
                 let what =
@@ -196,7 +197,10 @@ pub(super) async fn connect(
                         sheet.warn("tcp", what, cause);
                     }
                 }
-                return Some(reached);
+                if !all_reached.is_empty() {
+                    reached.stream = None;
+                }
+                all_reached.push(reached);
             }
             Err(failure) => failures.push(failure),
         }
@@ -216,9 +220,15 @@ pub(super) async fn connect(
             }
             None => (failed(address, &error, time, bind).await, ""),
         };
-        sheet.fail("tcp", format!("cannot connect to {to}{address}{family}: {error}"), cause);
+        let what = format!("cannot connect to {to}{address}{family}: {error}");
+        // Another one that accepts will do.
+        if all_reached.is_empty() {
+            sheet.fail("tcp", what, cause);
+        } else {
+            sheet.warn("tcp", what, cause);
+        }
     }
-    None
+    all_reached
 }
 
 struct Knocked {
@@ -249,7 +259,7 @@ async fn knock(
         let error = failed.unwrap_or_else(|| io::ErrorKind::TimedOut.into());
         return Err((target.clone(), error, start.elapsed()));
     };
-    let reached = Reached { target: target.clone(), stream };
+    let reached = Reached { target: target.clone(), stream: Some(stream) };
     Ok(Knocked { reached, good: count, time, error: failed })
 }
 
@@ -263,9 +273,8 @@ async fn failed(
     if error.kind() == io::ErrorKind::TimedOut {
         return Cause::TimedOut { address, open_443: open_443(address, bind).await };
     }
-    let rejected = net::rejection(address, time.min(KNOCK_MAX) + REJECTION_MORE);
+    let rejected = net::rejection(address, bind, time.min(KNOCK_MAX) + REJECTION_MORE);
     let (open_443, rejection) = join(open_443(address, bind), rejected).await;
-    let rejection = rejection.ok().flatten();
     match error.kind() {
         io::ErrorKind::ConnectionRefused => {
             Cause::ConnectionRefused { address, rejection, open_443 }

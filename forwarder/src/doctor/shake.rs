@@ -2,16 +2,18 @@
 //! packets, which shows what the way objects to.
 
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use adit_proto::id::Side;
-use futures_util::future::{join, join_all};
+use futures_util::future::{join_all, join3};
 use tokio::net::TcpStream;
 
 use super::cause::Cause;
 use super::reach::Target;
 use super::sheet::Sheet;
 use crate::config::{Bind, Place};
+use crate::gateway::segments::{SMALLER, packet_bytes};
 use crate::gateway::{ProxyError, Through, tunnel};
 use crate::net::{self, Exchange, ShakeError, Stream};
 use crate::tls::{ClientTls, Handshake, HandshakeError};
@@ -22,12 +24,6 @@ const CONNECT_MAX: Duration = Duration::from_secs(4);
 const SHAKE_MAX: Duration = Duration::from_secs(5);
 /// A name that no filter has reason to object to; nobody is asked for it.
 const OTHER_NAME: &str = "www.example.com";
-/// Segments that pass where longer ones do not: what every IPv6 path must carry (1,280 bytes), and what
-/// every IPv4 host must take (576).
-const SMALLER: [u32; 2] = [1_220, 536];
-/// The headers of IP and TCP, without options.
-const HEADERS_V4: u32 = 40;
-const HEADERS_V6: u32 = 60;
 
 /// How to dial.
 #[derive(Clone, Debug)]
@@ -109,17 +105,20 @@ impl Way {
 
     /// Large packets get lost, these do not.
     pub(super) fn black_hole(&self) -> Cause {
-        let headers = if self.target.address.is_ipv4() { HEADERS_V4 } else { HEADERS_V6 };
-        Cause::BlackHole { passed_bytes: self.segment_bytes.unwrap_or_default() + headers }
+        let segment_bytes = self.segment_bytes.unwrap_or_default();
+        Cause::BlackHole { passed_bytes: packet_bytes(segment_bytes, self.target.address) }
     }
 
     /// Makes TLS on `stream`; where that fails, says why.
     pub(super) async fn authenticate(
         &mut self,
         sheet: &mut Sheet<'_>,
-        stream: TcpStream,
+        stream: Option<TcpStream>,
     ) -> Option<Exchange> {
-        let shaken = self.shake(stream, &self.name).await;
+        let shaken = match stream {
+            Some(stream) => self.shake(stream, &self.name).await,
+            None => self.dial().await,
+        };
         if let Some(Through { proxy, variable }) = &self.target.through {
             let named_by = variable.unwrap_or("the configuration");
             let place = &self.target.place;
@@ -128,7 +127,9 @@ impl Way {
                 sheet.fail("proxy", format!("{proxy}: {error}"), cause);
                 return None;
             }
-            sheet.ok("proxy", format!("{proxy}, named by {named_by}, connects to {place}"));
+            if !matches!(shaken, Err(Trouble::Connect(_))) {
+                sheet.ok("proxy", format!("{proxy}, named by {named_by}, connects to {place}"));
+            }
         }
         let trouble = match shaken {
             Ok(exchange) => {
@@ -152,7 +153,7 @@ impl Way {
         None
     }
 
-    /// Tries what a filter, or a black hole, would let through.
+    /// Tries the same again, and what a filter, or a black hole, would let through.
     async fn look_closer(
         &mut self,
         sheet: &mut Sheet<'_>,
@@ -160,10 +161,19 @@ impl Way {
         what: &str,
     ) -> Option<Exchange> {
         let dialled = self.smaller(|way| async move { way.dial().await.ok() });
-        let (renamed, smaller) = join(self.dial_as(OTHER_NAME), dialled).await;
+        let (same, renamed, smaller) = join3(self.dial(), self.dial_as(OTHER_NAME), dialled).await;
         let address = self.target.place.clone();
         let is_silent = matches!(trouble, Trouble::Silent);
-        if is_silent && let Some((way, exchange)) = smaller {
+        if let Ok(exchange) = same {
+            let why = what.to_owned();
+            sheet.warn("tls", format!("{what}; tried again, it passes"), Cause::Unsteady { why });
+            return Some(exchange);
+        }
+        // Under another name it was as long: what passes then is not too large.
+        if is_silent
+            && renamed.is_err()
+            && let Some((way, exchange)) = smaller
+        {
             *self = way;
             let what = format!("{what}; in small packets it passes");
             sheet.warn("tls", what, self.black_hole());
@@ -171,7 +181,12 @@ impl Way {
         }
         let name = self.name.clone();
         let cause = if renamed.is_ok() {
-            Cause::SniBlocked { name, with: OTHER_NAME.to_owned() }
+            let with = OTHER_NAME.to_owned();
+            // With an address in its place, no name is sent.
+            match name.parse::<IpAddr>() {
+                Ok(_) => Cause::NamelessBlocked { with },
+                Err(_) => Cause::SniBlocked { name, with },
+            }
         } else if is_silent {
             Cause::Silent { address }
         } else {

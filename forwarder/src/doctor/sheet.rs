@@ -64,14 +64,35 @@ pub(super) struct Sheet<'a> {
     steps: Vec<Step>,
     failed: Vec<Cause>,
     warned: Vec<Cause>,
+    /// What failed on ways that are not the last: failures only if that fails, too.
+    held: Vec<Cause>,
+    expects_more: bool,
     gateway: Option<String>,
 }
 
 impl<'a> Sheet<'a> {
     /// An empty one; `on_step` sees each step as soon as it is done.
     pub(super) fn new(on_step: &'a mut dyn FnMut(&Step)) -> Self {
-        let (steps, failed, warned) = (Vec::new(), Vec::new(), Vec::new());
-        Self { on_step, steps, failed, warned, gateway: None }
+        Self {
+            on_step,
+            steps: Vec::new(),
+            failed: Vec::new(),
+            warned: Vec::new(),
+            held: Vec::new(),
+            expects_more: false,
+            gateway: None,
+        }
+    }
+
+    /// Whether there is another way to try, should this one fail.
+    pub(super) fn expect_more(&mut self, expects_more: bool) {
+        self.expects_more = expects_more;
+    }
+
+    /// This way it is.
+    pub(super) fn settle(&mut self) {
+        self.expects_more = false;
+        self.warned.append(&mut self.held);
     }
 
     fn push(&mut self, state: State, step: &'static str, what: String) {
@@ -90,6 +111,11 @@ impl<'a> Sheet<'a> {
     }
 
     pub(super) fn fail(&mut self, step: &'static str, what: impl Into<String>, cause: Cause) {
+        if self.expects_more {
+            self.push(State::Warn, step, what.into());
+            self.held.push(cause);
+            return;
+        }
         self.push(State::Fail, step, what.into());
         self.failed.push(cause);
     }
@@ -102,7 +128,7 @@ impl<'a> Sheet<'a> {
     /// What follows. The first failure is the one to mend: what comes after it may be its doing.
     pub(super) fn report(self) -> Report {
         let works = self.failed.is_empty();
-        let (diagnosis, cure) = match self.failed.first() {
+        let (diagnosis, cure) = match self.held.first().or(self.failed.first()) {
             Some(cause) => (cause.to_string(), cause.cure()),
             None => {
                 let gateway = self.gateway.map(|gateway| format!("; the gateway is {gateway}"));
@@ -141,6 +167,20 @@ mod tests {
         assert_eq!(seen[..3], lines);
 
         let mut nothing = |_: &Step| {};
+        for is_settled in [false, true] {
+            let mut sheet = Sheet::new(&mut nothing);
+            sheet.expect_more(true);
+            sheet.fail("tls", "reset", Cause::TlsBlocked { is_reset: true });
+            sheet.expect_more(false);
+            if is_settled {
+                sheet.settle();
+            } else {
+                sheet.fail("key", "unknown", Cause::KeyUnknown { key: "ed25519:A".to_owned() });
+            }
+            let report = sheet.report();
+            assert_eq!(report.works, is_settled);
+            assert!(report.diagnosis.contains("as soon as TLS begins"), "{}", report.diagnosis);
+        }
         let mut sheet = Sheet::new(&mut nothing);
         sheet.gateway("a symmetric NAT".to_owned());
         sheet.warn("udp", "nothing comes back", Cause::UdpBlocked);

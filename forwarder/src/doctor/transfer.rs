@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use futures_util::future::join;
+
 use super::cause::Cause;
 use super::shake::Way;
 use super::sheet::Sheet;
@@ -36,12 +38,26 @@ pub(super) async fn examine(
             let mut visit = Visit::new(way.dial().await.ok()?);
             visit.transfer(bytes).await.ok().map(|()| visit)
         };
-        if let Some((smaller, visit)) = way.smaller(moves).await {
+        // The same once more: what passes then was not too large.
+        let (same, smaller) = join(moves(way.clone()), way.smaller(moves)).await;
+        if let Some(visit) = same {
+            let what = format!("{what}; tried again, it passes");
+            sheet.warn("transfer", what, Cause::Unsteady { why: error.to_string() });
+            return Some(visit);
+        }
+        if let Some((smaller, visit)) = smaller {
             *way = smaller;
             let what = format!("{what}; in small packets it passes");
             sheet.warn("transfer", what, way.black_hole());
             return Some(visit);
         }
+    }
+    if matches!(error, VisitError::TooSlow)
+        && let Ok(exchange) = way.dial().await
+    {
+        // The rest of that is still on its way on the connection before.
+        sheet.warn("transfer", what, Cause::Slow { sent, received });
+        return Some(Visit::new(exchange));
     }
     let how = if is_silent { "nothing comes any more".to_owned() } else { error.to_string() };
     sheet.fail("transfer", what, Cause::Cut { sent, received, how });

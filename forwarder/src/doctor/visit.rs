@@ -1,28 +1,35 @@
 //! A conversation with the relay.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use adit_proto::limits::PROBE_FILL;
 use tokio::time::timeout;
 
-use crate::net::{Exchange, ExchangeError};
+use crate::net::{Exchange, ExchangeError, Watch};
 use crate::probe::{Answer, Asked, BadMessage, Heard, Looked, Opened, Request};
 use crate::tls::{HandshakeError, MessageError};
 
-/// How long an answer, or a part of a transfer, may take.
+/// How long an answer may take, and how long no byte of a transfer may get on.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// How long a transfer may take.
+const TRANSFER_MAX: Duration = Duration::from_secs(120);
 
 /// Why an answer did not come.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum VisitError {
     #[error("no answer in {} s", ANSWER_MAX.as_secs())]
     Silent,
+    #[error("not done in {} s", TRANSFER_MAX.as_secs())]
+    TooSlow,
     #[error(transparent)]
     Exchange(#[from] ExchangeError),
     #[error(transparent)]
     Message(#[from] BadMessage),
     #[error("{0}")]
     Refused(String),
+    #[error("the relay judges {answered} contact points, and was asked for {asked}")]
+    Verdicts { asked: usize, answered: usize },
     #[error("the relay answers something else: {0}")]
     Other(Answer),
 }
@@ -45,15 +52,41 @@ impl Visit {
         Self(exchange)
     }
 
+    /// Waits for a part of a transfer, for as long as bytes go either way: a slow line is none that is
+    /// broken.
+    async fn patiently<T>(
+        watch: Option<&Watch>,
+        part: impl Future<Output = Result<T, VisitError>>,
+    ) -> Result<T, VisitError> {
+        let moved = || {
+            let sample = watch.and_then(Watch::sample);
+            sample.map(|sample| (sample.acknowledged, sample.received))
+        };
+        let (mut part, mut before) = (pin!(part), moved());
+        loop {
+            if let Ok(done) = timeout(ANSWER_MAX, &mut part).await {
+                return done;
+            }
+            let now = moved();
+            if now == before {
+                return Err(VisitError::Silent);
+            }
+            before = now;
+        }
+    }
+
     async fn say(&mut self, request: &Request) -> Result<(), VisitError> {
         let sent = timeout(ANSWER_MAX, self.0.send(&request.to_bytes())).await;
         sent.map_err(|_elapsed| VisitError::Silent)?.map_err(VisitError::from)
     }
 
     async fn hear(&mut self) -> Result<Answer, VisitError> {
-        let received = timeout(ANSWER_MAX, self.0.receive()).await;
-        let bytes = received.map_err(|_elapsed| VisitError::Silent)??;
-        match Answer::from_bytes(&bytes)? {
+        let received = timeout(ANSWER_MAX, self.next()).await;
+        received.map_err(|_elapsed| VisitError::Silent)?
+    }
+
+    async fn next(&mut self) -> Result<Answer, VisitError> {
+        match Answer::from_bytes(&self.0.receive().await?)? {
             Answer::Refused(text) => Err(VisitError::Refused(text)),
             answer => Ok(answer),
         }
@@ -102,24 +135,36 @@ impl Visit {
     /// Moves `bytes` each way; should it fail, says how many went out and came in.
     pub(super) async fn transfer(&mut self, bytes: usize) -> Result<(), (Moved, VisitError)> {
         let mut moved = Moved::default();
+        let until = timeout(TRANSFER_MAX, self.transfer_all(bytes, &mut moved)).await;
+        until.unwrap_or(Err(VisitError::TooSlow)).map_err(|error| (moved, error))
+    }
+
+    async fn transfer_all(&mut self, bytes: usize, moved: &mut Moved) -> Result<(), VisitError> {
+        let watch = self.0.watch().ok();
+        let watch = watch.as_ref();
         while moved.sent < bytes {
             let now = (bytes - moved.sent).min(PROBE_FILL);
-            let fill = Request::Fill(vec![0; now]);
-            self.say(&fill).await.map_err(|error| (moved, error))?;
+            let fill = Request::Fill(vec![0; now]).to_bytes();
+            let sent = async { Ok(self.0.send(&fill).await?) };
+            Self::patiently(watch, sent).await?;
             moved.sent += now;
         }
-        match self.ask(Request::Filled).await {
+        let filled = Request::Filled.to_bytes();
+        let filled = async {
+            self.0.send(&filled).await?;
+            self.next().await
+        };
+        match Self::patiently(watch, filled).await {
             Ok(Answer::Filled(_)) => {}
-            Ok(other) => return Err((moved, VisitError::Other(other))),
-            Err(error) => return Err((moved, error)),
+            Ok(other) => return Err(VisitError::Other(other)),
+            Err(error) => return Err(error),
         }
         let give = Request::Give(u32::try_from(bytes).unwrap_or(u32::MAX));
-        self.say(&give).await.map_err(|error| (moved, error))?;
+        self.say(&give).await?;
         while moved.received < bytes {
-            match self.hear().await {
-                Ok(Answer::Fill(fill)) if !fill.is_empty() => moved.received += fill.len(),
-                Ok(other) => return Err((moved, VisitError::Other(other))),
-                Err(error) => return Err((moved, error)),
+            match Self::patiently(watch, self.next()).await? {
+                Answer::Fill(fill) if !fill.is_empty() => moved.received += fill.len(),
+                other => return Err(VisitError::Other(other)),
             }
         }
         Ok(())

@@ -22,7 +22,7 @@ const REPEATS_MIN: u8 = 2;
 
 /// What is tried in place of what gets lost: what every IPv6 path must carry (1,280 bytes with headers
 /// of 60), then what every IPv4 host must take (576 with headers of 40; RFC 9293 §3.7.1).
-const SMALLER: [u32; 2] = [1_220, 536];
+pub(crate) const SMALLER: [u32; 2] = [1_220, 536];
 /// The headers of IP and TCP without options.
 const HEADERS_V4: u32 = 40;
 const HEADERS_V6: u32 = 60;
@@ -157,7 +157,7 @@ impl Descent {
 }
 
 /// A packet with a full segment of this size.
-pub(super) fn packet_bytes(segment_bytes: u32, address: SocketAddr) -> u32 {
+pub(crate) fn packet_bytes(segment_bytes: u32, address: SocketAddr) -> u32 {
     segment_bytes + if address.is_ipv4() { HEADERS_V4 } else { HEADERS_V6 }
 }
 

@@ -169,6 +169,8 @@ pub struct PathEcho {
 pub enum Command {
     /// For a while, packets of a probe are sent back as they came.
     Echo(PathEcho),
+    /// The probe of this [`PathEcho::id`] has ended: its packets are strangers again.
+    EndEcho(u32),
     /// From now on sessions that begin at this relay are offered a datagram path.
     OfferPaths(PathSocket),
     /// Brings a carrier: for a session that begins, or for one that is to be resumed.

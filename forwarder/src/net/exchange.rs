@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use adit_proto::id::Side;
 
-use super::Stream;
+use super::{Stream, Watch};
 use crate::handoff::Carrier;
 use crate::tls::{MessageError, Messages};
 
@@ -43,6 +43,14 @@ impl Exchange {
     /// The other end's address.
     pub fn remote(&self) -> SocketAddr {
         self.stream.remote()
+    }
+
+    /// Something that tells how the connection's segments fare.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn watch(&self) -> io::Result<Watch> {
+        self.stream.watch()
     }
 
     /// Sends one message.

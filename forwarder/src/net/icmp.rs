@@ -1,10 +1,10 @@
-//! What gateways say of a packet that they do not pass on: ICMP errors, which a UDP socket can be asked
-//! for in full, while TCP makes one number of them (ip(7), `IP_RECVERR`).
+//! What gateways say of a packet that they do not pass on: ICMP errors. TCP makes one number of them; in
+//! full they wait in the socket's error queue (ip(7), `IP_RECVERR`; of TCP since Linux 5.19).
 
 use std::fmt;
-use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::io::IoSliceMut;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use nix::cmsg_space;
@@ -13,8 +13,9 @@ use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt,
 };
 
-/// How often the socket is asked.
-const STEP: Duration = Duration::from_millis(20);
+use super::leave::prepared;
+use crate::config::Bind;
+
 /// `SO_EE_ORIGIN_ICMP` and `SO_EE_ORIGIN_ICMP6` of linux/errqueue.h.
 const FROM_ICMP: u8 = 2;
 const FROM_ICMP6: u8 = 3;
@@ -55,33 +56,31 @@ impl fmt::Display for Rejection {
     }
 }
 
-/// Sends a datagram to `to`, and waits `time_max` at most for somebody to reject it.
-///
-/// # Errors
-/// When this host has no way there at all.
-pub async fn rejection(to: SocketAddr, time_max: Duration) -> io::Result<Option<Rejection>> {
-    let any: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0; 16], 0).into() };
-    let socket = UdpSocket::bind(any)?;
-    if to.is_ipv4() {
-        setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
+/// Connects to `remote` once more, within `time_max`, and returns the ICMP error that this ends with. TCP's
+/// own number alone would not do: a reset, and an ICMP error, may have the same; and UDP may be rejected
+/// where TCP is not.
+pub async fn rejection(
+    remote: SocketAddr,
+    bind: Option<&Bind>,
+    time_max: Duration,
+) -> Option<Rejection> {
+    let socket = prepared(remote, bind).ok()?;
+    let set = if remote.is_ipv4() {
+        setsockopt(&socket, sockopt::Ipv4RecvErr, &true)
     } else {
-        setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
+        setsockopt(&socket, sockopt::Ipv6RecvErr, &true)
+    };
+    set.ok()?;
+    // The attempt closes its handle when it fails; the error stays with the socket.
+    let kept = socket.as_fd().try_clone_to_owned().ok()?;
+    match tokio::time::timeout(time_max, socket.connect(remote)).await {
+        Ok(Ok(_)) => None,
+        Ok(Err(_)) | Err(_) => queued(&kept),
     }
-    socket.connect(to)?;
-    let until = tokio::time::Instant::now() + time_max;
-    // Nothing that anybody would answer.
-    socket.send(&[0])?;
-    while tokio::time::Instant::now() < until {
-        tokio::time::sleep(STEP).await;
-        if let Some(rejection) = queued(&socket) {
-            return Ok(Some(rejection));
-        }
-    }
-    Ok(None)
 }
 
 /// The first error that waits at the socket.
-fn queued(socket: &UdpSocket) -> Option<Rejection> {
+fn queued(socket: &impl AsRawFd) -> Option<Rejection> {
     let mut payload = [0; 8];
     let mut pieces = [IoSliceMut::new(&mut payload)];
     let mut space = cmsg_space!(sock_extended_err, sockaddr_in6);
@@ -111,19 +110,23 @@ fn queued(socket: &UdpSocket) -> Option<Rejection> {
 mod tests {
     use super::*;
 
-    /// The kernel's own refusal on loopback is read in full.
+    /// A reset is no ICMP error, though TCP has the same number for both.
     #[tokio::test]
-    async fn a_rejection_is_read_with_type_code_and_sender() {
+    async fn a_reset_is_no_rejection() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
-            let Ok(socket) = UdpSocket::bind(address) else { continue };
-            let to = socket.local_addr().unwrap();
-            let silent = rejection(to, Duration::from_millis(50)).await.unwrap();
-            assert_eq!(silent, None);
-            drop(socket);
-            let found = rejection(to, Duration::from_secs(10)).await.unwrap().unwrap();
-            assert_eq!(found.words(), "port unreachable");
-            assert_eq!(found.by, Some(to.ip()));
-            assert!(found.to_string().contains("from"), "{found}");
+            let Ok(listener) = std::net::TcpListener::bind(address) else { continue };
+            let to = listener.local_addr().unwrap();
+            drop(listener);
+            assert_eq!(rejection(to, None, Duration::from_secs(10)).await, None);
         }
+    }
+
+    /// What administrators are told of it.
+    #[test]
+    fn a_rejection_is_shown_with_type_code_and_sender() {
+        let by = "192.0.2.1".parse().ok();
+        let shown = Rejection { by, kind: (3, 13), is_v6: false }.to_string();
+        let expected = "ICMP \"administratively prohibited\" (type 3, code 13) from 192.0.2.1";
+        assert_eq!(shown, expected);
     }
 }

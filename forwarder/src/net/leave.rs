@@ -20,6 +20,18 @@ pub async fn connect(
     segment_bytes: Option<u32>,
     time_max: Duration,
 ) -> io::Result<TcpStream> {
+    let socket = prepared(remote, bind)?;
+    if let Some(segment_bytes) = segment_bytes {
+        SockRef::from(&socket).set_tcp_mss(segment_bytes)?;
+    }
+    // Not the ring's connect: given up, it would stay in the kernel until its retries are spent, which
+    // takes two minutes.
+    let connected = tokio::time::timeout(time_max, socket.connect(remote)).await;
+    connected.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// A socket that leaves by the way out.
+pub(super) fn prepared(remote: SocketAddr, bind: Option<&Bind>) -> io::Result<TcpSocket> {
     let socket = if remote.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     match bind {
         Some(Bind::Address(address)) => {
@@ -32,13 +44,7 @@ pub async fn connect(
         }
         None => {}
     }
-    if let Some(segment_bytes) = segment_bytes {
-        SockRef::from(&socket).set_tcp_mss(segment_bytes)?;
-    }
-    // Not the ring's connect: given up, it would stay in the kernel until its retries are spent, which
-    // takes two minutes.
-    let connected = tokio::time::timeout(time_max, socket.connect(remote)).await;
-    connected.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
+    Ok(socket)
 }
 
 fn no_address(address: std::net::IpAddr, error: &io::Error) -> io::Error {

@@ -72,7 +72,16 @@ pub enum BadPing {
     Token,
 }
 
+/// Set in the number of a datagram that was sent because that was asked for: it answers none.
+const ASKED: u16 = 0x8000;
+
 impl Ping {
+    /// As the relay sends it when it is asked to, so that it is not taken for a late answer.
+    #[must_use]
+    pub fn asked(self) -> Self {
+        Self { number: self.number | ASKED, ..self }
+    }
+
     /// As it is sent.
     pub fn to_bytes(self) -> [u8; PING_LEN] {
         let mut bytes = [0; PING_LEN];

@@ -25,7 +25,7 @@ struct Echo {
 }
 
 impl Echoes {
-    /// Takes a probe in, unless there are too many.
+    /// Takes a probe in. Whoever tells us keeps count of them, and offers no more than there may be.
     fn add(&mut self, PathEcho { id, token }: &PathEcho, now: Time) {
         self.0.retain(|_, echo| now < echo.until);
         if self.0.len() < PROBES_MAX {
@@ -33,6 +33,11 @@ impl Echoes {
             let echo = Echo { token: *token, until, packets_left: PROBE_DATAGRAMS_MAX };
             self.0.insert(*id, echo);
         }
+    }
+
+    /// Forgets a probe.
+    fn remove(&mut self, id: u32) {
+        self.0.remove(&id);
     }
 
     /// Whether `packet` is to be sent back.
@@ -52,6 +57,11 @@ impl Pump {
     /// From now on packets of the probe are sent back.
     pub(super) fn echo_packets(&mut self, echo: &PathEcho) {
         self.paths.echoes.add(echo, self.now);
+    }
+
+    /// From now on they are not.
+    pub(super) fn end_echo(&mut self, id: u32) {
+        self.paths.echoes.remove(id);
     }
 
     /// Sends `packet` back to `source`, if it is a probe's; whether it was.
@@ -110,5 +120,8 @@ mod tests {
         assert_eq!(echoes.0.len(), PROBES_MAX);
         echoes.add(&PathEcho { id: 7, token }, now + PROBE_MAX);
         assert_eq!(echoes.0.len(), 1);
+        assert!(echoes.takes(&packet, now + PROBE_MAX));
+        echoes.remove(7);
+        assert!(!echoes.takes(&packet, now + PROBE_MAX));
     }
 }

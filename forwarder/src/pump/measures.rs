@@ -364,7 +364,7 @@ mod tests {
         }
         let snapshot = measures.snapshot(&Filter::default());
         let of = |measure| snapshot.iter().filter(move |times| times.of.measure == measure);
-        assert_eq!(of(Measure::Queue).count(), MEASURED_CONTACTS_MAX + 1);
+        assert_eq!(of(Measure::Inside).count(), MEASURED_CONTACTS_MAX + 1);
         assert_eq!(of(Measure::Stall).count(), MEASURED_SESSIONS_MAX + 1);
         let all = |measure| of(measure).map(|times| times.histogram.len()).sum::<u64>();
         assert_eq!(all(Measure::Inside), 2 * MEASURED_CONTACTS_MAX as u64);

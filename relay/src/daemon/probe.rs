@@ -10,6 +10,7 @@ use adit::key::PublicKey;
 use adit::net;
 use adit::probe::{Asked, PathPort, Token};
 use adit_proto::frame::Registration;
+use adit_proto::limits::PROBES_MAX;
 use tokio::sync::oneshot;
 
 use super::Daemon;
@@ -20,6 +21,8 @@ use super::registration::can_open;
 pub(crate) enum Probing {
     Look(Look),
     Ways(Ways),
+    /// Some that had [`Ways`] have ended.
+    Ended,
 }
 
 /// Who the key is, and which of these contact points it could have.
@@ -41,6 +44,7 @@ pub(crate) struct Judged {
 /// Where datagrams of this probe may go.
 #[derive(Debug)]
 pub(crate) struct Ways {
+    pub(crate) key: PublicKey,
     pub(crate) token: Token,
     /// The address that the probe's connection leads to.
     pub(crate) local: IpAddr,
@@ -67,18 +71,44 @@ impl Daemon {
                     reply.send(judged).ok();
                 }
             }
-            Probing::Ways(Ways { token, local, number, reply }) => {
+            Probing::Ways(Ways { key, token, local, number, reply }) => {
+                if !self.policies.contains_key(&key) {
+                    return Ok(());
+                }
                 let other = self.other_address(local, now);
-                let path = self.path_port.map(|port| PathPort { port, id: number });
+                let has_room = self.echoes.len() < PROBES_MAX && !self.echoes.contains(&number);
+                let port = self.path_port.filter(|_| has_room);
+                let path = port.map(|port| PathPort { port, id: number });
                 if path.is_some() {
-                    let count = u32::try_from(self.pumps.len()).unwrap_or(1).max(1);
-                    let pump = usize::try_from(number % count).unwrap_or(0);
-                    self.tell(pump, Command::Echo(PathEcho { id: number, token }))?;
+                    self.echoes.insert(number);
+                    self.tell(
+                        self.echo_pump(number),
+                        Command::Echo(PathEcho { id: number, token }),
+                    )?;
                 }
                 reply.send(Way { path, other }).ok();
             }
+            // Each turn of the loop ends their echoes.
+            Probing::Ended => {}
         }
         Ok(())
+    }
+
+    /// Packets of probes that have ended are sent back no more.
+    pub(super) fn end_echoes(&mut self) -> Result<(), Failed> {
+        let ended = self.probes.borrow_mut().take_ended();
+        for number in ended {
+            if self.echoes.remove(&number) {
+                self.tell(self.echo_pump(number), Command::EndEcho(number))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The pump that takes packets with this number in front.
+    fn echo_pump(&self, number: u32) -> usize {
+        let count = u32::try_from(self.pumps.len()).unwrap_or(1).max(1);
+        usize::try_from(number % count).unwrap_or(0)
     }
 
     fn judge(&self, key: PublicKey, asked: &[Asked]) -> Option<Judged> {
@@ -96,13 +126,17 @@ impl Daemon {
     }
 
     /// An address that forwarders might dial as well: one that is listed, or one of the host's where
-    /// all are listened on. It is of the same kind as `local`, or it would lead nowhere from there.
+    /// all are listened on. Of private ones only what is listed: a bridge of containers has one, too,
+    /// and leads nowhere from there. It is of the same kind as `local`, or it would lead nowhere from there.
     fn other_address(&mut self, local: IpAddr, now: Instant) -> Option<IpAddr> {
         let listen = &self.config.listen;
         let is_alike = |ip: &IpAddr| *ip != local && Kind::of(*ip) == Kind::of(local);
         let listed = listen.iter().map(|address| address.ip()).find(is_alike);
         if listed.is_some() {
             return listed;
+        }
+        if let Kind::Private4 | Kind::Private6 = Kind::of(local) {
+            return None;
         }
         let is_any = |ip: IpAddr| ip.is_unspecified() && (ip.is_ipv6() || local.is_ipv4());
         if !listen.iter().any(|address| is_any(address.ip())) {

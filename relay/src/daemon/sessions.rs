@@ -12,8 +12,9 @@ use super::{Daemon, Session};
 use crate::refused::Cause;
 
 impl Daemon {
-    /// Ends the sessions of keys that are let in no more.
+    /// Ends the sessions and the probes of keys that are let in no more.
     pub(super) fn close_removed(&self) -> Result<(), Failed> {
+        self.probes.borrow().end_removed(|key| self.policies.contains_key(key));
         let is_removed = |state: &Session| !self.policies.contains_key(&state.key);
         let all = self.sessions.iter().chain(&self.arrivals);
         let why = "the relay no longer accepts this key";

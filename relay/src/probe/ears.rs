@@ -98,7 +98,7 @@ impl Ears {
             notes.heard.iter().find(|heard| heard.number == number).map(|heard| heard.source)
         };
         let Some(source) = source else { return false };
-        let ping = Ping { token: self.token, number };
+        let ping = Ping { token: self.token, number }.asked();
         socket.send_to(&ping.to_bytes(), source).await.is_ok()
     }
 }
