@@ -18,7 +18,7 @@ use adit_proto::limits::{
 use adit_proto::session::{Departed, relax};
 use hdrhistogram::Histogram;
 
-use arrivals::Marks;
+use arrivals::Spare;
 
 pub(super) use arrivals::Arrivals;
 pub(super) use in_flight::InFlight;
@@ -45,8 +45,7 @@ pub(super) struct Measures {
     gauges_by_name: BTreeMap<(Arc<str>, Arc<str>), Gauge>,
     sessions: Vec<SessionTimes>,
     sessions_by_name: BTreeMap<Arc<str>, usize>,
-    /// For flows whose bytes will wait: a busy one must not allocate each time.
-    spare: Vec<Box<Marks>>,
+    spare: Spare,
 }
 
 /// Of a contact point.

@@ -19,9 +19,13 @@ pub(super) struct Marks {
     taken: u64,
 }
 
+/// Memory for those whose bytes will wait: a busy flow must not allocate each time. Each goes to a
+/// flow and comes back without being moved.
+pub(super) type Spare = Vec<Box<Marks>>;
+
 impl Arrivals {
     /// So many more units, bytes or sends, have come. `spare` is memory to be used again.
-    pub(super) fn handle_come(&mut self, units: usize, now: Time, spare: &mut Vec<Box<Marks>>) {
+    pub(super) fn handle_come(&mut self, units: usize, now: Time, spare: &mut Spare) {
         let marks = self.0.get_or_insert_with(|| spare.pop().unwrap_or_default());
         marks.handle_come(units, now);
     }
