@@ -77,6 +77,7 @@ fn connect(outside: &TcpStream, to: SocketAddr) -> io::Result<TcpStream> {
 mod tests {
     use std::io::{Read, Write};
     use std::net::Shutdown;
+    use std::sync::atomic::{AtomicU16, Ordering};
     use std::thread;
     use std::time::Duration;
 
@@ -95,9 +96,13 @@ mod tests {
         address
     }
 
-    /// A port that was free a moment ago.
+    /// A port that was free a moment ago, below those that the kernel gives to connections: whoever waits
+    /// for it to listen must not meet himself.
     fn free_port() -> u16 {
-        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+        static NEXT: AtomicU16 = AtomicU16::new(30_100);
+        let next = || NEXT.fetch_add(1, Ordering::Relaxed);
+        let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        std::iter::repeat_with(next).take(1_000).find(is_free).unwrap()
     }
 
     fn connect_soon(port: u16) -> TcpStream {

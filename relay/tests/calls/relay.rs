@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command as Program, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -44,9 +44,15 @@ pub(crate) fn wait_for<T>(what: &str, mut take: impl FnMut() -> Option<T>) -> T 
     panic!("no {what} within {DEADLINE:?}");
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago. It lies below those that the kernel gives to connections, and no
+/// other test of this process is given it: whoever waits for it to listen meets nobody else, himself
+/// included.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 20_000 + u16::try_from(std::process::id() % 100).unwrap() * 100;
+    let next = || first + NEXT.fetch_add(1, Ordering::Relaxed);
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    std::iter::repeat_with(next).take(100).find(is_free).unwrap()
 }
 
 /// The program `adit-relay`, until it is dropped.
