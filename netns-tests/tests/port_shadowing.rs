@@ -151,7 +151,8 @@ fn udp_receiver(name: &str, rules: &str) -> Result<&'static str, LabError> {
     let lab = build(name, rules)?;
     let probe = helper("lab-probe")?.display().to_string();
     let console = |host: &str, port: u16| -> Result<Process, LabError> {
-        let mut process = lab.host(host).spawn_console([&probe, "udp", &port.to_string()])?;
+        let arguments: [&str; 4] = [&probe, "console", "4", &port.to_string()];
+        let mut process = lab.host(host).spawn_console(arguments)?;
         process.wait_for_log("ready", SHORT)?;
         Ok(process)
     };
