@@ -14,7 +14,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use self::part::Part;
 use self::progress::Progress;
@@ -26,22 +26,6 @@ use crate::machine;
 use crate::quiet::Quiet;
 use crate::report::tell;
 use crate::way::{Way, rotated};
-
-/// All that is compared, as far as it is installed.
-const WAYS: [Way; 12] = [
-    Way::Kernel,
-    Way::Socat,
-    Way::Haproxy,
-    Way::HaproxySplice,
-    Way::Adit,
-    Way::Rathole,
-    Way::RatholeNoise,
-    Way::Ssh,
-    Way::Bore,
-    Way::Frp,
-    Way::Boringtun,
-    Way::WireguardGo,
-];
 
 /// What is enough to see what a congestion control does.
 const WAYS_OF_OWN: [Way; 6] =
@@ -70,7 +54,7 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
     if options.shared.smoke {
         (options.rounds, options.sizes) = (1, Sizes::SMOKE);
     }
-    let ways = options.shared.ways(&WAYS);
+    let ways = options.shared.ways(Way::value_variants());
     let mut all = Part::new(Congestion::Allowing, ways.clone(), &SECTIONS);
     let of_own = ways.into_iter().filter(|way| WAYS_OF_OWN.contains(way)).collect();
     let mut own = Part::new(Congestion::Machines, of_own, &SECTIONS_OF_OWN);

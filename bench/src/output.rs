@@ -8,7 +8,6 @@
 //!   NAME-MEASURE.svg              medians of a figure, with their range
 //! ```
 
-mod hgrm;
 mod json;
 mod plot;
 
@@ -17,6 +16,8 @@ use std::io::BufWriter;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use adit::histogram::write_hgrm;
+use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
@@ -39,7 +40,7 @@ pub(crate) fn write(report: &Report, folder: &Path) -> Result<(), BenchError> {
         interval_log(title, &results.timings, &folder.join(format!("{name}.hlog")))?;
         for timing in &results.timings {
             let file = format!("{name}-{}.hgrm", file_name(&timing.subject));
-            hgrm::write(&timing.all()?, &folder.join(file))?;
+            hgrm(&timing.all()?, &folder.join(file))?;
         }
         plot::percentiles(title, &results.timings, &folder.join(curves_file(name)))?;
     }
@@ -67,6 +68,11 @@ fn file_name(text: &str) -> String {
     let dashed: String = text.to_lowercase().chars().map(plain).collect();
     let words: Vec<_> = dashed.split('-').filter(|word| !word.is_empty()).collect();
     words.join("-")
+}
+
+fn hgrm(times: &Histogram<u64>, path: &Path) -> Result<(), BenchError> {
+    let written = File::create(path).and_then(|file| write_hgrm(times, &mut BufWriter::new(file)));
+    written.map_err(BenchError::io(format!("writing {}", path.display())))
 }
 
 /// All runs in the order in which they were made.

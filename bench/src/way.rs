@@ -131,6 +131,11 @@ impl Way {
         }
     }
 
+    /// Whether it is a tunnel, and not Adit.
+    pub(crate) fn is_other_tunnel(self) -> bool {
+        self != Self::Adit && self.tunnel_port().is_some()
+    }
+
     /// Its name in a table's heading.
     pub(crate) fn short(self) -> &'static str {
         match self {

@@ -21,6 +21,16 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 #[derive(Debug)]
 pub struct Ask(pub Reply<String>);
 
+impl Ask {
+    /// Tells all who have asked.
+    pub fn answer(asks: Vec<Self>, status: &impl Serialize) {
+        let status = serde_json::to_string(status).unwrap_or_default();
+        for Self(reply) in asks {
+            reply.send(Ok(status.clone()));
+        }
+    }
+}
+
 /// A forwarder, as `adit status` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForwarderStatus {

@@ -1,5 +1,7 @@
 //! What Adit is to reach beside the others, and whether it does.
 
+use clap::ValueEnum;
+
 use super::part::Part;
 use super::section::{
     BUSY_LATENCY, DATAGRAMS, EIGHT_INWARDS, EIGHT_OUTWARDS, IDLE_LATENCY, MEMORY, Measure,
@@ -25,24 +27,13 @@ enum Bound {
     /// So many times what another has.
     AtLeast(f64, Way),
     AtMost(f64, Way),
-    /// No more than the least of these.
-    Lowest(&'static [Way]),
+    /// No more than the least of all tunnels beside Adit.
+    Lowest,
     /// A figure of its own, in the measure's unit.
     Value(f64),
 }
 
 use Bound::{AtLeast, AtMost, Lowest, Value};
-
-/// All tunnels beside Adit.
-const TUNNELS: [Way; 7] = [
-    Way::Rathole,
-    Way::RatholeNoise,
-    Way::Ssh,
-    Way::Bore,
-    Way::Frp,
-    Way::Boringtun,
-    Way::WireguardGo,
-];
 
 const fn bar(section: Section, measure: &'static str, bound: Bound) -> Bar {
     Bar { section, measure, bound, goal: false }
@@ -78,7 +69,7 @@ const BARS: [Bar; 38] = [
     bar(EIGHT_OUTWARDS, PROCESSOR, AtMost(0.5, Way::Rathole)),
     bar(EIGHT_OUTWARDS, PROCESSOR, AtMost(0.2, Way::RatholeNoise)),
     bar(IDLE_LATENCY, P50, AtMost(1.0, Way::Socat)),
-    bar(IDLE_LATENCY, P999, Lowest(&TUNNELS)),
+    bar(IDLE_LATENCY, P999, Lowest),
     goal(IDLE_LATENCY, P50, AtMost(1.2, Way::Kernel)),
     bar(BUSY_LATENCY, P99, AtMost(0.2, Way::Rathole)),
     bar(BUSY_LATENCY, P99, Value(1_000.0)),
@@ -117,7 +108,7 @@ impl Bar {
         match self.bound {
             AtLeast(factor, way) => format!("≥ {factor} × {way}"),
             AtMost(factor, way) => format!("≤ {factor} × {way}"),
-            Lowest(_) => "≤ 1 × the lowest of the other tunnels".to_owned(),
+            Lowest => "≤ 1 × the lowest of the other tunnels".to_owned(),
             Value(bound) => format!("≤ {bound} {}", self.unit()),
         }
     }
@@ -130,7 +121,7 @@ impl Bar {
     fn decimals(&self) -> usize {
         match self.bound {
             Value(_) => self.of_section().map_or(2, |measure| measure.decimals),
-            AtLeast(..) | AtMost(..) | Lowest(_) => 2,
+            AtLeast(..) | AtMost(..) | Lowest => 2,
         }
     }
 
@@ -145,9 +136,10 @@ impl Bar {
         let found = match self.bound {
             AtLeast(_, way) | AtMost(_, way) => adit.ratio(of(way)?),
             Value(_) => adit.clone(),
-            Lowest(ways) => {
-                let others =
-                    ways.iter().filter_map(|&way| of(way)).filter(|rounds| is_known(rounds));
+            Lowest => {
+                let ways =
+                    Way::value_variants().iter().copied().filter(|way| way.is_other_tunnel());
+                let others = ways.filter_map(of).filter(|rounds| is_known(rounds));
                 adit.ratio(others.min_by(|a, b| a.median().total_cmp(&b.median()))?)
             }
         };
@@ -159,7 +151,7 @@ impl Bar {
         let (met, missed) = match self.bound {
             AtLeast(bound, _) => (found >= bound, 1.0 - found / bound),
             AtMost(bound, _) | Value(bound) => (found <= bound, found / bound - 1.0),
-            Lowest(_) => (found <= 1.0, found - 1.0),
+            Lowest => (found <= 1.0, found - 1.0),
         };
         if met { "met".to_owned() } else { format!("missed by {:.0} %", missed * 100.0) }
     }

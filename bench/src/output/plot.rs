@@ -5,7 +5,7 @@ mod axis;
 use std::fmt::Display;
 use std::path::Path;
 
-use hdrhistogram::Histogram;
+use adit::histogram::write_svg;
 use plotters::prelude::*;
 
 use self::axis::Axis;
@@ -19,68 +19,12 @@ const BAR_PIXELS: u32 = 36;
 const AROUND_BARS_PIXELS: u32 = 110;
 /// Half of a bar, where bars are one apart.
 const HALF_BAR: f64 = 0.35;
-/// Steps of a curve for each halving of the distance to 100 %.
-const TICKS_PER_HALF_DISTANCE: u32 = 20;
 
-/// Curves of time over percentile, one for each subject, both axes logarithmic.
+/// Curves of time over percentile, one for each subject.
 pub(super) fn percentiles(title: &str, timings: &[Timing], path: &Path) -> Result<(), BenchError> {
-    let wrong = |error: &dyn Display| failed(path, error);
-    let mut curves = Vec::new();
-    for timing in timings {
-        curves.push((timing.subject.as_str(), curve(&timing.all()?)));
-    }
-    let points = || curves.iter().flat_map(|(_, curve)| curve);
-    let nines = points().map(|(x, _)| *x).fold(1.0, f64::max);
-    let least = points().map(|(_, y)| *y).fold(f64::INFINITY, f64::min).clamp(0.1, 1e9);
-    let most = points().map(|(_, y)| *y).fold(least * 2.0, f64::max);
-    let keys: Vec<f64> = (0..=9).map(f64::from).take_while(|key| *key <= nines).collect();
-    let root = SVGBackend::new(path, SIZE).into_drawing_area();
-    root.fill(&WHITE).map_err(|error| wrong(&error))?;
-    let mut chart = ChartBuilder::on(&root)
-        .caption(title, (FONT, 18))
-        .margin(12)
-        .x_label_area_size(44)
-        .y_label_area_size(70)
-        .build_cartesian_2d(Axis::new(nines, keys), (least / 1.2..most * 1.2).log_scale())
-        .map_err(|error| wrong(&error))?;
-    chart
-        .configure_mesh()
-        .x_desc("percentile")
-        .y_desc("µs")
-        .x_label_formatter(&|nines| format!("{} %", 100.0 * (1.0 - 10f64.powf(-nines))))
-        .y_label_formatter(&|us| format!("{us}"))
-        .draw()
-        .map_err(|error| wrong(&error))?;
-    for (index, (subject, curve)) in curves.iter().enumerate() {
-        let colour = Palette99::pick(index).mix(1.0);
-        chart
-            .draw_series(LineSeries::new(curve.iter().copied(), colour.stroke_width(2)))
-            .map_err(|error| wrong(&error))?
-            .label(*subject)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
-        .label_font((FONT, 13))
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.3))
-        .draw()
-        .map_err(|error| wrong(&error))?;
-    root.present().map_err(|error| wrong(&error))
-}
-
-/// Nines of the percentile, and microseconds.
-fn curve(times: &Histogram<u64>) -> Vec<(f64, f64)> {
-    let count = f64::from(u32::try_from(times.len()).unwrap_or(u32::MAX)).max(2.0);
-    times
-        .iter_quantiles(TICKS_PER_HALF_DISTANCE)
-        .map(|step| {
-            // 100 % lies nowhere: the longest of so many times is the last that can be shown.
-            let beyond = (1.0 - step.quantile_iterated_to()).max(1.0 / count);
-            (-beyond.log10(), crate::latency::microseconds(step.value_iterated_to()))
-        })
-        .collect()
+    let named = |timing: &Timing| Ok((timing.subject.clone(), timing.all()?));
+    let all = timings.iter().map(named).collect::<Result<Vec<_>, BenchError>>()?;
+    write_svg(title, &all, path).map_err(|error| failed(path, &error))
 }
 
 /// A bar for each figure's median, with a line over its range.

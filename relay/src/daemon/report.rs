@@ -40,10 +40,7 @@ impl Daemon {
     /// Answers whoever has asked how it goes.
     pub(super) fn report(&mut self, now: Instant) -> Result<(), Failed> {
         if let Some((asks, reports)) = self.gathering.poll_answer(now) {
-            let status = serde_json::to_string(&self.status(&reports, now)).unwrap_or_default();
-            for Ask(reply) in asks {
-                reply.send(Ok(status.clone()));
-            }
+            Ask::answer(asks, &self.status(&reports, now));
         }
         if let Some((answer, reports)) = self.live.poll_answer(now) {
             let figures = self.status(&reports, now).figures();
