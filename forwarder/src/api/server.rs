@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, FromRequestParts};
+use axum::extract::FromRequestParts;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::{Extension, Router};
@@ -37,8 +37,6 @@ const CONNECTIONS_PER_NETWORK_MAX: usize = CONNECTIONS_MAX / 2;
 const NETWORK_BITS: u8 = 64;
 /// Connections from the LAN that the kernel may keep for us.
 const BACKLOG: i32 = 128;
-/// The most that a request's body may have, in bytes.
-const BODY_MAX: usize = 16 * 1024;
 /// How long a request's head may take to come, on a connection that is kept the next one's, too …
 const HEAD_MAX: Duration = Duration::from_secs(2);
 /// … and the whole of the request and its answer.
@@ -135,7 +133,7 @@ fn finished<I: Send + 'static>(routes: Router<Inbox<I>>, inbox: mpsc::Sender<I>)
         Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this is not asked for in that way")
     };
     let routes = routes.fallback(nothing).method_not_allowed_fallback(not_so);
-    routes.layer(DefaultBodyLimit::max(BODY_MAX)).with_state(Inbox::from(inbox))
+    routes.with_state(Inbox::from(inbox))
 }
 
 /// Runs `serve` in a thread of its own, to the end of the process.
