@@ -13,7 +13,8 @@ use std::time::Duration;
 use crate::frame::Credit;
 use crate::id::{ContactId, Time};
 use crate::limits::{
-    FLOW_PIECES, FLOW_QUEUED_MAX, FLOW_WINDOW, FLOW_WINDOW_MAX, GATHERED_MAX, PAYLOAD_MAX,
+    FLOW_PIECES, FLOW_QUEUED_SHARED_MAX, FLOW_WINDOW, FLOW_WINDOW_MAX, GATHERED_MAX, PAYLOAD_MAX,
+    SHARED_FLOW_MAX, SHARED_FOR,
 };
 
 /// Bytes read from a flow's socket, in the memory they were read into.
@@ -42,6 +43,16 @@ enum Sending {
     Finished,
 }
 
+/// How much a flow has sent of late.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    since: Time,
+    /// What had been sent by then.
+    offset: u64,
+    /// Whether it was little in the time before.
+    is_slow: bool,
+}
+
 /// One flow at one end.
 #[derive(Debug)]
 pub struct Flow<B> {
@@ -55,6 +66,7 @@ pub struct Flow<B> {
     /// Bytes sent, and how far the other end lets us go. What was read beyond the credit (a
     /// kernel may fill more buffers than it was asked to) waits for it in the queue.
     offset: u64,
+    pace: Pace,
     credit: u64,
     /// Bytes that the far socket has taken, by the last `CREDIT`.
     taken: u64,
@@ -85,6 +97,7 @@ impl<B> Flow<B> {
             queued: 0,
             sending: Sending::Open,
             offset: 0,
+            pace: Pace { since: now, offset: 0, is_slow: true },
             credit,
             taken: 0,
             has_said_blocked: false,
@@ -100,13 +113,13 @@ impl<B> Flow<B> {
         }
     }
 
-    /// How many bytes may be read from the socket now.
-    pub(crate) fn room(&self) -> usize {
+    /// How many bytes may be read from the socket now, so that no more than `queued_max` wait.
+    pub(crate) fn room(&self, queued_max: usize) -> usize {
         if self.sending != Sending::Open {
             return 0;
         }
         let credit = usize::try_from(self.credit - self.offset).unwrap_or(usize::MAX);
-        credit.min(FLOW_QUEUED_MAX).saturating_sub(self.queued)
+        credit.min(queued_max).saturating_sub(self.queued)
     }
 
     /// Bytes that wait to be sent.
@@ -168,6 +181,16 @@ impl<B> Flow<B> {
         self.queued -= chunk.payload.len();
         self.offset += chunk.payload.len() as u64;
         Some(chunk)
+    }
+
+    /// Whether the flow says little: all that it had was a small message, and of late there was no
+    /// more than [`SHARED_FLOW_MAX`].
+    pub(crate) fn says_little(&mut self, now: Time) -> bool {
+        let is_slow = self.offset - self.pace.offset <= SHARED_FLOW_MAX;
+        if now.since(self.pace.since) >= SHARED_FOR {
+            self.pace = Pace { since: now, offset: self.offset, is_slow };
+        }
+        is_slow && self.pace.is_slow && self.queued == 0
     }
 
     /// The socket has no more to send; `FIN` follows the queued bytes.
@@ -273,7 +296,7 @@ impl Window {
     }
 }
 
-const _: () = assert!(FLOW_QUEUED_MAX >= 4 * PAYLOAD_MAX);
+const _: () = assert!(FLOW_QUEUED_SHARED_MAX >= 4 * PAYLOAD_MAX);
 
 #[cfg(test)]
 mod tests {
@@ -337,7 +360,7 @@ mod tests {
         flow.pop().unwrap();
         assert!(flow.take_fin());
         assert!(!flow.take_fin());
-        assert_eq!(flow.room(), 0);
+        assert_eq!(flow.room(FLOW_QUEUED_SHARED_MAX), 0);
     }
 
     /// A fast flow over a long line gets a window that fits it; a slow one keeps its first.

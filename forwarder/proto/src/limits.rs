@@ -135,6 +135,14 @@ pub const PACKETS_BYTES_MAX: usize = 64_000;
 /// Bytes that one flow may have read ahead of the scheduler.
 pub const FLOW_QUEUED_MAX: usize = 512 * 1024;
 
+/// The same while a flow that says little stands beside others that say much: what was read ahead,
+/// and the turn that reads it, are what its next message waits for.
+pub const FLOW_QUEUED_SHARED_MAX: usize = 64 * 1024;
+/// What such a flow sends at the most in [`SHARED_FOR`].
+pub const SHARED_FLOW_MAX: u64 = 64 * 1024;
+/// How long a carrier counts as shared after such a message.
+pub const SHARED_FOR: Duration = Duration::from_millis(50);
+
 /// Bytes that a session's flows together may have read ahead; beyond it a flow that already waits
 /// is not read.
 pub const SESSION_QUEUED_MAX: usize = 16 * 1024 * 1024;
@@ -244,6 +252,8 @@ pub const CARRIER_NOTSENT: u32 = 128 * 1024;
 pub const CARRIER_NOTSENT_MIN: u32 = 3 * 1024;
 /// The most that one vectored send on a carrier gathers.
 pub const CARRIER_SEND_MAX: usize = 512 * 1024;
+/// The same on a carrier that is shared: a message waits for the send that is under way.
+pub const CARRIER_SEND_SHARED_MAX: usize = 64 * 1024;
 /// The most pieces that it has: the kernel takes 1,024 (`UIO_MAXIOV`), and a few come on top.
 pub const CARRIER_SEND_PIECES: usize = 1_000;
 /// The least that it is cut down to on a slow line: one record.

@@ -131,6 +131,8 @@ pub struct Session<B> {
     counters: Counters,
     /// What was sealed since it was last asked for.
     departed: Departures,
+    /// A flow that says little stands beside others that say much, as far as is known until then.
+    shared_until: Option<Time>,
 }
 
 /// What was sent, and how far more may be.
@@ -199,6 +201,7 @@ impl<B> Session<B> {
             liveness: Liveness::new(now),
             counters: Counters::default(),
             departed: Departures::default(),
+            shared_until: None,
         }
     }
 

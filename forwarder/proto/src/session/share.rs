@@ -11,8 +11,9 @@ use crate::flow::Flow;
 use crate::frame::Frame;
 use crate::id::{FlowId, Time};
 use crate::limits::{
-    FLOW_SHARE_MIN, FLOW_SHARE_PROVEN, GRANT_SHARES, PAYLOAD_MAX, POLL_DELAY, SESSION_QUEUED_MAX,
-    SESSION_WINDOW, THROTTLED_WAKE_MAX, WAITING_GONE_MAX,
+    FLOW_QUEUED_MAX, FLOW_QUEUED_SHARED_MAX, FLOW_SHARE_MIN, FLOW_SHARE_PROVEN, GRANT_SHARES,
+    PAYLOAD_MAX, POLL_DELAY, SESSION_QUEUED_MAX, SESSION_WINDOW, THROTTLED_WAKE_MAX,
+    WAITING_GONE_MAX,
 };
 
 /// How many bytes a flow may have under way. `left` is what is left of the session's grant,
@@ -57,12 +58,19 @@ impl Waiting {
 }
 
 impl<B> Session<B> {
+    /// Whether a flow that says little stands beside others that say much. Then less is done at
+    /// once: its next message waits no longer than a small send takes.
+    pub(super) fn is_shared(&self) -> bool {
+        self.shared_until.is_some()
+    }
+
     /// How many bytes may be read from the flow's socket now. When it is none,
     /// [`Session::poll_readable`] names the flow as soon as it is worth asking again.
     pub fn room(&mut self, id: FlowId) -> usize {
+        let queued_max = if self.is_shared() { FLOW_QUEUED_SHARED_MAX } else { FLOW_QUEUED_MAX };
         let (left, flows) = (self.left(), self.flows.len());
         let Some(flow) = self.flows.get_mut(&id) else { return 0 };
-        let room = flow.room();
+        let room = flow.room(queued_max);
         if room < PAYLOAD_MAX || self.queued >= SESSION_QUEUED_MAX && flow.queued() > 0 {
             flow.is_starved = true;
             return 0;

@@ -15,8 +15,9 @@ use crate::flow::Chunk;
 use crate::frame::{Frame, Kind, header};
 use crate::id::{FlowId, Time};
 use crate::limits::{
-    CARRIER_SEND_PIECES, CONTENT_MAX, FRAME_HEADER, GATHERED_MAX, PING_IDLE, RECORD_HEADER,
-    RECORD_MAX, RECORD_TRAILER, RETAINED_RECORDS_MAX, SLOT_HEADROOM, UNACKNOWLEDGED_MAX,
+    CARRIER_SEND_PIECES, CARRIER_SEND_SHARED_MAX, CONTENT_MAX, FRAME_HEADER, GATHERED_MAX,
+    PAYLOAD_MAX, PING_IDLE, RECORD_HEADER, RECORD_MAX, RECORD_TRAILER, RETAINED_RECORDS_MAX,
+    SHARED_FOR, SLOT_HEADROOM, UNACKNOWLEDGED_MAX,
 };
 use crate::record::{ContentType, SealError, Sealer};
 
@@ -99,6 +100,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
         if !self.is_carried() {
             return Ok(());
         }
+        self.shared_until = self.shared_until.filter(|until| now < *until);
+        let bytes = if self.is_shared() { bytes.min(CARRIER_SEND_SHARED_MAX) } else { bytes };
         let mut gathered = std::mem::take(&mut self.gathered);
         gathered.resize(RECORD_HEADER, 0);
         let mut turn = Turn {
@@ -159,7 +162,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
             turn.ensure_record();
             self.transmit_datagrams(turn, Stage::Opening, now)?;
         }
-        self.transmit_flows(turn)?;
+        self.transmit_flows(turn, now)?;
         Ok(self.flush(turn)?)
     }
 
@@ -241,7 +244,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
         }
     }
 
-    fn transmit_flows(&mut self, turn: &mut Turn<'_, B>) -> Result<(), SealError> {
+    fn transmit_flows(&mut self, turn: &mut Turn<'_, B>, now: Time) -> Result<(), SealError> {
         while self.may_retain() && turn.has_room() {
             let Some((contact, id)) = self.schedule.next_flow() else { break };
             let Some(flow) = self.flows.get_mut(&id) else {
@@ -259,9 +262,21 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
                 break;
             }
             self.transmit_chunk(turn, id)?;
+            self.note_company(id, len, now);
             self.schedule.charge((contact, id), len + FRAME_HEADER);
         }
         Ok(())
+    }
+
+    /// A message of `len` bytes of the flow was sent: the carrier is shared if that flow says little
+    /// and others wait that say much.
+    fn note_company(&mut self, id: FlowId, len: usize, now: Time) {
+        if len > GATHERED_MAX || self.queued < PAYLOAD_MAX {
+            return;
+        }
+        if self.flows.get_mut(&id).is_some_and(|flow| flow.says_little(now)) {
+            self.shared_until = Some(now + SHARED_FOR);
+        }
     }
 
     fn transmit_chunk(&mut self, turn: &mut Turn<'_, B>, id: FlowId) -> Result<(), SealError> {

@@ -1,6 +1,6 @@
 //! The grant is shared: who is not read, or gone, holds up nobody else.
 
-use adit_proto::limits::SESSION_WINDOW;
+use adit_proto::limits::{CARRIER_SEND_SHARED_MAX, RECORD_MAX, SESSION_WINDOW, SHARED_FOR};
 
 use super::*;
 
@@ -126,4 +126,39 @@ fn flows_that_are_gone_take_no_turn_at_the_grant() {
     pair.forwarder.take_of(stalled[0], pair.now);
     pair.exchange();
     assert_eq!(woken(&mut pair, &[waiting]), 1);
+}
+
+/// Beside a flow that says little, a bulk flow sends and reads ahead little at once; when that one
+/// has been silent for a while, as much as before.
+#[test]
+fn bulk_makes_way_for_a_flow_that_says_little() {
+    let mut pair = Pair::new();
+    let (bulk, little) = (pair.open(), pair.open());
+    let sent = |pair: &mut Pair, most: usize| -> usize {
+        pair.relay.transmit_up_to(most, pair.now).iter().map(Vec::len).sum()
+    };
+    let written = pair.relay.write(bulk, &[7; 250_000]);
+    assert_eq!(written, 250_000);
+    pair.relay.write(little, &[7; 20]);
+    assert!(sent(&mut pair, 40_000) < 80_000);
+    assert_eq!(pair.relay.session.room(bulk), 0);
+    assert!(sent(&mut pair, 250_000) < CARRIER_SEND_SHARED_MAX + RECORD_MAX);
+    pair.now = pair.now + SHARED_FOR;
+    assert!(sent(&mut pair, 250_000) > CARRIER_SEND_SHARED_MAX + RECORD_MAX);
+}
+
+/// Bulk flows whose last piece happens to be small are not taken for flows that say little.
+#[test]
+fn the_rest_of_a_large_message_is_not_a_small_one() {
+    let mut pair = Pair::new();
+    let flows = [pair.open(), pair.open()];
+    for _ in 0..50 {
+        pair.relay.write(flows[0], &[7; 3 * PAYLOAD_MAX + 64]);
+        pair.relay.write(flows[1], &[7; 8 * PAYLOAD_MAX]);
+        pair.exchange();
+        pair.now = pair.now + SHARED_FOR / 4;
+    }
+    pair.relay.write(flows[0], &[7; 200_000]);
+    let sent: usize = pair.relay.transmit(pair.now).iter().map(Vec::len).sum();
+    assert!(sent > 200_000, "{sent}");
 }
