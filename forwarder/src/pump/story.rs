@@ -101,6 +101,8 @@ impl Teller {
             Protocol::Udp => "udp",
         };
         let (name, source) = (story.name(), story.source);
+        // As everybody writes it, whichever family the socket is of.
+        let source = SocketAddr::new(source.ip().to_canonical(), source.port());
         tracing::debug!(target: TARGET, flow = %name, %peer, %source, protocol, untold, "flow opened");
     }
 }
