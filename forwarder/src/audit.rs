@@ -236,15 +236,29 @@ impl Audit {
         state.write(entry, Instant::now());
     }
 
-    /// Counts what happened, and writes it down unless there are too many lines of its cause.
-    pub fn record_bounded(&self, cause: &'static str, bound: Bound, entry: Entry, now: Instant) {
+    /// Counts what happened, and writes it down, with `fields`, unless there are too many lines of its
+    /// cause. A flood is not put into words that nobody reads.
+    pub fn record_bounded(
+        &self,
+        cause: &'static str,
+        bound: Bound,
+        event: Event,
+        now: Instant,
+        fields: impl FnOnce(Entry) -> Entry,
+    ) {
         let mut state = self.0.borrow_mut();
-        *state.counts.entry(entry.event).or_default() += 1;
-        match state.tallies_by_cause.entry(cause).or_default().admit(bound, now) {
-            None => state.unrecorded += 1,
-            Some(0) => state.write(&entry, now),
-            Some(unrecorded) => state.write(&entry.with_count("unrecorded", unrecorded), now),
+        *state.counts.entry(event).or_default() += 1;
+        if state.file.is_none() {
+            return;
         }
+        let Some(left_out) = state.tallies_by_cause.entry(cause).or_default().admit(bound, now)
+        else {
+            state.unrecorded += 1;
+            return;
+        };
+        let entry = fields(Entry::new(event));
+        let entry = if left_out > 0 { entry.with_count("unrecorded", left_out) } else { entry };
+        state.write(&entry, now);
     }
 
     /// How many lines were left out to keep the bound.
@@ -329,10 +343,10 @@ mod tests {
         for second in 0..60 * minutes {
             let now = start + Duration::from_secs(second);
             (0..5).for_each(|_| {
-                audit.record_bounded("not_tls", bound, Entry::new(Event::Refused), now)
+                audit.record_bounded("not_tls", bound, Event::Refused, now, |entry| entry)
             });
         }
-        audit.record_bounded("unknown_key", bound, Entry::new(Event::Refused), start);
+        audit.record_bounded("unknown_key", bound, Event::Refused, start, |entry| entry);
         let lines = lines(&path);
         let written = lines.iter().filter(|line| line["event"] == "refused").count() as u64;
         assert!(written <= u64::from(AUDIT_STRANGERS_AT_ONCE) + minutes + 1, "{written}");

@@ -37,12 +37,10 @@ fn helps(program: &Path, name: &str, command: &[String]) -> Result<String, LabEr
     let below = lines.iter().skip_while(|line| **line != "Commands:").skip(1);
     for line in below.take_while(|line| !line.is_empty()) {
         let is_command = line.starts_with("  ") && !line.starts_with("   ");
-        match line.split_whitespace().next().filter(|word| is_command && *word != "help") {
-            Some(word) => {
-                let command = [command, &[word.to_owned()]].concat();
-                text.push_str(&helps(program, name, &command)?);
-            }
-            None => {}
+        let word = line.split_whitespace().next().filter(|word| is_command && *word != "help");
+        if let Some(word) = word {
+            let command = [command, &[word.to_owned()]].concat();
+            text.push_str(&helps(program, name, &command)?);
         }
     }
     Ok(text)

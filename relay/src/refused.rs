@@ -189,9 +189,9 @@ impl Refusals {
         why: impl Display,
         now: Instant,
     ) {
-        let entry = Entry::new(Event::Refused).with("cause", cause.name());
-        let entry = entry.with("from", &whom).with("why", &why);
-        self.audit.record_bounded(cause.name(), cause.bound(), entry, now);
+        let fields =
+            |entry: Entry| entry.with("cause", cause.name()).with("from", &whom).with("why", &why);
+        self.audit.record_bounded(cause.name(), cause.bound(), Event::Refused, now, fields);
         if let Some(unlogged) = self.tally(cause, now) {
             let unlogged = Some(unlogged).filter(|count| *count > 0);
             tracing::warn!(cause = %cause.name(), from = %whom, unlogged, "refused: {why}");

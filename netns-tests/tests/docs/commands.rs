@@ -50,7 +50,7 @@ fn options_on_pages_exist() -> Outcome {
 
 /// An option that its program does not have.
 fn strange(code: &str, options_by_program: &BTreeMap<&str, BTreeSet<String>>) -> Option<String> {
-    let is_part = |letter: char| letter.is_ascii_alphanumeric() || "-_./".contains(letter);
+    let is_part = |letter: char| letter.is_ascii_alphanumeric() || "-_./,".contains(letter);
     let mut words = code.split(|letter: char| !is_part(letter)).filter(|word| !word.is_empty());
     let mut program = None;
     if words.clone().next().is_some_and(|word| word.starts_with("--")) {

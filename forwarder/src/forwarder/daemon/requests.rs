@@ -13,8 +13,8 @@ impl Daemon {
         // Who asks on the socket may do everything, and is refused by what stands here already.
         let refuse = |refusal: &Refusal, asker: Asker, audit: &Audit| {
             let Caller::Remote(from) = asker.caller else { return };
-            let entry = Entry::new(Event::Refused).with("from", from).with("why", &refusal.text);
-            audit.record_bounded("api", Bound::OF_STRANGERS, entry, now);
+            let fields = |entry: Entry| entry.with("from", from).with("why", &refusal.text);
+            audit.record_bounded("api", Bound::OF_STRANGERS, Event::Refused, now, fields);
         };
         match request {
             PeersRequest::Register(asker, peer, time, reply) => {
