@@ -21,6 +21,7 @@ mod tests;
 
 mod asker;
 mod client;
+mod condition;
 mod histograms;
 mod inbox;
 mod peers;
@@ -46,9 +47,10 @@ pub use socket::{SocketError, SocketFile};
 
 use crate::status::Ask;
 
-/// What both daemons answer: `GET /v1/status`.
+/// What both daemons answer: `GET /v1/status`, and whether they are well and ready.
 pub fn routes<I: From<Ask> + Send + 'static>() -> Router<Inbox<I>> {
-    Router::new().route("/v1/status", get(status::<I>))
+    let conditions = condition::condition_routes();
+    Router::new().route("/v1/status", get(status::<I>)).merge(conditions)
 }
 
 async fn status<I: From<Ask> + Send + 'static>(
@@ -56,6 +58,6 @@ async fn status<I: From<Ask> + Send + 'static>(
     caller: Caller,
 ) -> Result<impl IntoResponse, Refusal> {
     caller.only_local()?;
-    let json = inbox.ask(|reply| I::from(Ask(reply))).await?;
+    let json = inbox.ask(|reply| I::from(Ask::Status(reply))).await?;
     Ok(([(CONTENT_TYPE, "application/json")], json))
 }

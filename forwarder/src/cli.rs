@@ -16,12 +16,12 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{FORWARDER_FILE, FORWARDER_FOLDER, FORWARDER_SOCKET, ForwarderConfig};
 use crate::exit::{self, Exit, Failed};
+use crate::forwarder;
 use crate::gateway::{self, Through};
 use crate::invitation::{Grant, LINE_BYTES_MAX, UnixTime};
 use crate::join::{self, Joined};
 use crate::key::PrivateKey;
 use crate::status::forwarder_table;
-use crate::{forwarder, logging};
 
 use connect::ConnectArgs;
 use doctor::DoctorArgs;
@@ -30,8 +30,8 @@ use register::{RegisterArgs, TokenArgs, UnregisterArgs};
 
 pub use histogram::{HistogramArgs, histogram};
 pub use shared::{
-    KeygenArgs, LogArgs, SocketArgs, StatusArgs, answer, bad_level, check_io_uring, check_key,
-    keygen, ok, parsed, say, show_status,
+    KeygenArgs, LogArgs, SocketArgs, StatusArgs, answer, check_io_uring, check_key, keygen, ok,
+    parsed, say, show_status,
 };
 pub use top::{TopArgs, Watched, top};
 
@@ -130,13 +130,12 @@ fn run(cli: Cli) -> Result<(), Failed> {
         Command::Keygen(args) => keygen(&args.out.unwrap_or_else(|| "adit.key".into())),
         Command::Check { config } => check(&config),
         Command::Run { config } => {
-            logging::start(cli.log.log_level.as_deref()).map_err(bad_level)?;
+            cli.log.start("info")?;
             forwarder::run(&config)
         }
         Command::Doctor(args) => args.run(),
         Command::Connect(args) => {
-            let usual = args.log_level();
-            logging::start_at(cli.log.log_level.as_deref(), usual).map_err(bad_level)?;
+            cli.log.start(args.log_level())?;
             args.run()
         }
         Command::Join { line, dir, proxy } => join_relay(line, &dir, &proxy),

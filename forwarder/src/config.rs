@@ -4,6 +4,7 @@
 //! Deliberately absent: defaults for what only the owner can know (keys, addresses), environment
 //! variables (but for the proxy, which a system has for all its programs), includes. Paths are relative to the file that names them.
 
+mod audit;
 mod file;
 mod forwarder;
 mod gateway;
@@ -14,6 +15,7 @@ mod outward;
 mod peer;
 mod place;
 mod ports;
+mod quota;
 mod relay;
 mod token;
 
@@ -30,6 +32,7 @@ pub use outward::{BadDestination, LISTENERS_MAX, Outward, To};
 pub use peer::{Address, BadPeer, Peer, health};
 pub use place::{BadPlace, Contact, PLACES_MAX, Place, Places};
 pub use ports::{BadPorts, PortRange, Ports};
+pub use quota::{BadQuota, quota};
 pub use relay::{
     ADMITTED_MAX, Admitted, BadDial, BadPattern, Dial, DialTo, NamePattern, RelayConfig, Role,
     enrolled,

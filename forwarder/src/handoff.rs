@@ -6,6 +6,7 @@
 //! behind that its channel is full, the pump keeps what it could not send and tries again.
 
 mod command;
+mod contacts;
 mod event;
 mod times;
 
@@ -22,6 +23,7 @@ pub use command::{
     Answer, Arrival, Carrier, Command, ContactSocket, Listening, PathEcho, PathSocket, ProxyHeader,
     ProxyVersion, Quota, Replies, Service, SessionKey,
 };
+pub use contacts::{ContactReport, Limit};
 pub use event::{Asked, DatagramReport, Down, Event, Report, SessionReport};
 pub use times::{BadMeasure, BadWay, Filter, Measure, TUNNEL, Times, TimesOf, Way};
 

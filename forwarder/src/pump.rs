@@ -28,6 +28,7 @@ mod paths;
 mod sessions;
 mod slots;
 mod source_table;
+mod story;
 mod timers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -63,6 +64,7 @@ use owners::Owner;
 use paths::{PathSocket, Paths};
 use sessions::Tunnel;
 use slots::{Purpose, Slot, Slots};
+use story::Teller;
 use timers::{Openings, Timer, Timers};
 
 pub use adit_ring::probe;
@@ -111,6 +113,7 @@ struct Pump {
     flows_blocked: BTreeSet<Slot>,
     slice_lists: Vec<SliceList>,
     measures: Measures,
+    teller: Teller,
     is_stopping: bool,
 }
 
@@ -194,6 +197,7 @@ impl Pump {
             flows_blocked: BTreeSet::new(),
             slice_lists: Vec::new(),
             measures: Measures::default(),
+            teller: Teller::default(),
             is_stopping: false,
         };
         Ok((pump, handle))
@@ -338,7 +342,7 @@ impl Pump {
                 Timer::Flush(slot) => self.drop_flow(slot, true),
                 Timer::Announced(slot) => self.handle_announced_timeout(slot),
                 Timer::Accept(slot) => self.arm_accept(slot),
-                Timer::Quota(slot) => self.handle_paid(slot),
+                Timer::Quota(slot, queue) => self.handle_paid(slot, queue),
                 Timer::Close(slot) => self.end(slot, Down::Closed),
             }
         }
@@ -467,6 +471,7 @@ impl Pump {
             memory_held: pools.iter().map(|pool| pool.held() * pool.stride()).sum(),
             memory_max: pools.iter().map(|pool| pool.buffers() * pool.stride()).sum(),
             sessions: self.tunnels.iter().map(|(_, tunnel)| self.report_session(tunnel)).collect(),
+            contacts: self.measures.contacts(),
             times,
         };
         self.emit(Event::Report(report));

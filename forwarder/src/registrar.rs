@@ -31,6 +31,7 @@ mod settling;
 mod table;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ use adit_proto::frame::{Protocol, Refused, Registration};
 use adit_proto::id::ContactId;
 
 use crate::api::{Refusal, StatusCode};
+use crate::audit::{self, Event};
 use crate::config::{Address, Peer, Place};
 use crate::handoff::{Command, ControlFrame, ProxyHeader, Service, SessionKey, Target};
 use crate::status::PeerStatus;
@@ -67,6 +69,8 @@ pub struct Registrar {
     session: Option<SessionKey>,
     settling: Option<Settling>,
     actions: VecDeque<Action>,
+    /// What is to be written down.
+    entries: VecDeque<audit::Entry>,
 }
 
 impl Registrar {
@@ -96,6 +100,7 @@ impl Registrar {
                 continue;
             }
             tracing::info!(peer = %name, contact = %entry.peer.contact, "removed");
+            self.record(id, Event::Unregistered, &"the configuration has it no more");
             self.withdraw(id);
             self.table.remove(id);
         }
@@ -112,6 +117,7 @@ impl Registrar {
             let text = format!("the configuration has {} now, at {}", peer.name, peer.contact);
             let Some(entry) = self.table.get(id) else { continue };
             tracing::warn!(peer = %entry.peer.name, contact = %entry.peer.contact, "removed: {text}");
+            self.record(id, Event::Withdrawn, &text);
             self.give_up(id, Refusal::new(StatusCode::CONFLICT, text));
         }
     }
@@ -230,7 +236,7 @@ impl Registrar {
         let peer = Arc::from(entry.peer.name.as_str());
         let sources = Arc::clone(&entry.peer.sources);
         let proxy = entry.peer.proxy.map(|version| ProxyHeader { version, contact: called });
-        let service = Service { target, sources, proxy };
+        let service = Service { target, sources, proxy, quota: entry.peer.quota };
         self.actions.push_back(Action::Tell(Command::Serve { session, contact, peer, service }));
     }
 
@@ -264,6 +270,7 @@ impl Registrar {
         let Some(entry) = self.table.get(id).filter(is_expected) else { return };
         let (name, address) = (&entry.peer.name, &entry.peer.address);
         tracing::info!(peer = %name, %contact, %address, "registered");
+        self.entries.push_back(entry.record(Event::Registered).with("at", &contact));
         // A private one is told as its name.
         let called = contact.parse().ok().filter(|_| entry.peer.proxy.is_some());
         self.table.update(id, |entry| {
@@ -286,6 +293,7 @@ impl Registrar {
         status: StatusCode,
         retry_from: Option<Instant>,
     ) {
+        self.record(id, Event::Refused, &reason);
         if let Some(entry) = self.table.get(id).filter(|entry| entry.pending.is_some()) {
             let (name, contact) = (&entry.peer.name, entry.peer.contact);
             tracing::info!(peer = %name, %contact, "refused: {reason}");
@@ -323,6 +331,17 @@ impl Registrar {
     /// What is to be done next, if anything.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
+    }
+
+    /// Notes what has happened to a peer, and why.
+    fn record(&mut self, id: ContactId, event: Event, why: &dyn Display) {
+        let Some(entry) = self.table.get(id) else { return };
+        self.entries.push_back(entry.record(event).with("why", why));
+    }
+
+    /// What is to be written into the audit log, if anything.
+    pub fn poll_entry(&mut self) -> Option<audit::Entry> {
+        self.entries.pop_front()
     }
 
     /// The peers for `adit peers`.

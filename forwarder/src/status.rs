@@ -2,6 +2,7 @@
 
 mod figures;
 mod gathering;
+mod ready;
 mod table;
 
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::api::Reply;
-use crate::handoff::{DatagramReport, Report};
+use crate::handoff::{ContactReport, DatagramReport, Report};
 
 pub use gathering::Gathering;
 pub use table::{Table, bytes, forwarder_table, peers_table, relay_table};
@@ -17,18 +18,46 @@ pub use table::{Table, bytes, forwarder_table, peers_table, relay_table};
 /// This program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// A question for the daemon's status; the answer is JSON.
+/// A question for the daemon's status.
 #[derive(Debug)]
-pub struct Ask(pub Reply<String>);
+pub enum Ask {
+    /// All of it, in JSON.
+    Status(Reply<String>),
+    /// Whether all is as it should be.
+    Condition(Reply<Condition>),
+}
 
 impl Ask {
-    /// Tells all who have asked.
-    pub fn answer(asks: Vec<Self>, status: &impl Serialize) {
-        let status = serde_json::to_string(status).unwrap_or_default();
-        for Self(reply) in asks {
-            reply.send(Ok(status.clone()));
+    /// Tells all who have asked; `silent` pumps have not reported in time.
+    pub fn answer(asks: Vec<Self>, status: &(impl Serialize + Ready), silent: usize) {
+        let json = serde_json::to_string(status).unwrap_or_default();
+        let unwell = (silent > 0)
+            .then(|| format!("{silent} thread(s) of the data plane have not answered in time"));
+        for ask in asks {
+            match ask {
+                Self::Status(reply) => reply.send(Ok(json.clone())),
+                Self::Condition(reply) => {
+                    let (unwell, unready) = (unwell.clone(), status.unready());
+                    reply.send(Ok(Condition { unwell, unready }));
+                }
+            }
         }
     }
+}
+
+/// How a daemon is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Condition {
+    /// What of it does not answer.
+    pub unwell: Option<String>,
+    /// Why it does not do what it is there for.
+    pub unready: Vec<String>,
+}
+
+/// What can say why it is not ready.
+pub trait Ready {
+    /// Every reason; none when it is.
+    fn unready(&self) -> Vec<String>;
 }
 
 /// A forwarder, as `adit status` shows it.
@@ -54,6 +83,21 @@ pub struct ForwarderStatus {
     pub datagrams: DatagramReport,
     /// Buffers.
     pub memory: Memory,
+    /// What was counted for each contact point since the start.
+    #[serde(default)]
+    pub contacts: Vec<ContactReport>,
+    /// What happened, as in the audit log, by name.
+    #[serde(default)]
+    pub events: BTreeMap<String, u64>,
+    /// Lines of the audit log that could not be written.
+    #[serde(default)]
+    pub audit_lost: u64,
+    /// Lines of the audit log that were left out, to keep its bound.
+    #[serde(default)]
+    pub audit_unrecorded: u64,
+    /// Whether it takes no more work.
+    #[serde(default)]
+    pub is_ending: bool,
 }
 
 /// A carrier, or the lack of one.
@@ -142,6 +186,24 @@ pub struct RelayStatus {
     pub refused: BTreeMap<String, u64>,
     /// Buffers of all pumps.
     pub memory: Memory,
+    /// What was counted for each contact point since the start.
+    #[serde(default)]
+    pub contacts: Vec<ContactReport>,
+    /// What happened, as in the audit log, by name.
+    #[serde(default)]
+    pub events: BTreeMap<String, u64>,
+    /// Lines of the audit log that could not be written.
+    #[serde(default)]
+    pub audit_lost: u64,
+    /// Lines of the audit log that were left out, to keep its bound.
+    #[serde(default)]
+    pub audit_unrecorded: u64,
+    /// Where it really listens.
+    #[serde(default)]
+    pub listening: usize,
+    /// Whether it takes no more work.
+    #[serde(default)]
+    pub is_ending: bool,
 }
 
 /// A forwarder that the relay lets in.
@@ -153,6 +215,9 @@ pub struct AdmittedStatus {
     pub role: String,
     /// Whether its session has a carrier.
     pub connected: bool,
+    /// Its sessions that have one.
+    #[serde(default)]
+    pub carriers: usize,
     /// How often another carrier has taken the session over.
     pub resumptions: u64,
     /// Its address as seen from the relay.

@@ -19,6 +19,7 @@
 
 mod binaries;
 pub mod cli;
+pub mod commands;
 pub mod draw;
 mod error;
 pub mod faults;

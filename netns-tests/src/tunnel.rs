@@ -47,6 +47,7 @@ pub struct TunnelBuilder {
     forwarder_tail: String,
     relay_extra: String,
     policy: String,
+    arguments: Vec<String>,
     externals: Vec<External>,
 }
 
@@ -101,6 +102,13 @@ impl TunnelBuilder {
     #[must_use]
     pub fn policy(mut self, lines: &str) -> Self {
         lines.clone_into(&mut self.policy);
+        self
+    }
+
+    /// More arguments for both daemons.
+    #[must_use]
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
         self
     }
 
@@ -192,6 +200,7 @@ impl Tunnel<'_> {
             forwarder_tail: String::new(),
             relay_extra: String::new(),
             policy: String::new(),
+            arguments: Vec::new(),
             externals: Vec::new(),
         }
     }
@@ -219,13 +228,7 @@ impl Tunnel<'_> {
     /// # Errors
     /// When it does not listen in time.
     pub fn start_relay(&mut self) -> Result<(), LabError> {
-        let configuration = self.path("relay.toml");
-        let process = self.relay_host.spawn([
-            self.binaries.relay.as_os_str(),
-            "run".as_ref(),
-            "-c".as_ref(),
-            configuration.as_os_str(),
-        ])?;
+        let process = self.spawn(&self.relay_host, &self.binaries.relay, "relay.toml")?;
         let process = self.relay.insert(process);
         let filter = format!("sport = :{TUNNEL_PORT}");
         wait_until(SHORT, "the relay to listen", || {
@@ -241,13 +244,7 @@ impl Tunnel<'_> {
     /// # Errors
     /// When it cannot be started.
     pub fn start_forwarder(&mut self) -> Result<(), LabError> {
-        let configuration = self.path("adit.toml");
-        let process = self.forwarder_host.spawn([
-            self.binaries.adit.as_os_str(),
-            "run".as_ref(),
-            "-c".as_ref(),
-            configuration.as_os_str(),
-        ])?;
+        let process = self.spawn(&self.forwarder_host, &self.binaries.adit, "adit.toml")?;
         self.forwarder = Some(process);
         Ok(())
     }
@@ -402,14 +399,14 @@ impl Tunnel<'_> {
     /// # Errors
     /// When it cannot be started.
     pub fn start_rival(&self, host: &Host<'_>) -> Result<Process, LabError> {
-        let configuration = self.path("rival.toml");
-        write(&configuration, &self.forwarder_configuration("rival.sock"))?;
-        host.spawn([
-            self.binaries.adit.as_os_str(),
-            "run".as_ref(),
-            "-c".as_ref(),
-            configuration.as_os_str(),
-        ])
+        write(&self.path("rival.toml"), &self.forwarder_configuration("rival.sock"))?;
+        self.spawn(host, &self.binaries.adit, "rival.toml")
+    }
+
+    fn spawn(&self, host: &Host<'_>, daemon: &Path, file: &str) -> Result<Process, LabError> {
+        let file = self.path(file);
+        let command = [daemon.as_os_str(), "run".as_ref(), "-c".as_ref(), file.as_os_str()];
+        host.spawn(command.into_iter().chain(self.plan.arguments.iter().map(AsRef::as_ref)))
     }
 
     /// Writes both configurations.

@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adit::cli::{
-    HistogramArgs, KeygenArgs, LogArgs, SocketArgs, StatusArgs, TopArgs, Watched, bad_level,
-    check_io_uring, check_key, histogram, keygen, ok, show_status, top,
+    HistogramArgs, KeygenArgs, LogArgs, SocketArgs, StatusArgs, TopArgs, Watched, check_io_uring,
+    check_key, histogram, keygen, ok, show_status, top,
 };
 use adit::config::{RELAY_FILE, RELAY_SOCKET, RelayConfig};
 use adit::exit::{self, Exit, Failed};
 use adit::key::PrivateKey;
-use adit::logging;
 use adit::status::relay_table;
 use clap::{Parser, Subcommand};
 
@@ -89,7 +88,7 @@ fn run(cli: Cli) -> Result<(), Failed> {
         Command::Keygen(args) => keygen(&args.out.unwrap_or_else(|| "relay.key".into())),
         Command::Check { config } => check(&config),
         Command::Run { config } => {
-            logging::start(cli.log.log_level.as_deref()).map_err(bad_level)?;
+            cli.log.start("info")?;
             daemon::run(&config)
         }
         Command::Status(args) => show_status(&args, &socket(&args.socket)?, relay_table),

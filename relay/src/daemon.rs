@@ -206,7 +206,8 @@ impl Daemon {
         let invitations = invitations.map_err(|error| Failed::new(Exit::Config, error))?;
         let policies = policies(&config.admitted);
         admission.set(policies.keys().copied().collect());
-        let metrics = config.metrics.clone();
+        let (metrics, refusals) =
+            (config.metrics.clone(), Refusals::shared(config.audit.as_deref())?);
         Ok(Self {
             file: file.into(),
             config,
@@ -230,7 +231,7 @@ impl Daemon {
             own: OwnAddresses::default(),
             inbox,
             door: Rc::default(),
-            refusals: Rc::default(),
+            refusals,
             probes: Rc::default(),
             echoes: BTreeSet::new(),
             listeners: Vec::new(),
@@ -365,6 +366,7 @@ impl Daemon {
 
     /// Only who is let in changes while the relay runs; a file that is wrong changes nothing.
     fn reload(&mut self) -> Result<(), Failed> {
+        self.refusals.borrow().audit().reopen();
         let mut config = match RelayConfig::load(&self.file) {
             Ok(config) => config,
             Err(error) => {
@@ -482,8 +484,7 @@ impl Daemon {
     fn handle_timeout(&mut self, now: Instant) -> Result<(), Failed> {
         self.end_echoes()?;
         for lease in self.registrar.handle_timeout(now) {
-            tracing::info!(peer = %lease.peer, contact = %lease.contact, "the lease is over");
-            self.close_contact(&lease)?;
+            self.end_lease(&lease)?;
         }
         let waited = self.absence.handle_timeout(now);
         self.refuse_all(waited)?;

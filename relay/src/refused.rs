@@ -1,10 +1,15 @@
 //! Who and what was refused: a counter for each cause, and a log line now and then. A flood of
 //! strangers moves counters; it does not fill a disk with lines.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use adit::audit::{Audit, Bound, Entry, Event};
+use adit::exit::{Exit, Failed};
 use adit::net::ShakeError;
 use adit::tls::HandshakeError;
 
@@ -83,6 +88,24 @@ impl Cause {
         Self::DialUnresolved,
     ];
 
+    /// How many lines of the audit log it may have: those that come before anybody is let in are
+    /// anybody's to cause.
+    fn bound(self) -> Bound {
+        match self {
+            Self::OverLimit
+            | Self::Descriptors
+            | Self::HandshakeTimeout
+            | Self::HandshakeClosed
+            | Self::NotTls
+            | Self::NotAdit
+            | Self::UnknownKey
+            | Self::OtherRelayKey
+            | Self::Protocol
+            | Self::Invitation => Bound::OF_STRANGERS,
+            _ => Bound::OF_KNOWN,
+        }
+    }
+
     /// The name in the status.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -132,18 +155,32 @@ struct Tally {
     since_line: u64,
 }
 
-/// The counters.
+/// The counters, and the audit log.
 #[derive(Debug)]
-pub(crate) struct Refusals(BTreeMap<Cause, Tally>);
-
-impl Default for Refusals {
-    /// All causes from the start: a counter that appears later is easily missed.
-    fn default() -> Self {
-        Self(Cause::ALL.into_iter().map(|cause| (cause, Tally::default())).collect())
-    }
+pub(crate) struct Refusals {
+    tallies_by_cause: BTreeMap<Cause, Tally>,
+    audit: Audit,
 }
 
 impl Refusals {
+    /// All causes from the start: a counter that appears later is easily missed.
+    fn new(audit: Audit) -> Self {
+        let all = Cause::ALL.into_iter().map(|cause| (cause, Tally::default()));
+        Self { tallies_by_cause: all.collect(), audit }
+    }
+
+    /// Counters, and an audit log at `path` if there is to be one.
+    pub(crate) fn shared(path: Option<&Path>) -> Result<Rc<RefCell<Self>>, Failed> {
+        let audit = Audit::open(path, &Event::OF_RELAY);
+        let audit = audit.map_err(|error| Failed::new(Exit::Failure, error))?;
+        Ok(Rc::new(RefCell::new(Self::new(audit))))
+    }
+
+    /// Where registrations and keys are written down, too.
+    pub(crate) fn audit(&self) -> &Audit {
+        &self.audit
+    }
+
     /// Counts a refusal of `whom`, and logs it unless there was a line a moment ago.
     pub(crate) fn count(
         &mut self,
@@ -152,6 +189,9 @@ impl Refusals {
         why: impl Display,
         now: Instant,
     ) {
+        let fields =
+            |entry: Entry| entry.with("cause", cause.name()).with("from", &whom).with("why", &why);
+        self.audit.record_bounded(cause.name(), cause.bound(), Event::Refused, now, fields);
         if let Some(unlogged) = self.tally(cause, now) {
             let unlogged = Some(unlogged).filter(|count| *count > 0);
             tracing::warn!(cause = %cause.name(), from = %whom, unlogged, "refused: {why}");
@@ -160,7 +200,7 @@ impl Refusals {
 
     /// How many refusals had no line, if this one has.
     fn tally(&mut self, cause: Cause, now: Instant) -> Option<u64> {
-        let tally = self.0.entry(cause).or_default();
+        let tally = self.tallies_by_cause.entry(cause).or_default();
         tally.count += 1;
         let is_recent = |last| now.duration_since(last) < LINE_EVERY;
         if tally.last_line.is_some_and(is_recent) {
@@ -173,7 +213,8 @@ impl Refusals {
 
     /// The counters by name.
     pub(crate) fn counts(&self) -> BTreeMap<String, u64> {
-        self.0.iter().map(|(cause, tally)| (cause.name().to_owned(), tally.count)).collect()
+        let all = self.tallies_by_cause.iter();
+        all.map(|(cause, tally)| (cause.name().to_owned(), tally.count)).collect()
     }
 }
 
@@ -184,7 +225,7 @@ mod tests {
     /// A flood is counted to the last one, in one line a second that says how many it stands for.
     #[test]
     fn a_flood_is_counted_and_not_logged() {
-        let mut refusals = Refusals::default();
+        let mut refusals = Refusals::new(Audit::open(None, &[]).unwrap());
         let start = Instant::now();
         assert_eq!(refusals.tally(Cause::NotTls, start), Some(0));
         for _ in 0..999 {
@@ -198,7 +239,7 @@ mod tests {
     /// Every cause is in the status from the start.
     #[test]
     fn all_causes_are_listed_from_the_start() {
-        let counts = Refusals::default().counts();
+        let counts = Refusals::new(Audit::open(None, &[]).unwrap()).counts();
         assert_eq!(counts.len(), Cause::ALL.len());
         assert!(counts.values().all(|count| *count == 0));
     }

@@ -319,3 +319,22 @@ fn a_relay_changes_its_key_step_by_step() {
     let invitation: Invitation = relay.invite(&["garage", "--ports", "1"]).parse().unwrap();
     assert_ne!(invitation.relay_key.to_string(), present);
 }
+
+/// Who is invited, joins, comes too late and is shut out is written down, in this order, and no secret is.
+#[test]
+fn enrolments_are_audited_without_secrets() {
+    let relay = Relay::start("[audit]\nfile = \"audit.log\"\n");
+    let line = relay.invite(&["office", "--ports", "2222"]);
+    let [dir, late] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    join_now(&line, dir.path()).unwrap();
+    refused(join_now(&line, late.path()), "was used at ");
+    relay.command(&["revoke", "office"]);
+    let log = fs::read_to_string(relay.dir.path().join("audit.log")).unwrap();
+    let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let events: Vec<_> = lines.map(|line| line["event"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(events, ["started", "invited", "joined", "refused", "revoked"], "{log}");
+    let invitation: Invitation = line.parse().unwrap();
+    let request = serde_json::to_value(&invitation.request).unwrap();
+    let secret = request["secret"].as_str().unwrap();
+    assert!(secret.len() == 64 && !log.contains(secret) && !log.contains(line.trim()));
+}

@@ -333,6 +333,23 @@ pub const MEASURED_TIME_MAX: Duration = GRACE_MAX;
 pub const MEASURED_DIGITS: u8 = 2;
 /// The memory of one histogram: 27 powers of two of 128 counts each.
 pub const HISTOGRAM_BYTES: usize = 27 * 128 * 8;
+/// Characters of one text in the audit log.
+pub const AUDIT_TEXT_CHARS_MAX: usize = 300;
+/// Lines of the audit log about strangers that one cause may have at once …
+pub const AUDIT_STRANGERS_AT_ONCE: u32 = 10;
+/// … and how long until it may have one more: with ten causes and 700 bytes a line, some 10 MB a day.
+pub const AUDIT_STRANGERS_EVERY: Duration = Duration::from_secs(60);
+/// The same about those who are let in: an operator can shut out who abuses it.
+pub const AUDIT_KNOWN_AT_ONCE: u32 = 1_000;
+/// … and how long until one more.
+pub const AUDIT_KNOWN_EVERY: Duration = Duration::from_secs(1);
+/// How often it is said that the audit log cannot be written.
+pub const AUDIT_COMPLAINT_EVERY: Duration = Duration::from_secs(60);
+
+/// Flows whose beginning is told of in the log in a second, where that is asked for, by one thread of the
+/// data plane; as many lines again tell of their ends.
+pub const STORIES_PER_S: u64 = 500;
+
 /// Histograms of a contact point …
 pub const HISTOGRAMS_PER_CONTACT: usize = 3;
 /// … and of a session.

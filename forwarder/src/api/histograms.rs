@@ -15,8 +15,10 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use tokio::sync::mpsc;
 
+use super::condition::open_condition_routes;
 use super::{Caller, Inbox, Json, Refusal, serve_lan};
 use crate::histogram::{self, Filter, Histograms, TimesRequest};
+use crate::status::Ask;
 
 /// `GET /v1/histograms` and `POST /v1/histograms/reset`.
 pub fn histogram_routes<I: From<TimesRequest> + Send + 'static>() -> Router<Inbox<I>> {
@@ -25,15 +27,16 @@ pub fn histogram_routes<I: From<TimesRequest> + Send + 'static>() -> Router<Inbo
         .route("/v1/histograms/reset", post(reset::<I>))
 }
 
-/// Answers Prometheus, and nobody else, on `address` from now on.
+/// Answers Prometheus, and those who ask whether the daemon is well and ready, on `address` from now on.
 ///
 /// # Errors
 /// When that address cannot be listened on.
-pub fn serve_metrics<I: From<TimesRequest> + Send + 'static>(
+pub fn serve_metrics<I: From<TimesRequest> + From<Ask> + Send + 'static>(
     address: SocketAddr,
     inbox: mpsc::Sender<I>,
 ) -> io::Result<()> {
-    serve_lan(address, inbox, Router::new().route("/metrics", get(metrics::<I>)))
+    let routes = Router::new().route("/metrics", get(metrics::<I>));
+    serve_lan(address, inbox, routes.merge(open_condition_routes()))
 }
 
 async fn histograms<I: From<TimesRequest> + Send + 'static>(

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Asker, Inbox, Json, Refusal, Reply};
-use crate::config::{self, Address, BadPeer, Contact, Net, Peer, health};
+use crate::config::{self, Address, BadPeer, Contact, Net, Peer, health, quota};
 use crate::registrar::{LEASE, LEASE_MAX, LEASE_MIN, Registered};
 use crate::sources::Sources;
 use crate::status::PeerStatus;
@@ -48,6 +48,15 @@ pub struct NewPeer {
     /// Seconds between checks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_s: Option<u64>,
+    /// Flows that it may have at once …
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flows_max: Option<usize>,
+    /// … new ones in a second …
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flows_per_s: Option<u32>,
+    /// … and bytes in a second, both ways together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_per_s: Option<u64>,
     /// External sources that may reach it …
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow: Option<Vec<String>>,
@@ -166,7 +175,9 @@ impl NewPeer {
         let contact = contact.map_err(|bad| wrong("contact", bad))?;
         let proxy = self.proxy_protocol.map(|text| text.parse()).transpose();
         let allow = self.allow.map(|allow| nets("allow", &allow)).transpose()?;
+        let quota = quota(self.flows_max, self.flows_per_s, self.bytes_per_s);
         Ok(Peer {
+            quota: quota.map_err(|bad| wrong(bad.key, bad.reason))?,
             proxy: proxy.map_err(|bad| wrong("proxy_protocol", bad))?,
             sources: Arc::new(Sources::new(allow, nets("deny", &self.deny)?)),
             health: self.health_s.map(health).transpose().map_err(|bad| wrong("health_s", bad))?,

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::status::Condition;
 
 /// Longer than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -48,7 +49,8 @@ fn daemon(path: &Path) -> Result<SocketFile, SocketError> {
     thread::spawn(move || {
         while let Some(input) = inputs.blocking_recv() {
             match input {
-                Input::Ask(Ask(reply)) => reply.send(Ok("{}".to_owned())),
+                Input::Ask(Ask::Status(reply)) => reply.send(Ok("{}".to_owned())),
+                Input::Ask(Ask::Condition(reply)) => reply.send(Ok(Condition::default())),
                 Input::Double(number, reply) => {
                     let large = || Refusal::new(StatusCode::CONFLICT, "too large");
                     reply.send(number.checked_mul(2).ok_or_else(large));
@@ -204,4 +206,41 @@ fn a_local_connection_is_kept() {
     }
     // Until it is idle for too long.
     stream.read_to_end(&mut Vec::new()).unwrap();
+}
+
+/// A daemon whose thread of the data plane is silent is not well, and one whose loop is silent neither; each
+/// is said within the time that is promised. A daemon that is well and ready, the control, is said to be so.
+#[test]
+fn who_does_not_answer_is_not_well() {
+    let (_dir, path, _file) = running();
+    let client = Client::new(&path);
+    for well in ["/v1/health", "/v1/ready"] {
+        assert_eq!(client.get(well).unwrap(), r#"{"ok":true}"#);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("adit.sock");
+    let (inbox, mut inputs) = mpsc::channel(4);
+    let _file = serve(&path, inbox, routes::<Input>()).unwrap();
+    thread::spawn(move || {
+        let Some(Input::Ask(ask)) = inputs.blocking_recv() else { panic!("nobody asks") };
+        let up = crate::status::RelayStatus::default();
+        Ask::answer(vec![ask], &up, 1);
+        // And from now on it keeps what it is asked for.
+        let kept: Vec<_> = std::iter::from_fn(|| inputs.blocking_recv()).collect();
+        drop(kept);
+    });
+    let client = Client::new(&path);
+    let (status, text) = refused(client.get("/v1/health"));
+    assert!(status == 503 && text.contains("1 thread(s) of the data plane"), "{text}");
+    let start = std::time::Instant::now();
+    let silent = loop {
+        let (status, text) = refused(client.get("/v1/ready"));
+        assert_eq!(status, 503);
+        if text.contains("loop has not answered") {
+            break text;
+        }
+        assert!(start.elapsed() < DEADLINE, "{text}");
+        thread::sleep(Duration::from_millis(50));
+    };
+    assert!(silent.contains("in 2 s"));
 }

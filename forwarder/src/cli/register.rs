@@ -48,6 +48,15 @@ pub(super) struct RegisterArgs {
     /// Check so often that the peer accepts connections, as 10s.
     #[arg(long, value_name = "TIME")]
     health: Option<humantime::Duration>,
+    /// Flows that it may have at once [default: no limit].
+    #[arg(long, value_name = "COUNT")]
+    flows_max: Option<usize>,
+    /// New flows in a second [default: no limit].
+    #[arg(long, value_name = "COUNT")]
+    flows_per_s: Option<u32>,
+    /// Bytes in a second, both ways together [default: no limit].
+    #[arg(long, value_name = "BYTES")]
+    bytes_per_s: Option<u64>,
     /// External sources that may reach it, as 203.0.113.0/24 [default: all of them].
     #[arg(long, value_name = "NETS", value_delimiter = ',')]
     allow: Option<Vec<String>>,
@@ -101,6 +110,9 @@ impl RegisterArgs {
             lease_s: Some(self.lease.as_secs()),
             proxy_protocol: self.proxy_protocol.clone(),
             health_s: self.health.map(|every| every.as_secs()),
+            flows_max: self.flows_max,
+            flows_per_s: self.flows_per_s,
+            bytes_per_s: self.bytes_per_s,
             allow: self.allow.clone(),
             deny: self.deny.clone(),
         })

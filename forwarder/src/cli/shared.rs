@@ -10,7 +10,7 @@ use crate::api::Client;
 use crate::config::ConfigError;
 use crate::exit::{Exit, Failed};
 use crate::key::PrivateKey;
-use crate::{pump, status};
+use crate::{logging, pump, status};
 
 /// How much is logged.
 #[derive(Clone, Debug, Args)]
@@ -18,6 +18,20 @@ pub struct LogArgs {
     /// How much `run` logs on stderr: error, warn, info, debug or trace [env: ADIT_LOG] [default: info].
     #[arg(long, global = true, value_name = "LEVEL")]
     pub log_level: Option<String>,
+    /// How `run` logs: text, or json with one object a line [env: ADIT_LOG_FORMAT] [default: text].
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+impl LogArgs {
+    /// Starts logging as is said here, or in the environment, or at the level `usual`.
+    ///
+    /// # Errors
+    /// When the level or the format is none.
+    pub fn start(&self, usual: &str) -> Result<(), Failed> {
+        let (level, format) = (self.log_level.as_deref(), self.log_format.as_deref());
+        logging::start(level, format, usual).map_err(|error| Failed::new(Exit::Usage, error))
+    }
 }
 
 /// Where a new key goes.
@@ -156,9 +170,4 @@ pub fn parsed<T: DeserializeOwned>(json: &str) -> Result<T, Failed> {
         );
         Failed::new(Exit::Failure, message)
     })
-}
-
-/// A wrong log level is a wrong command line, wherever it came from.
-pub fn bad_level(message: String) -> Failed {
-    Failed::new(Exit::Usage, message)
 }

@@ -27,6 +27,19 @@ pub(super) struct Schema {
     pub(super) tables: &'static [(&'static str, &'static [&'static str])],
 }
 
+impl Schema {
+    /// Every key, with its table.
+    pub(super) fn keys(&'static self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let is_table = |key: &&str| self.tables.iter().any(|(table, _)| table == key);
+        let top = self.top.iter().filter(move |key| !is_table(key)).map(|key| ("", *key));
+        let of = |(table, keys): &(&'static str, &'static [&'static str])| {
+            let table = *table;
+            keys.iter().map(move |key| (table, *key))
+        };
+        top.chain(self.tables.iter().flat_map(of))
+    }
+}
+
 /// What must be unique, with the file and the line of each.
 pub(super) type Seen<K> = BTreeMap<K, (PathBuf, usize)>;
 

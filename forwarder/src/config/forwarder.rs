@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::audit::{AUDIT_KEYS, RawAudit};
 use super::file::{File, OneOrMany, Schema};
 use super::gateway::{self, GATEWAY_KEYS, GatewayConfig, RawGateway};
 use super::metrics::{METRICS_KEYS, Metrics, RawMetrics};
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::key::{PINS_MAX, Pins, PublicKey};
 
-const SCHEMA: Schema = Schema {
+static SCHEMA: Schema = Schema {
     top: &[
         "key",
         "relay",
@@ -33,6 +34,7 @@ const SCHEMA: Schema = Schema {
         "listener",
         "socks",
         "metrics",
+        "audit",
     ],
     tables: &[
         ("gateway", GATEWAY_KEYS),
@@ -42,6 +44,7 @@ const SCHEMA: Schema = Schema {
         ("listener", &["name", "listen", "protocol", "to"]),
         ("socks", &["listen"]),
         ("metrics", METRICS_KEYS),
+        ("audit", AUDIT_KEYS),
     ],
 };
 
@@ -72,6 +75,8 @@ pub struct ForwarderConfig {
     pub socks: Option<SocketAddr>,
     /// How what it measures leaves it.
     pub metrics: Metrics,
+    /// Where what happens to registrations and keys is written down, if it is.
+    pub audit: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -93,6 +98,7 @@ struct Raw {
     token: Vec<RawToken>,
     #[serde(default)]
     metrics: RawMetrics,
+    audit: Option<RawAudit>,
 }
 
 #[derive(Deserialize)]
@@ -117,7 +123,13 @@ impl ForwarderConfig {
             listeners: Vec::new(),
             socks: None,
             metrics: Metrics::default(),
+            audit: None,
         }
+    }
+
+    /// Every key that the file may have, with its table; those at the top have none.
+    pub fn keys() -> impl Iterator<Item = (&'static str, &'static str)> {
+        SCHEMA.keys()
     }
 
     /// Reads and checks `path`.
@@ -140,6 +152,7 @@ impl ForwarderConfig {
             listeners: outward::listeners(&file, &raw.listener)?,
             socks: outward::socks(&file, raw.socks.as_ref())?,
             metrics: raw.metrics.checked(path, &file)?,
+            audit: raw.audit.map(|audit| audit.checked(path)),
         })
     }
 }

@@ -12,13 +12,25 @@ use toml::Spanned;
 
 use super::file::{File, OneOrMany, Seen};
 use super::forwarder::checked_name;
-use super::{ConfigError, Contact, Net, Place, Problem, beside};
-use crate::handoff::{Protocol, ProxyVersion};
+use super::{ConfigError, Contact, Net, Place, Problem, beside, quota};
+use crate::handoff::{Protocol, ProxyVersion, Quota};
 use crate::sources::Sources;
 
 /// The keys of `[[peer]]`.
-pub(super) const PEER_KEYS: &[&str] =
-    &["name", "tcp", "udp", "unix", "contact", "proxy_protocol", "allow", "deny", "health_s"];
+pub(super) const PEER_KEYS: &[&str] = &[
+    "name",
+    "tcp",
+    "udp",
+    "unix",
+    "contact",
+    "proxy_protocol",
+    "allow",
+    "deny",
+    "health_s",
+    "flows_max",
+    "flows_per_s",
+    "bytes_per_s",
+];
 
 /// The longest path of a unix socket: what the kernel's `sun_path` holds (unix(7)).
 const UNIX_PATH_MAX: usize = 107;
@@ -42,13 +54,16 @@ pub struct Peer {
     pub sources: Arc<Sources>,
     /// How often it is checked.
     pub health: Option<Duration>,
+    /// How much all that reach it may use together.
+    pub quota: Quota,
 }
 
 impl Peer {
     /// A peer that everybody may reach, that is not told who calls and is not checked.
     pub fn new(name: String, address: Address, contact: Contact) -> Self {
         let (proxy, sources, health) = (None, Arc::new(Sources::any()), None);
-        Self { name, address, contact, proxy, sources, health }
+        let quota = Quota::default();
+        Self { name, address, contact, proxy, sources, health, quota }
     }
 
     /// What it speaks: streams are TCP's.
@@ -154,6 +169,9 @@ pub(super) struct RawPeer {
     allow: Option<Spanned<OneOrMany>>,
     deny: Option<Spanned<OneOrMany>>,
     health_s: Option<Spanned<u64>>,
+    flows_max: Option<Spanned<usize>>,
+    flows_per_s: Option<Spanned<u32>>,
+    bytes_per_s: Option<Spanned<u64>>,
 }
 
 pub(super) fn peers(path: &Path, file: &File, raw: &[RawPeer]) -> Result<Vec<Peer>, ConfigError> {
@@ -193,6 +211,12 @@ impl RawPeer {
             proxy: proxy.transpose()?,
             sources: Arc::new(self.sources(file)?),
             health: health.transpose()?,
+            quota: quota::in_file(
+                file,
+                self.flows_max.as_ref(),
+                self.flows_per_s.as_ref(),
+                self.bytes_per_s.as_ref(),
+            )?,
             ..Peer::new(name, self.address(path, file)?, contact)
         })
     }

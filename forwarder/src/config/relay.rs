@@ -18,6 +18,7 @@ pub use admitted::{ADMITTED_MAX, Admitted, Role, enrolled};
 pub use dial::{BadDial, Dial, DialTo};
 pub use pattern::{BadPattern, NamePattern};
 
+use super::audit::{AUDIT_KEYS, RawAudit};
 use super::file::{File, OneOrMany, Schema};
 use super::forwarder::places;
 use super::metrics::{METRICS_KEYS, Metrics, RawMetrics};
@@ -25,7 +26,7 @@ use super::place::ListenAddress;
 use super::{ConfigError, ENROLLED_FILE, Places, Problem, RELAY_SOCKET, RELAY_STATE, beside};
 use admitted::{EXTERNAL_KEYS, FORWARDER_KEYS, Known, RawAdmitted};
 
-const SCHEMA: Schema = Schema {
+static SCHEMA: Schema = Schema {
     top: &[
         "key",
         "listen",
@@ -38,12 +39,14 @@ const SCHEMA: Schema = Schema {
         "forwarder",
         "external",
         "metrics",
+        "audit",
     ],
     tables: &[
         ("session", &["grace_s"]),
         ("forwarder", FORWARDER_KEYS),
         ("external", EXTERNAL_KEYS),
         ("metrics", METRICS_KEYS),
+        ("audit", AUDIT_KEYS),
     ],
 };
 
@@ -68,6 +71,8 @@ pub struct RelayConfig {
     pub datagram_path: bool,
     /// How what it measures leaves it.
     pub metrics: Metrics,
+    /// Where what happens to registrations and keys is written down, if it is.
+    pub audit: Option<PathBuf>,
     /// Who is let in and may do what: those of the file, and then those that were enrolled.
     pub admitted: Vec<Admitted>,
 }
@@ -90,6 +95,7 @@ struct Raw {
     external: Vec<RawAdmitted>,
     #[serde(default)]
     metrics: RawMetrics,
+    audit: Option<RawAudit>,
 }
 
 #[derive(Default, Deserialize)]
@@ -99,6 +105,11 @@ struct RawSession {
 }
 
 impl RelayConfig {
+    /// Every key that the file may have, with its table; those at the top have none.
+    pub fn keys() -> impl Iterator<Item = (&'static str, &'static str)> {
+        SCHEMA.keys()
+    }
+
     /// Reads and checks `path`, and the enrolled keys of its state folder.
     ///
     /// # Errors
@@ -124,6 +135,7 @@ impl RelayConfig {
             socket: beside(path, raw.socket.as_deref().unwrap_or(RELAY_SOCKET)),
             datagram_path: raw.datagram_path.unwrap_or(true),
             metrics: raw.metrics.checked(path, &file)?,
+            audit: raw.audit.map(|audit| audit.checked(path)),
             grace: grace(&file, raw.session.grace_s.as_ref())?,
             state,
             admitted: known.admitted,

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 
+mod actions;
 mod report;
 mod requests;
 
@@ -22,6 +23,7 @@ use super::outward::Outward;
 use super::socks::Asked;
 use super::tunnel::Tunnel;
 use crate::api::PeersRequest;
+use crate::audit::{self, Audit};
 use crate::config::ForwarderConfig;
 use crate::exit::{Exit, Failed};
 use crate::gateway::{DialError, Gateway};
@@ -32,7 +34,7 @@ use crate::handoff::{
 use crate::histogram::{Live, TimesRequest};
 use crate::key::PublicKey;
 use crate::net::{self, NetworkChanged, Signal};
-use crate::registrar::{Action, Registrar};
+use crate::registrar::Registrar;
 use crate::status::{Ask, Gathering};
 
 /// How long flows may take to end after the first signal …
@@ -113,6 +115,7 @@ pub(super) struct Daemon {
     last_error: Option<String>,
     gathering: Gathering,
     live: Live,
+    audit: Audit,
     ending: Option<Ending>,
     /// Why this ends in a failure.
     failure: Option<Failed>,
@@ -138,6 +141,8 @@ impl Daemon {
         Ok(Self {
             live: Live::new("adit", 1, &config.metrics, now),
             outward: Outward::open(&role, &config, &inbox)?,
+            audit: Audit::open(config.audit.as_deref(), &audit::Event::OF_FORWARDER)
+                .map_err(|error| Failed::new(Exit::Failure, error))?,
             role,
             registrar: Registrar::new(config.peers.clone(), Instant::now()),
             name: Arc::from(config.relay.to_string()),
@@ -220,30 +225,6 @@ impl Daemon {
 
     fn tell(&self, command: Command) -> Result<(), Failed> {
         self.pump.send(command).map_err(|gone| Failed::new(Exit::Failure, gone))
-    }
-
-    fn act(&self, action: Action) -> Result<(), Failed> {
-        match action {
-            Action::Tell(command) => return self.tell(command),
-            Action::Resolve(id, place) => {
-                let inbox = self.inbox.clone();
-                net::spawn(async move {
-                    let resolved = net::resolve(place).await.and_then(|addresses| {
-                        addresses.first().copied().ok_or_else(|| io::ErrorKind::NotFound.into())
-                    });
-                    // The loop has ended: nobody needs the address.
-                    inbox.send(Input::Resolved(id, resolved)).await.ok();
-                });
-            }
-            Action::Check(id, address) => {
-                let inbox = self.inbox.clone();
-                net::spawn(async move {
-                    let checked = net::check(&address).await;
-                    inbox.send(Input::Checked(id, checked)).await.ok();
-                });
-            }
-        }
-        Ok(())
     }
 
     /// Begins an attempt; one that is under way is given up.
@@ -347,6 +328,7 @@ impl Daemon {
             return Ok(());
         }
         tracing::info!(%relay, remote, session = id, "tunnel up");
+        self.record_up();
         // What an older session had registered is gone.
         self.registrar.handle_down();
         self.registrar.handle_up(session, now);
@@ -370,6 +352,7 @@ impl Daemon {
 
     fn handle_down(&mut self, why: &Down, now: Instant) {
         let was_up = self.tunnel.id().is_some();
+        self.record_down(was_up, why);
         let again_in = self.tunnel.handle_down(why, now);
         self.registrar.handle_down();
         self.last_error = Some(why.to_string());
@@ -418,6 +401,7 @@ impl Daemon {
     /// Only peers and tokens change while the daemon runs; a file that is wrong changes nothing.
     fn reload(&mut self, now: Instant) {
         let Role::Contact(file) = &self.role else { return };
+        self.audit.reopen();
         let config = match ForwarderConfig::load(file) {
             Ok(config) => config,
             Err(error) => {

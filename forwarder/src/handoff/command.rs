@@ -42,6 +42,8 @@ pub struct Service {
     pub sources: Arc<Sources>,
     /// Whether it is told who calls, by a header in front of the bytes.
     pub proxy: Option<ProxyHeader>,
+    /// How much all that call it may use together.
+    pub quota: Quota,
 }
 
 /// How an internal peer is told who calls (the PROXY protocol, `haproxy.org/download/1.8/doc/proxy-protocol.txt`).

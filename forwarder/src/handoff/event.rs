@@ -6,7 +6,7 @@ use adit_proto::frame::{ControlFrame, GoawayReason, Open, ResetReason};
 use adit_proto::id::{FlowId, SessionId};
 use serde::{Deserialize, Serialize};
 
-use super::{SessionKey, Times};
+use super::{ContactReport, SessionKey, Times};
 
 /// What a pump tells the control plane.
 #[derive(Debug)]
@@ -127,6 +127,8 @@ pub struct Report {
     pub memory_max: usize,
     /// One entry per session.
     pub sessions: Vec<SessionReport>,
+    /// What was counted for each contact point.
+    pub contacts: Vec<ContactReport>,
     /// What was measured, where that was asked for.
     pub times: Option<Vec<Times>>,
 }

@@ -49,6 +49,13 @@ impl Figure {
         Self { is_counter: true, ..Self::gauge(name, help, value) }
     }
 
+    /// The same with a value for each set of labels.
+    #[must_use]
+    pub fn of(mut self, values: Vec<(Vec<(&'static str, String)>, u64)>) -> Self {
+        self.values = values;
+        self
+    }
+
     /// The same with a value for each value of one label.
     #[must_use]
     pub fn by(mut self, label: &'static str, values: impl Iterator<Item = (String, u64)>) -> Self {

@@ -11,6 +11,7 @@ use super::Pump;
 use super::associations::{Association, End};
 use super::meter::Seat;
 use super::slots::{Purpose, Slot};
+use super::story::Story;
 use crate::distributor::proxy_header;
 use crate::handoff::{Answer, Listening};
 
@@ -26,17 +27,19 @@ impl Pump {
     ) {
         let now = self.now;
         let Some(state) = self.tunnels.get_mut(tunnel) else { return };
-        if !state.meter.borrow_mut().admits_flow(now) {
-            state.flows_over_quota += 1;
+        let admitted = state.meter.borrow_mut().admit_flow(now);
+        if let Err(limit) = admitted {
+            self.count_over_quota(tunnel, peer, limit);
             return self.dismiss(&socket, listening.as_ref(), ResetReason::Limit);
         }
+        let (protocol, source) = (open.protocol, open.source);
         let Ok(id) = state.session.open_flow(open, now) else {
             state.flows_failed += 1;
             return self.dismiss(&socket, listening.as_ref(), ResetReason::Limit);
         };
-        let seat = Seat::from(&state.meter);
-        let end = End::Own(socket);
-        let mut association = Association::new((tunnel, id), Arc::clone(peer), end, seat, now);
+        let (seat, story) = (Seat::from(&state.meter), Story::new(id, protocol, source));
+        let (at, peer, end) = ((tunnel, id), Arc::clone(peer), End::Own(socket));
+        let mut association = Association::new(at, peer, end, seat, now, story);
         association.listening = listening;
         self.insert_own(association);
     }
@@ -44,15 +47,16 @@ impl Pump {
     /// Joins an association to the internal peer behind a contact point.
     pub(super) fn associate_contact(&mut self, tunnel: Slot, id: FlowId, open: &Open) {
         let now = self.now;
-        let Some((peer, service)) = self.admit_caller(tunnel, id, open) else { return };
+        let Some((peer, service, seat)) = self.admit_caller(tunnel, id, open) else { return };
         let socket = match associated(&service.target) {
             Ok(socket) => socket,
             Err(reason) => return self.refuse(tunnel, id, reason),
         };
         let Some(state) = self.tunnels.get_mut(tunnel) else { return };
         state.session.accept_flow(id);
-        let seat = Seat::from(&state.meter);
-        let mut association = Association::new((tunnel, id), peer, End::Own(socket), seat, now);
+        let story = Story::new(id, open.protocol, open.source);
+        let (at, end) = ((tunnel, id), End::Own(socket));
+        let mut association = Association::new(at, peer, end, seat, now, story);
         let header = service.proxy.map(|proxy| proxy_header(proxy, open.protocol, open.source));
         association.header = header.map(Slice::from);
         self.insert_own(association);

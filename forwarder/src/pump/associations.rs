@@ -22,8 +22,9 @@ use super::inlets::Caller;
 use super::measures::{Arrivals, Gauge};
 use super::meter::Seat;
 use super::slots::{Purpose, Slot};
+use super::story::Story;
 use crate::distributor::{Batch, Gathered};
-use crate::handoff::{Event, Listening};
+use crate::handoff::{Event, Limit, Listening, Way};
 
 /// One association at this end.
 #[derive(Debug)]
@@ -51,8 +52,9 @@ pub(super) struct Association {
     is_reached: bool,
     /// … and came back from it afterwards, or came from a peer that we dialled.
     is_answered: bool,
-    /// Its place among its owner's flows.
-    _seat: Seat,
+    /// Its place among those that share its meter.
+    seat: Seat,
+    story: Story,
 }
 
 /// What an association is joined to at this end.
@@ -73,6 +75,7 @@ impl Association {
         end: End,
         seat: Seat,
         now: Time,
+        story: Story,
     ) -> Self {
         Self {
             tunnel,
@@ -89,7 +92,8 @@ impl Association {
             heard_at: now,
             is_reached: false,
             is_answered: false,
-            _seat: seat,
+            seat,
+            story,
         }
     }
 
@@ -117,6 +121,11 @@ impl Association {
         self.is_answered |= self.is_reached || matches!(self.end, End::Own(_));
     }
 
+    /// Whether its meter lets so many bytes go on.
+    fn admits_bytes(&self, bytes: usize, now: Time) -> bool {
+        self.seat.meter().borrow_mut().admits_bytes(bytes, now)
+    }
+
     fn handle_reached(&mut self, now: Time) {
         self.heard_at = now;
         self.is_reached = true;
@@ -127,6 +136,7 @@ impl Pump {
     pub(super) fn insert_association(&mut self, mut association: Association) -> Slot {
         let (tunnel, id) = (association.tunnel, association.id);
         association.gauge = self.gauge(tunnel, id, &association.peer);
+        self.begin_story(tunnel, &association.peer, association.gauge, &mut association.story);
         let slot = self.associations.insert(association);
         if let Some(tunnel) = self.tunnels.get_mut(tunnel) {
             tunnel.associations.insert(id, slot);
@@ -158,6 +168,7 @@ impl Pump {
     /// Lets go of an association; with a reason the other end is told.
     pub(super) fn end_association(&mut self, slot: Slot, reason: Option<ResetReason>) {
         let Some(association) = self.associations.remove(slot) else { return };
+        association.story.tell_end(&association.peer, reason.is_some(), self.now);
         if let Some(tunnel) = self.tunnels.get_mut(association.tunnel)
             && tunnel.associations.get(&association.id) == Some(&slot)
         {
@@ -214,10 +225,12 @@ impl Pump {
             tunnel.drops.cut += datagrams;
             return;
         }
-        if !tunnel.meter.borrow_mut().admits_bytes(payload.len(), now) {
+        if !association.admits_bytes(payload.len(), now) {
             tunnel.drops.over_quota += datagrams;
-            return;
+            return self.measures.count_limited(association.gauge, Limit::BytesPerS, now);
         }
+        association.story.handle_moved(Way::ToTunnel, payload.len());
+        self.measures.count_bytes(association.gauge, Way::ToTunnel, payload.len(), now);
         tunnel.session.handle_datagrams(id, message.segment, payload, now);
         self.schedule_send(tunnel_slot);
     }
@@ -240,10 +253,12 @@ impl Pump {
             }
             return;
         }
-        if !state.meter.borrow_mut().admits_bytes(slice.len(), now) {
+        if !association.admits_bytes(slice.len(), now) {
             state.drops.over_quota += datagrams;
-            return;
+            return self.measures.count_limited(association.gauge, Limit::BytesPerS, now);
         }
+        association.story.handle_moved(Way::FromTunnel, slice.len());
+        self.measures.count_bytes(association.gauge, Way::FromTunnel, slice.len(), now);
         association.handle_reached(now);
         if association.sends_singly || association.header.is_some() {
             return self.send_singly(slot, segment, &slice);

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use adit_proto::id::ContactId;
 use adit_ring::Socket;
 
 use super::Pump;
+use super::meter::SharedMeter;
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
 use crate::handoff::{ContactSocket, Protocol, Service, SessionKey};
@@ -29,6 +31,8 @@ pub(super) enum Contact {
         peer: Arc<str>,
         /// The internal peer.
         service: Service,
+        /// What all that call it use together.
+        meter: SharedMeter,
     },
     /// Connections to a listener are opened as flows.
     Listen(Slot),
@@ -65,12 +69,19 @@ impl Pump {
         peer: Arc<str>,
         service: Service,
     ) {
-        let Some((_, tunnel)) = self.tunnel_of(key) else { return };
+        let Some((slot, tunnel)) = self.tunnel_of(key) else { return };
         let name = Arc::clone(&tunnel.name);
-        let old =
-            tunnel.contacts.insert(contact, Contact::Serve { peer: Arc::clone(&peer), service });
+        // The same contact point once more forgives nothing.
+        let meter = match tunnel.contacts.get(&contact) {
+            Some(Contact::Serve { meter, .. }) => Rc::clone(meter),
+            _ => SharedMeter::default(),
+        };
+        meter.borrow_mut().handle_quota(service.quota);
+        let served = Contact::Serve { peer: Arc::clone(&peer), service, meter };
+        let old = tunnel.contacts.insert(contact, served);
         self.measures.contact(&name, &peer, self.now);
         old.into_iter().for_each(|old| self.drop_contact(old));
+        self.handle_paid(slot, Some(contact));
     }
 
     pub(super) fn listen(&mut self, key: SessionKey, door: Door, socket: ContactSocket) {

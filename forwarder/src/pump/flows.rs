@@ -16,10 +16,11 @@ use super::carriers::{CarrierSocket, is_dry};
 use super::measures::{Arrivals, Gauge};
 use super::meter::Seat;
 use super::slots::{Purpose, Slot};
+use super::story::Story;
 use super::timers::Timer;
 use crate::collector;
 use crate::distributor::Outlet;
-use crate::handoff::Listening;
+use crate::handoff::{Listening, Way};
 
 /// One flow's socket.
 #[derive(Debug)]
@@ -42,10 +43,11 @@ pub(super) struct FlowSocket {
     /// The socket has sent its last byte.
     has_ended: bool,
     is_to_send: bool,
-    /// It waits for its owner's bytes to be paid for.
+    /// It waits for its bytes to be paid for.
     pub(super) is_unpaid: bool,
-    /// Its place among its owner's flows.
-    _seat: Seat,
+    /// Its place among those that share its meter.
+    pub(super) seat: Seat,
+    pub(super) story: Story,
 }
 
 /// How far a flow's socket has come.
@@ -73,6 +75,7 @@ impl FlowSocket {
         socket: Option<Socket>,
         state: State,
         seat: Seat,
+        story: Story,
     ) -> Self {
         // What comes before the socket is connected waits, like for one that is full.
         let outlet = if state.is_connected() { Outlet::default() } else { Outlet::blocked() };
@@ -90,7 +93,8 @@ impl FlowSocket {
             has_ended: false,
             is_to_send: false,
             is_unpaid: false,
-            _seat: seat,
+            seat,
+            story,
         }
     }
 
@@ -127,12 +131,11 @@ impl Pump {
         }
         let Some(tunnel) = self.tunnels.get_mut(flow.tunnel) else { return };
         let (due, counts_bytes) = {
-            let meter = tunnel.meter.borrow();
+            let meter = flow.seat.meter().borrow();
             (meter.bytes_due(self.now), meter.counts_bytes())
         };
         if let Some(due) = due {
-            let tunnel = flow.tunnel;
-            return self.wait_for_payment(tunnel, slot, due);
+            return self.wait_for_payment(slot, due);
         }
         let is_scarce = self.ring.pool(self.groups.flows).free() < FLOW_SLOTS_LOW;
         if is_scarce && tunnel.session.bytes_held() > SESSION_HELD_WHEN_LOW {
@@ -188,7 +191,10 @@ impl Pump {
         let mut is_end = true;
         for buffer in received {
             is_end = false;
-            tunnel.meter.borrow_mut().charge_bytes(buffer.payload_len(), self.now);
+            let bytes = buffer.payload_len();
+            flow.seat.meter().borrow_mut().charge_bytes(bytes, self.now);
+            flow.story.handle_moved(Way::ToTunnel, bytes);
+            self.measures.count_bytes(flow.gauge, Way::ToTunnel, bytes, self.now);
             tunnel.session.handle_input(id, collector::chunk(buffer, self.now));
         }
         if is_end {
@@ -238,12 +244,13 @@ impl Pump {
     pub(super) fn send_flow(&mut self, slot: Slot) {
         let Some(flow) = self.flows.get_mut(slot) else { return };
         flow.is_to_send = false;
-        let tunnel = flow.tunnel;
-        let meter = self.tunnels.get(tunnel).map(|tunnel| tunnel.meter.borrow());
+        // One that outlives its session has nobody to wake it when it is paid for.
+        let is_metered = self.tunnels.get(flow.tunnel).is_some();
+        let meter = is_metered.then(|| flow.seat.meter().borrow());
         let due = meter.as_ref().and_then(|meter| meter.bytes_due(self.now));
         let counts_bytes = meter.is_some_and(|meter| meter.counts_bytes());
         if let Some(due) = due {
-            return self.wait_for_payment(tunnel, slot, due);
+            return self.wait_for_payment(slot, due);
         }
         let mut slices = self.take_slices();
         let Some(flow) = self.flows.get_mut(slot) else { return self.keep_slices(slices) };
@@ -282,9 +289,11 @@ impl Pump {
             self.flows_blocked.insert(slot);
             self.ring.poll_writable(socket, slot.token(Purpose::FlowWritable));
         }
+        flow.story.handle_moved(Way::FromTunnel, taken);
+        self.measures.count_bytes(flow.gauge, Way::FromTunnel, taken, now);
+        flow.seat.meter().borrow_mut().charge_bytes(taken, now);
         let (tunnel_slot, id) = (flow.tunnel, flow.id);
         if let Some(tunnel) = self.tunnels.get_mut(tunnel_slot) {
-            tunnel.meter.borrow_mut().charge_bytes(taken, now);
             tunnel.session.handle_taken(id, taken, now);
         }
         self.keep_slices(slices);
@@ -351,6 +360,7 @@ impl Pump {
         self.tell_refused(slot, ResetReason::Ending);
         let Some(flow) = self.flows.remove(slot) else { return };
         self.flows_blocked.remove(&slot);
+        flow.story.tell_end(&flow.peer, is_reset, now);
         if let Some(tunnel) = self.tunnels.get_mut(flow.tunnel)
             && tunnel.flows.get(&flow.id) == Some(&slot)
         {

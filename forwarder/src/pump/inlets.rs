@@ -15,6 +15,7 @@ use super::contacts::{Contact, Door};
 use super::meter::{Pace, Seat};
 use super::slots::{Purpose, Slot};
 use super::source_table::SourceTable;
+use super::story::Story;
 use crate::handoff::SessionKey;
 use crate::sources::Sources;
 
@@ -129,8 +130,10 @@ impl Pump {
             self.end_association(oldest, Some(ResetReason::Limit));
         }
         let state = self.tunnels.get_mut(tunnel)?;
-        if !state.meter.borrow_mut().admits_flow(now) {
-            state.flows_over_quota += 1;
+        let admitted = state.meter.borrow_mut().admit_flow(now);
+        if let Err(limit) = admitted {
+            let peer = Arc::clone(&self.inlets.get(caller.inlet)?.door.peer);
+            self.count_over_quota(tunnel, &peer, limit);
             return None;
         }
         let inlet = self.inlets.get(caller.inlet)?;
@@ -142,9 +145,10 @@ impl Pump {
             state.flows_failed += 1;
             return None;
         };
-        let seat = Seat::from(&state.meter);
-        let end = End::Caller(caller);
-        let slot = self.insert_association(Association::new((tunnel, id), peer, end, seat, now));
+        let (seat, story) = (Seat::from(&state.meter), Story::new(id, Protocol::Udp, source));
+        let (at, end) = ((tunnel, id), End::Caller(caller));
+        let association = Association::new(at, peer, end, seat, now, story);
+        let slot = self.insert_association(association);
         let is_newcomer =
             |slot: Slot| self.associations.get(slot).is_some_and(Association::is_newcomer);
         self.inlets.get_mut(caller.inlet)?.table.insert(source, slot, is_newcomer);

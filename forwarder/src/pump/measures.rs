@@ -4,6 +4,7 @@
 //! the send complete: no clock is read for it but the one that each turn reads anyway.
 
 mod arrivals;
+mod counts;
 mod in_flight;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use adit_proto::session::{Departed, relax};
 use hdrhistogram::Histogram;
 
 use arrivals::Spare;
+use counts::Counts;
 
 pub(super) use arrivals::Arrivals;
 pub(super) use in_flight::InFlight;
@@ -57,6 +59,7 @@ struct ContactTimes {
     generation: u8,
     /// When they were last asked for or written to.
     used: Time,
+    counts: Counts,
     to_tunnel: Histogram<u64>,
     from_tunnel: Histogram<u64>,
     queue: Histogram<u64>,
@@ -90,7 +93,8 @@ impl Gauge {
 impl ContactTimes {
     fn new(session: Arc<str>, contact: Arc<str>, now: Time) -> Self {
         let (to_tunnel, from_tunnel, queue) = (histogram(), histogram(), histogram());
-        Self { session, contact, generation: 0, used: now, to_tunnel, from_tunnel, queue }
+        let (generation, counts) = (0, Counts::default());
+        Self { session, contact, generation, used: now, counts, to_tunnel, from_tunnel, queue }
     }
 
     fn reset(&mut self) {
@@ -151,6 +155,7 @@ impl Measures {
         (times.session, times.contact) = name.clone();
         times.generation = times.generation.wrapping_add(1);
         times.used = now;
+        times.counts = Counts::default();
         times.reset();
         Some(Gauge::new(at, times.generation))
     }

@@ -1,14 +1,15 @@
-//! How much a session's owner may use: flows at once, new flows a second, bytes a second. All
-//! sessions of one owner share one meter, and a resumption changes nothing about it.
+//! How much may be used: flows at once, new flows a second, bytes a second. A flow is measured by one
+//! meter: at the relay its owner's, which all sessions of the owner share; at the forwarder that of the
+//! peer it leads to. A resumption changes nothing about either.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use adit_proto::id::Time;
+use adit_proto::id::{ContactId, Time};
 use adit_proto::limits::PAYLOAD_MAX;
 
-use crate::handoff::Quota;
+use crate::handoff::{Limit, Quota};
 
 /// New flows may come in a burst of what one second allows, and bytes in one of this time.
 const FLOWS_BURST: Duration = Duration::from_secs(1);
@@ -54,27 +55,48 @@ impl Pace {
     }
 }
 
-/// A meter that all sessions of an owner have, and each of their flows.
+/// A meter that all sessions of an owner have, or a peer, and each of their flows.
 pub(super) type SharedMeter = Rc<RefCell<Meter>>;
 
-/// A flow's place among those of its owner, for as long as it is kept.
+/// Where flows wait until their bytes are paid for: with those of the same peer, or of the owner.
+pub(super) type Queue = Option<ContactId>;
+
+/// A flow's place among those that share a meter, for as long as it is kept.
 #[derive(Debug)]
-pub(super) struct Seat(SharedMeter);
+pub(super) struct Seat {
+    meter: SharedMeter,
+    queue: Queue,
+}
+
+impl Seat {
+    pub(super) fn new(meter: &SharedMeter, queue: Queue) -> Self {
+        meter.borrow_mut().flows_open += 1;
+        Self { meter: Rc::clone(meter), queue }
+    }
+
+    /// The meter of the flow.
+    pub(super) fn meter(&self) -> &RefCell<Meter> {
+        &self.meter
+    }
+
+    pub(super) fn queue(&self) -> Queue {
+        self.queue
+    }
+}
 
 impl From<&SharedMeter> for Seat {
     fn from(meter: &SharedMeter) -> Self {
-        meter.borrow_mut().flows_open += 1;
-        Self(Rc::clone(meter))
+        Self::new(meter, None)
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.borrow_mut().flows_open -= 1;
+        self.meter.borrow_mut().flows_open -= 1;
     }
 }
 
-/// An owner's use, measured against its quota.
+/// What is used, measured against a quota.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     quota: Quota,
@@ -103,15 +125,13 @@ impl Meter {
         }
     }
 
-    /// Whether one more flow may be opened; if so it counts among the new ones.
-    pub(super) fn admits_flow(&mut self, now: Time) -> bool {
+    /// Lets one more flow be opened, which then counts among the new ones; or says what forbids it.
+    pub(super) fn admit_flow(&mut self, now: Time) -> Result<(), Limit> {
         if self.is_full() {
-            return false;
+            return Err(Limit::FlowsMax);
         }
-        match &mut self.flows {
-            Some(pace) => pace.admits_one(now),
-            None => true,
-        }
+        let is_paid = self.flows.as_mut().is_none_or(|pace| pace.admits_one(now));
+        is_paid.then_some(()).ok_or(Limit::FlowsPerS)
     }
 
     /// Whether there are as many flows as there may be.
@@ -174,9 +194,9 @@ mod tests {
         let quota = Quota { flows_max: Some(3), ..Quota::default() };
         let meter = SharedMeter::new(RefCell::new(quota.into()));
         let mut seats: Vec<_> = (0..3).map(|_| Seat::from(&meter)).collect();
-        assert!(!meter.borrow_mut().admits_flow(Time(0)));
+        assert_eq!(meter.borrow_mut().admit_flow(Time(0)), Err(Limit::FlowsMax));
         seats.pop();
-        assert!(meter.borrow_mut().admits_flow(Time(0)));
+        assert!(meter.borrow_mut().admit_flow(Time(0)).is_ok());
     }
 
     /// Ten flows a second are ten at once, and ten more a second later.
@@ -184,10 +204,11 @@ mod tests {
     fn flows_a_second_are_bounded() {
         let mut meter = Meter::from(Quota { flows_per_s: Some(10), ..Quota::default() });
         let mut now = Time(0) + SECOND;
-        let burst = (0..100).filter(|_| meter.admits_flow(now)).count();
+        let burst = (0..100).filter(|_| meter.admit_flow(now).is_ok()).count();
         assert_eq!(burst, 10);
+        assert_eq!(meter.admit_flow(now), Err(Limit::FlowsPerS));
         now = now + SECOND;
-        assert_eq!((0..100).filter(|_| meter.admits_flow(now)).count(), 10);
+        assert_eq!((0..100).filter(|_| meter.admit_flow(now).is_ok()).count(), 10);
     }
 
     /// However bytes come, no more pass in ten seconds than ten seconds allow, and a burst; and
@@ -216,10 +237,14 @@ mod tests {
     fn the_same_quota_forgives_nothing() {
         let quota = Quota { flows_per_s: Some(10), bytes_per_s: Some(1_000), ..Quota::default() };
         let (mut meter, now) = (Meter::from(quota), Time(0) + SECOND);
-        while meter.admits_flow(now) {}
+        while meter.admit_flow(now).is_ok() {}
         meter.charge_bytes(5_000, now);
         meter.handle_quota(quota);
-        assert!(!meter.admits_flow(now) && meter.bytes_due(now).is_some() && meter.is_in_debt(now));
+        assert!(
+            meter.admit_flow(now).is_err()
+                && meter.bytes_due(now).is_some()
+                && meter.is_in_debt(now)
+        );
         assert!(!meter.is_in_debt(now + 10 * SECOND));
     }
 
@@ -228,7 +253,7 @@ mod tests {
     fn without_a_quota_nothing_is_held_up() {
         let mut meter = Meter::default();
         meter.charge_bytes(usize::MAX, Time(0));
-        assert!(meter.admits_flow(Time(0)));
+        assert!(meter.admit_flow(Time(0)).is_ok());
         assert_eq!(meter.bytes_due(Time(0)), None);
     }
 }

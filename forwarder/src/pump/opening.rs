@@ -23,11 +23,12 @@ use super::Pump;
 use super::associations::{Association, End};
 use super::flows::{FlowSocket, State};
 use super::measures::Gauge;
-use super::meter::Seat;
+use super::meter::{Queue, Seat};
 use super::slots::{Purpose, Slot};
+use super::story::Story;
 use super::timers::Timer;
 use crate::distributor::proxy_header;
-use crate::handoff::{Answer, Event, Listening, Quota, Service, SessionKey};
+use crate::handoff::{Answer, Event, Limit, Listening, Quota, Service, SessionKey};
 
 impl Pump {
     /// Opens a flow for a connection that the control plane has.
@@ -65,17 +66,19 @@ impl Pump {
         let now = self.now;
         let Some(state) = self.tunnels.get_mut(tunnel) else { return };
         socket.set_nodelay().ok();
-        if !state.meter.borrow_mut().admits_flow(now) {
-            state.flows_over_quota += 1;
+        let admitted = state.meter.borrow_mut().admit_flow(now);
+        if let Err(limit) = admitted {
             tracing::debug!(%peer, source = %open.source, "turned away: the quota of flows is used up");
+            self.count_over_quota(tunnel, peer, limit);
             return self.dismiss(&socket, listening.as_ref(), ResetReason::Limit);
         }
+        let (protocol, source) = (open.protocol, open.source);
         match state.session.open_flow(open, now) {
             Ok(id) => {
-                let seat = Seat::from(&state.meter);
+                let (seat, story) = (Seat::from(&state.meter), Story::new(id, protocol, source));
+                let (at, peer) = ((tunnel, id), Arc::clone(peer));
                 let state = listening.map_or(State::Connected, State::Announced);
-                let flow =
-                    FlowSocket::new((tunnel, id), Arc::clone(peer), Some(socket), state, seat);
+                let flow = FlowSocket::new(at, peer, Some(socket), state, seat, story);
                 let is_announced = matches!(flow.state, State::Announced(_));
                 let slot = self.insert_flow(flow);
                 if is_announced {
@@ -110,17 +113,24 @@ impl Pump {
         if state.is_draining {
             return self.refuse(tunnel, id, ResetReason::Ending);
         }
-        if state.judged >= JUDGED_MAX || !state.meter.borrow_mut().admits_flow(now) {
+        if state.judged >= JUDGED_MAX {
             state.flows_over_quota += 1;
+            return self.refuse(tunnel, id, ResetReason::Limit);
+        }
+        let admitted = state.meter.borrow_mut().admit_flow(now);
+        if let Err(limit) = admitted {
+            let peer = Arc::clone(&state.name);
+            self.count_over_quota(tunnel, &peer, limit);
             return self.refuse(tunnel, id, ResetReason::Limit);
         }
         state.judged += 1;
         let (session, peer, seat) = (state.key, Arc::clone(&state.name), Seat::from(&state.meter));
+        let story = Story::new(id, open.protocol, open.source);
         if open.protocol == Protocol::Udp {
             let end = End::Judged(Vec::new());
-            self.insert_association(Association::new((tunnel, id), peer, end, seat, now));
+            self.insert_association(Association::new((tunnel, id), peer, end, seat, now, story));
         } else {
-            let flow = FlowSocket::new((tunnel, id), peer, None, State::Judged, seat);
+            let flow = FlowSocket::new((tunnel, id), peer, None, State::Judged, seat, story);
             let slot = self.insert_flow(flow);
             self.expect_opening(slot);
         }
@@ -159,12 +169,12 @@ impl Pump {
 
     /// Connects to the internal peer behind a contact point.
     fn dial_contact(&mut self, tunnel: Slot, id: FlowId, open: &Open) {
-        let Some((peer, service)) = self.admit_caller(tunnel, id, open) else { return };
-        let Some(state) = self.tunnels.get_mut(tunnel) else { return };
-        let seat = Seat::from(&state.meter);
+        let Some((peer, service, seat)) = self.admit_caller(tunnel, id, open) else { return };
+        let story = Story::new(id, open.protocol, open.source);
         let header = service.proxy.map(|proxy| proxy_header(proxy, open.protocol, open.source));
         let connecting = State::Connecting(Vec::new());
-        let slot = self.insert_flow(FlowSocket::new((tunnel, id), peer, None, connecting, seat));
+        let flow = FlowSocket::new((tunnel, id), peer, None, connecting, seat, story);
+        let slot = self.insert_flow(flow);
         self.expect_opening(slot);
         self.connect(slot, &service.target, header.unwrap_or_default());
     }
@@ -175,19 +185,35 @@ impl Pump {
         tunnel: Slot,
         id: FlowId,
         open: &Open,
-    ) -> Option<(Arc<str>, Service)> {
+    ) -> Option<(Arc<str>, Service, Seat)> {
+        let now = self.now;
         let state = self.tunnels.get_mut(tunnel)?;
-        let Some((peer, service)) = state.served(open) else {
+        let Some((peer, service, meter)) = state.served(open) else {
             self.refuse(tunnel, id, ResetReason::NoContact);
             return None;
         };
-        if service.sources.accepts(open.source.ip()) {
-            return Some((peer, service));
+        if !service.sources.accepts(open.source.ip()) {
+            state.flows_forbidden += 1;
+            tracing::debug!(%peer, source = %open.source, "turned away: its address is not let in");
+            self.refuse(tunnel, id, ResetReason::Forbidden);
+            return None;
         }
-        state.flows_forbidden += 1;
-        tracing::debug!(%peer, source = %open.source, "turned away: its address is not let in");
-        self.refuse(tunnel, id, ResetReason::Forbidden);
-        None
+        let admitted = meter.borrow_mut().admit_flow(now);
+        if let Err(limit) = admitted {
+            tracing::debug!(%peer, source = %open.source, limit = limit.name(), "turned away: a limit of the peer");
+            self.count_over_quota(tunnel, &peer, limit);
+            self.refuse(tunnel, id, ResetReason::Limit);
+            return None;
+        }
+        Some((peer, service, Seat::new(&meter, Some(open.contact))))
+    }
+
+    /// A flow is turned away by a limit.
+    pub(super) fn count_over_quota(&mut self, tunnel: Slot, peer: &Arc<str>, limit: Limit) {
+        let Some(state) = self.tunnels.get_mut(tunnel) else { return };
+        state.flows_over_quota += 1;
+        let gauge = self.measures.contact(&state.name, peer, self.now);
+        self.measures.count_limited(gauge, limit, self.now);
     }
 
     /// Connects the flow's socket; `first` goes ahead of the flow's bytes.
@@ -227,6 +253,7 @@ impl Pump {
         }
         let (tunnel, id) = (flow.tunnel, flow.id);
         flow.gauge = self.gauge(tunnel, id, &flow.peer);
+        self.begin_story(tunnel, &flow.peer, flow.gauge, &mut flow.story);
         let slot = self.flows.insert(flow);
         if let Some(tunnel) = self.tunnels.get_mut(tunnel) {
             tunnel.flows.insert(id, slot);
@@ -240,6 +267,19 @@ impl Pump {
         let gauge = self.measures.contact(&state.name, peer, self.now);
         state.session.tag_flow(id, gauge.0);
         gauge
+    }
+
+    /// The flow is counted, and told of.
+    pub(super) fn begin_story(
+        &mut self,
+        tunnel: Slot,
+        peer: &str,
+        gauge: Gauge,
+        story: &mut Story,
+    ) {
+        let Some(state) = self.tunnels.get(tunnel) else { return };
+        self.measures.count_flow(gauge, self.now);
+        self.teller.tell_begin(story, state.session.id(), peer, self.now);
     }
 
     /// The flow has [`CONNECT_MAX`] from now on to come to its socket.
@@ -370,33 +410,39 @@ impl Pump {
     pub(super) fn limit(&mut self, key: SessionKey, quota: Quota) {
         if let Some((slot, tunnel)) = self.tunnel_of(key) {
             tunnel.meter.borrow_mut().handle_quota(quota);
-            self.handle_paid(slot);
+            self.handle_paid(slot, None);
         }
     }
 
-    /// The flow goes on when the owner's bytes are paid for.
-    pub(super) fn wait_for_payment(&mut self, tunnel: Slot, flow: Slot, due: Time) {
-        let Some(state) = self.tunnels.get_mut(tunnel) else { return };
-        let Some(waiting) = self.flows.get_mut(flow) else { return };
+    /// The flow goes on when what has moved is paid for.
+    pub(super) fn wait_for_payment(&mut self, slot: Slot, due: Time) {
+        let Some(waiting) = self.flows.get_mut(slot) else { return };
+        let Some(state) = self.tunnels.get_mut(waiting.tunnel) else { return };
         if std::mem::replace(&mut waiting.is_unpaid, true) {
             return;
         }
-        let is_first = state.unpaid.is_empty();
-        state.unpaid.push_back(flow);
+        let (tunnel, queue) = (waiting.tunnel, waiting.seat.queue());
+        self.measures.count_limited(waiting.gauge, Limit::BytesPerS, self.now);
+        let unpaid = state.unpaid.entry(queue).or_default();
+        let is_first = unpaid.is_empty();
+        unpaid.push_back(slot);
         if is_first {
-            self.timers.set(due, Timer::Quota(tunnel));
+            self.timers.set(due, Timer::Quota(tunnel, queue));
         }
     }
 
     /// Of the flows that waited as many go on as can be paid for, those first that waited longest.
-    pub(super) fn handle_paid(&mut self, tunnel: Slot) {
+    pub(super) fn handle_paid(&mut self, tunnel: Slot, queue: Queue) {
         let Some(state) = self.tunnels.get_mut(tunnel) else { return };
-        let (count, again) = state.meter.borrow().affordable(self.now);
-        let mut waiting = std::mem::take(&mut state.unpaid);
+        let Some(mut waiting) = state.unpaid.remove(&queue) else { return };
+        // All that wait in one queue share one meter.
+        let seat = waiting.iter().find_map(|slot| Some(&self.flows.get(*slot)?.seat));
+        let Some(seat) = seat else { return };
+        let (count, again) = seat.meter().borrow().affordable(self.now);
         let rest = waiting.split_off(count.min(waiting.len()));
-        state.unpaid = rest;
-        if !state.unpaid.is_empty() {
-            self.timers.set(again, Timer::Quota(tunnel));
+        if !rest.is_empty() {
+            state.unpaid.insert(queue, rest);
+            self.timers.set(again, Timer::Quota(tunnel, queue));
         }
         for slot in waiting {
             let Some(flow) = self.flows.get_mut(slot) else { continue };

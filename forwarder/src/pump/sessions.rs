@@ -15,7 +15,7 @@ use super::Pump;
 use super::carriers::Role;
 use super::contacts::Contact;
 use super::measures::InFlight;
-use super::meter::SharedMeter;
+use super::meter::{Queue, SharedMeter};
 use super::owners::Owner;
 use super::paths::PathState;
 use super::slots::Slot;
@@ -54,8 +54,8 @@ pub(super) struct Tunnel {
     pub(super) flows_over_quota: u64,
     /// What the owner's sessions together may use.
     pub(super) meter: SharedMeter,
-    /// Flows that wait until the owner's bytes are paid for.
-    pub(super) unpaid: VecDeque<Slot>,
+    /// Flows that wait until their bytes are paid for.
+    pub(super) unpaid: BTreeMap<Queue, VecDeque<Slot>>,
     /// Flows that wait to be judged.
     pub(super) judged: usize,
     /// What the control plane was told for this session since it last had everything, and when that
@@ -103,13 +103,13 @@ pub(super) struct Drops {
 
 impl Tunnel {
     /// What serves flows of the contact point that was called, if it is of their protocol.
-    pub(super) fn served(&self, open: &Open) -> Option<(Arc<str>, Service)> {
-        let Contact::Serve { peer, service } = self.contacts.get(&open.contact)? else {
+    pub(super) fn served(&self, open: &Open) -> Option<(Arc<str>, Service, SharedMeter)> {
+        let Contact::Serve { peer, service, meter } = self.contacts.get(&open.contact)? else {
             return None;
         };
         let is_udp = matches!(service.target, Target::Udp(_));
         let is_asked = is_udp == (open.protocol == Protocol::Udp);
-        is_asked.then(|| (Arc::clone(peer), service.clone()))
+        is_asked.then(|| (Arc::clone(peer), service.clone(), Rc::clone(meter)))
     }
 
     pub(super) fn new(
@@ -134,7 +134,7 @@ impl Tunnel {
             flows_forbidden: 0,
             flows_over_quota: 0,
             meter,
-            unpaid: VecDeque::new(),
+            unpaid: BTreeMap::new(),
             judged: 0,
             events_waiting: (0, 0),
             carrier: None,

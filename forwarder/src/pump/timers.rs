@@ -5,6 +5,7 @@ use std::collections::{BinaryHeap, VecDeque};
 
 use adit_proto::id::Time;
 
+use super::meter::Queue;
 use super::slots::Slot;
 
 /// What is due.
@@ -20,8 +21,8 @@ pub(crate) enum Timer {
     Flush(Slot),
     /// Somebody has waited long enough to hear of the far end.
     Announced(Slot),
-    /// Flows that have waited for their owner's bytes to be paid for go on.
-    Quota(Slot),
+    /// Flows that have waited in this queue for their bytes to be paid for go on.
+    Quota(Slot, Queue),
     /// A session that is closed has not got rid of its last words.
     Close(Slot),
     /// A listener that ran out of descriptors tries again.

@@ -8,6 +8,7 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use super::health::Health;
 use super::leases::Registered;
 use crate::api::{Refusal, Reply};
+use crate::audit;
 use crate::config::{Peer, Sha256};
 use crate::handoff::Target;
 use crate::logging::rounded;
@@ -135,6 +136,18 @@ impl Entry {
     pub(super) fn answer(&mut self, answer: &Result<Registered, Refusal>) {
         let replies = self.pending.take().map_or(Vec::new(), |pending| pending.replies);
         replies.into_iter().for_each(|reply| reply.send(answer.clone()));
+    }
+
+    /// For the audit log: what has happened to which peer, and who wanted it.
+    pub(super) fn record(&self, event: audit::Event) -> audit::Entry {
+        let by = match self.tenure {
+            Tenure::Configured => "configuration",
+            Tenure::Leased { by: None, .. } => "socket",
+            Tenure::Leased { by: Some(_), .. } => "token",
+        };
+        let Peer { name, address, contact, .. } = &self.peer;
+        let entry = audit::Entry::new(event).with("peer", name).with("address", address);
+        entry.with("contact", contact).with("by", by)
     }
 
     pub(super) fn status(&self, now: Instant) -> PeerStatus {

@@ -12,6 +12,7 @@ use adit_proto::limits::CONTACTS_MAX;
 use super::Registrar;
 use super::entry::{Entry, Pending, Tenure};
 use crate::api::{Refusal, Reply, StatusCode};
+use crate::audit::Event;
 use crate::config::{Peer, Sha256, Token};
 use crate::status::PeerStatus;
 
@@ -137,6 +138,7 @@ impl Registrar {
     pub fn handle_unregister(&mut self, name: &str) -> Result<(), Refusal> {
         let id = self.leased(name)?;
         tracing::info!(peer = %name, "unregistered");
+        self.record(id, Event::Unregistered, &"it was asked for");
         let text = format!("{name} was unregistered before the relay had answered");
         self.give_up(id, Refusal::new(StatusCode::CONFLICT, text));
         Ok(())
@@ -165,6 +167,7 @@ impl Registrar {
             let Some(entry) = self.table.get(id) else { continue };
             tracing::info!(peer = %entry.peer.name, contact = %entry.peer.contact, "token revoked");
             let text = "the token is not good for this any more";
+            self.record(id, Event::Withdrawn, &text);
             self.give_up(id, Refusal::new(StatusCode::FORBIDDEN, text));
         }
     }
@@ -195,6 +198,7 @@ impl Registrar {
     pub(super) fn handle_lease_over(&mut self, id: ContactId) {
         let Some(entry) = self.table.get(id) else { return };
         tracing::info!(peer = %entry.peer.name, contact = %entry.peer.contact, "the lease is over");
+        self.record(id, Event::LeaseOver, &"nobody has renewed it");
         let text = "the lease was over before the relay answered";
         self.give_up(id, Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text));
     }

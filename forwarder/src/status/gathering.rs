@@ -57,6 +57,11 @@ impl<A> Gathering<A> {
         self.until
     }
 
+    /// How many pumps there are whose report is not among `reports`.
+    pub fn silent(&self, reports: &[Report]) -> usize {
+        self.pumps.saturating_sub(reports.len())
+    }
+
     /// Whether every pump's report is there.
     pub fn is_complete(&self) -> bool {
         self.reports.len() == self.pumps
@@ -80,7 +85,7 @@ mod tests {
     use crate::api::Reply;
 
     fn ask() -> Ask {
-        Ask(Reply::new().0)
+        Ask::Status(Reply::new().0)
     }
 
     fn report(asked: Asked) -> Report {

@@ -205,7 +205,8 @@ pub(crate) fn tunnel_with(target: SocketAddr, grace: Duration) -> Tunnel {
 
 /// What everybody may reach at `target`.
 pub(crate) fn service(target: impl Into<Target>) -> Service {
-    Service { target: target.into(), sources: Arc::new(Sources::any()), proxy: None }
+    let (sources, quota) = (Arc::new(Sources::any()), Quota::default());
+    Service { target: target.into(), sources, proxy: None, quota }
 }
 
 impl Tunnel {

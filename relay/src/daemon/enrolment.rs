@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use adit::api::{Refusal, Reply, StatusCode};
+use adit::audit::{Entry, Event};
 use adit::config::{
     self, ADMITTED_MAX, Admitted, ConfigError, ENROLLED_FILE, PLACES_MAX, Place, Places,
 };
@@ -89,6 +90,8 @@ impl Daemon {
         let answer = match self.try_join(key, &request, now) {
             Ok(grant) => {
                 tracing::info!(name = %grant.name, %key, %remote, "joined: {grant}");
+                let entry = Entry::new(Event::Joined).with("name", &grant.name).with("key", key);
+                self.record(&entry.with("from", remote).with("grant", &grant));
                 Answer::Joined(grant)
             }
             Err(error) => {
@@ -176,7 +179,7 @@ impl Daemon {
             let text = format!("{name} is let in already: choose another name, or {cure} first");
             return Err(Refusal::new(StatusCode::CONFLICT, text));
         }
-        let name = grant.name.clone();
+        let (name, granted) = (grant.name.clone(), grant.to_string());
         let made = self.invitations.invite(grant, asked.expires_s, now);
         let (request, expires_at) = made.map_err(|error| {
             let status = match error {
@@ -186,6 +189,8 @@ impl Daemon {
             Refusal::new(status, error)
         })?;
         tracing::info!(%name, %expires_at, "invited");
+        let entry = Entry::new(Event::Invited).with("name", &name);
+        self.record(&entry.with("expires_at", expires_at).with("grant", &granted));
         let relay_key = self.key;
         let invitation = Invitation { relay, relay_key, request, issued_at: now, expires_at };
         Ok(Invited { line: invitation.line(), expires_at })
@@ -229,6 +234,8 @@ impl Daemon {
         let revoked = self.try_revoke(name, now);
         if let Ok(Revoked { key, was_invited }) = &revoked {
             tracing::info!(%name, key = key.as_deref(), was_invited, "revoked");
+            let entry = Entry::new(Event::Revoked).with("name", name);
+            self.record(&entry.with("key", key.as_deref().unwrap_or("none, an invitation alone")));
         }
         reply.send(revoked);
         self.revoke()?;

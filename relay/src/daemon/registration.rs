@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use adit::audit::{Entry, Event};
 use adit::exit::Failed;
 use adit::handoff::{Command, ContactSocket, ControlFrame, Destination, Protocol, SessionKey};
 use adit::key::PublicKey;
@@ -17,7 +18,7 @@ use adit_proto::limits::CONTACT_LEASE;
 use super::Daemon;
 use crate::contact::Contact;
 use crate::policy::Policy;
-use crate::registrar::{Caller, Holder};
+use crate::registrar::{Caller, Holder, Lease};
 
 impl Daemon {
     /// Takes a frame of a session. Of a key that may have one alone only the newest counts: older
@@ -45,6 +46,8 @@ impl Daemon {
                 };
                 let (name, peer) = (&state.name, &lease.peer);
                 tracing::info!(forwarder = %name, %peer, contact = %lease.contact, "unregistered");
+                let entry = Entry::new(Event::Unregistered).with("forwarder", name);
+                self.record(&entry.with("peer", peer).with("contact", &lease.contact));
                 self.close_contact(&lease)
             }
             ControlFrame::Goaway(goaway) => {
@@ -102,6 +105,8 @@ impl Daemon {
         };
         let (name, peer) = (&state.name, &asked.name);
         tracing::info!(forwarder = %name, %peer, contact = %address, "registered");
+        let entry = Entry::new(Event::Registered).with("forwarder", name).with("peer", peer);
+        self.record(&entry.with("contact", &address).with("from", state.remote));
         let registered = Registered { lease: CONTACT_LEASE, address };
         self.answer_register(holder, |id| ControlFrame::Registered(id, registered))?;
         match contact {
@@ -140,10 +145,23 @@ impl Daemon {
         self.tell(state.pump, Command::Send { session: holder.session, frame })
     }
 
+    /// Writes down what has happened.
+    pub(super) fn record(&self, entry: &Entry) {
+        self.refusals.borrow().audit().record(entry);
+    }
+
+    /// Nobody has come back for a contact point.
+    pub(super) fn end_lease(&self, lease: &Lease<ContactSocket>) -> Result<(), Failed> {
+        tracing::info!(peer = %lease.peer, contact = %lease.contact, "the lease is over");
+        self.record(&entry_of(Event::LeaseOver, lease));
+        self.close_contact(lease)
+    }
+
     /// Takes back what a reload no longer allows, and says so.
     pub(super) fn revoke(&mut self) -> Result<(), Failed> {
         for (lease, forbidden) in self.registrar.handle_policies(&self.policies) {
             tracing::info!(peer = %lease.peer, contact = %lease.contact, "no longer allowed");
+            self.record(&entry_of(Event::Withdrawn, &lease));
             self.close_contact(&lease)?;
             if let (Some(holder), Some(forbidden)) = (lease.holder(), forbidden) {
                 let refused = Refused { may_retry: false, text: forbidden.to_string() };
@@ -174,6 +192,10 @@ impl Daemon {
         }
         Ok(())
     }
+}
+
+fn entry_of(event: Event, lease: &Lease<ContactSocket>) -> Entry {
+    Entry::new(event).with("peer", &lease.peer).with("contact", &lease.contact)
 }
 
 /// Opens a contact address: the configured one, or every address of both families, or of IPv4 where

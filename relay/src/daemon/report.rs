@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use adit::config::Admitted;
 use adit::exit::Failed;
-use adit::handoff::{Protocol, Report, SessionKey, SessionReport};
+use adit::handoff::{ContactReport, Protocol, Report, SessionKey, SessionReport};
 use adit::histogram::TimesRequest;
 use adit::key::PublicKey;
 use adit::status::{AdmittedStatus, Ask, ContactStatus, Memory, RelayStatus, Traffic, VERSION};
@@ -40,7 +40,8 @@ impl Daemon {
     /// Answers whoever has asked how it goes.
     pub(super) fn report(&mut self, now: Instant) -> Result<(), Failed> {
         if let Some((asks, reports)) = self.gathering.poll_answer(now) {
-            Ask::answer(asks, &self.status(&reports, now));
+            let silent = self.gathering.silent(&reports);
+            Ask::answer(asks, &self.status(&reports, now), silent);
         }
         if let Some((answer, reports)) = self.live.poll_answer(now) {
             let figures = self.status(&reports, now).figures();
@@ -54,11 +55,17 @@ impl Daemon {
         let sessions = || reports.iter().flat_map(|report| &report.sessions);
         let shown = self.sessions_shown();
         let holdings = self.holdings(sessions(), now);
+        let mut carriers: BTreeMap<_, usize> = BTreeMap::new();
+        for state in self.sessions.values().filter(|state| state.is_carried) {
+            *carriers.entry(state.key).or_default() += 1;
+        }
         let forwarder = |admitted: &Admitted| {
             let nothing = Holding::default();
             let holding = holdings.get(&admitted.key).unwrap_or(&nothing);
-            status_of(admitted, shown.get(&admitted.key).copied(), holding)
+            let status = status_of(admitted, shown.get(&admitted.key).copied(), holding);
+            AdmittedStatus { carriers: carriers.get(&admitted.key).copied().unwrap_or(0), ..status }
         };
+        let refusals = self.refusals.borrow();
         RelayStatus {
             version: VERSION.to_owned(),
             key: self.key.to_string(),
@@ -66,8 +73,14 @@ impl Daemon {
             forwarders: self.config.admitted.iter().map(forwarder).collect(),
             flows: sessions().map(|session| session.flows).sum(),
             handshakes: self.door.borrow().under_way(),
-            refused: self.refusals.borrow().counts(),
+            refused: refusals.counts(),
             memory: Memory::of(reports),
+            contacts: ContactReport::merged(reports.iter().flat_map(|report| &report.contacts)),
+            events: refusals.audit().counts(),
+            audit_lost: refusals.audit().lost(),
+            audit_unrecorded: refusals.audit().unrecorded(),
+            listening: self.listeners.len(),
+            is_ending: self.ending.is_some(),
         }
     }
 
@@ -134,6 +147,7 @@ fn status_of(
             .find(is_shown)
             .map(|shown| shown.datagrams.clone())
             .unwrap_or_default(),
+        carriers: 0,
     }
 }
 

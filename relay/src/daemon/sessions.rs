@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use adit::audit::{Entry, Event};
 use adit::exit::Failed;
 use adit::handoff::{Command, Down, GoawayReason, SessionKey};
 use adit_proto::id::SessionId;
@@ -33,6 +34,10 @@ impl Daemon {
         let (name, remote) = (Arc::clone(&arrival.name), arrival.remote);
         let what = if is_resumed { "tunnel resumed" } else { "tunnel up" };
         tracing::info!(forwarder = %name, %remote, session = %id, "{what}");
+        if !is_resumed {
+            let entry = Entry::new(Event::TunnelUp).with("forwarder", &name);
+            self.record(&entry.with("from", remote).with("session", id));
+        }
         let pump = arrival.pump;
         self.sessions_by_key.insert(arrival.key, session);
         self.sessions.insert(session, Session { id: Some(id), ..arrival });
@@ -83,6 +88,8 @@ impl Daemon {
         }
         self.count_broken(why, state.remote, now);
         let (name, remote) = (&state.name, state.remote);
+        let entry = Entry::new(Event::TunnelDown).with("forwarder", name).with("from", remote);
+        self.record(&entry.with("why", why));
         match why {
             Down::Closed => tracing::info!(forwarder = %name, %remote, "tunnel closed"),
             why => tracing::warn!(forwarder = %name, %remote, "tunnel down: {why}"),

@@ -313,7 +313,8 @@ pub(crate) fn echo_server() -> SocketAddr {
 
 /// What everybody may reach.
 pub(crate) fn echo_service() -> Service {
-    Service { target: echo_server().into(), sources: Arc::new(Sources::any()), proxy: None }
+    let (sources, quota) = (Arc::new(Sources::any()), Quota::default());
+    Service { target: echo_server().into(), sources, proxy: None, quota }
 }
 
 /// Whether `stream` leads to an echo.

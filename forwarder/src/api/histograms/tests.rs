@@ -11,6 +11,7 @@ use crate::api::{Client, ClientError, SocketFile, serve};
 use crate::config::Metrics;
 use crate::handoff::{Command, Measure, Report, Times, TimesOf, Way};
 use crate::histogram::{Figure, Live};
+use crate::status::Condition;
 
 /// Longer than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -22,17 +23,44 @@ fn times(measure: Measure, contact: Option<&str>, count: u64) -> Times {
     Times { of: TimesOf { measure, session: "office".into(), contact, way }, histogram }
 }
 
-/// A daemon with two pumps, each of which has measured something of the same peer.
+#[derive(Debug)]
+enum Input {
+    Times(TimesRequest),
+    Ask(Ask),
+}
+
+impl From<TimesRequest> for Input {
+    fn from(request: TimesRequest) -> Self {
+        Self::Times(request)
+    }
+}
+
+impl From<Ask> for Input {
+    fn from(ask: Ask) -> Self {
+        Self::Ask(ask)
+    }
+}
+
+/// A daemon that is well and not ready, with two pumps, each of which has measured something of the same peer.
 fn daemon(path: &Path) -> (SocketFile, SocketAddr) {
-    let (inbox, mut inputs) = mpsc::channel::<TimesRequest>(4);
+    let (inbox, mut inputs) = mpsc::channel::<Input>(4);
     let file = serve(path, inbox.clone(), histogram_routes()).unwrap();
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     serve_metrics(address, inbox).unwrap();
     thread::spawn(move || {
         let mut live = Live::new("adit", 2, &Metrics::default(), Instant::now());
         let mut count = 5;
-        while let Some(request) = inputs.blocking_recv() {
+        while let Some(input) = inputs.blocking_recv() {
             let now = Instant::now();
+            let request = match input {
+                Input::Times(request) => request,
+                Input::Ask(Ask::Condition(reply)) => {
+                    let unready = vec!["the tunnel is not up".to_owned()];
+                    reply.send(Ok(Condition { unwell: None, unready }));
+                    continue;
+                }
+                Input::Ask(Ask::Status(_)) => continue,
+            };
             for (_, command) in live.handle_request(request, now) {
                 match command {
                     Command::ResetTimes => count = 0,
@@ -106,6 +134,9 @@ fn prometheus_is_answered_and_nobody_else() {
     let count =
         "adit_inside_seconds_count{session=\"office\",contact=\"web\",way=\"to_tunnel\"} 10\n";
     assert!(metrics.contains(count), "{metrics}");
+    assert!(get("/healthz").starts_with("HTTP/1.1 200"));
+    let unready = get("/readyz");
+    assert!(unready.starts_with("HTTP/1.1 503") && unready.contains("the tunnel is not up"));
     assert!(get("/v1/status").starts_with("HTTP/1.1 404"));
     assert!(get("/v1/histograms").starts_with("HTTP/1.1 404"));
 }

@@ -2,10 +2,8 @@
 //! relay's file and in the one of the keys that were enrolled.
 
 use std::fmt::{self, Display};
-use std::ops::RangeInclusive;
 use std::path::Path;
 
-use adit_proto::limits::FLOWS_MAX;
 use ipnet::IpNet;
 use serde::Deserialize;
 use toml::Spanned;
@@ -13,15 +11,12 @@ use toml::Spanned;
 use super::{Dial, NamePattern};
 use crate::config::file::{File, OneOrMany, Schema, Seen};
 use crate::config::forwarder::checked_name;
-use crate::config::{ConfigError, Net, PortRange, Ports, Problem};
+use crate::config::{ConfigError, Net, PortRange, Ports, Problem, quota};
 use crate::handoff::Quota;
 use crate::key::PublicKey;
 
 /// Keys that a relay lets in, both files together.
 pub const ADMITTED_MAX: usize = 10_000;
-/// The most that limits can be: what is faster is no limit.
-const FLOWS_PER_S_MAX: u32 = 1_000_000;
-const BYTES_PER_S_MAX: u64 = 1 << 40;
 
 /// The keys of `[[forwarder]]` …
 pub(super) const FORWARDER_KEYS: &[&str] = &[
@@ -247,36 +242,13 @@ impl RawAdmitted {
             dials: file.list("dials", self.dials.as_ref())?,
             allow: self.allow.as_ref().map(|_| allow),
             deny: nets("deny", &self.deny)?,
-            quota: self.quota(file)?,
+            quota: quota::in_file(
+                file,
+                self.flows_max.as_ref(),
+                self.flows_per_s.as_ref(),
+                self.bytes_per_s.as_ref(),
+            )?,
             ..admitted
         })
     }
-
-    fn quota(&self, file: &File) -> Result<Quota, ConfigError> {
-        let (flows, rate, bytes) = (&self.flows_max, &self.flows_per_s, &self.bytes_per_s);
-        Ok(Quota {
-            flows_max: limit(file, "flows_max", flows.as_ref(), 1..=FLOWS_MAX)?,
-            flows_per_s: limit(file, "flows_per_s", rate.as_ref(), 1..=FLOWS_PER_S_MAX)?,
-            bytes_per_s: limit(file, "bytes_per_s", bytes.as_ref(), 1..=BYTES_PER_S_MAX)?,
-        })
-    }
-}
-
-fn limit<T: Copy + Display + PartialOrd>(
-    file: &File,
-    key: &'static str,
-    raw: Option<&Spanned<T>>,
-    range: RangeInclusive<T>,
-) -> Result<Option<T>, ConfigError> {
-    let Some(raw) = raw else { return Ok(None) };
-    if range.contains(raw.get_ref()) {
-        return Ok(Some(*raw.get_ref()));
-    }
-    let reason = format!(
-        "{} is out of range: write {} to {}, or leave it out for no limit",
-        raw.get_ref(),
-        range.start(),
-        range.end()
-    );
-    Err(file.error(raw.span(), Problem::Value { key, reason }))
 }

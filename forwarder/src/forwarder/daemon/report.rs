@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Daemon, Input};
 use crate::exit::Failed;
-use crate::handoff::{Report, SessionKey};
+use crate::handoff::{ContactReport, Report, SessionKey};
 use crate::histogram::TimesRequest;
 use crate::status::{Ask, CarrierStatus, ForwarderStatus, Memory, Traffic, VERSION};
 
@@ -17,8 +17,10 @@ impl From<TimesRequest> for Input {
 impl Daemon {
     /// Answers whoever has asked how it goes.
     pub(super) fn report(&mut self, now: Instant) -> Result<(), Failed> {
+        self.record_peers();
         if let Some((asks, reports)) = self.gathering.poll_answer(now) {
-            Ask::answer(asks, &self.status(&reports, now));
+            let silent = self.gathering.silent(&reports);
+            Ask::answer(asks, &self.status(&reports, now), silent);
         }
         if let Some((answer, reports)) = self.live.poll_answer(now) {
             let figures = self.status(&reports, now).figures();
@@ -49,6 +51,11 @@ impl Daemon {
             traffic: report.map(Traffic::from).unwrap_or_default(),
             datagrams: report.map(|report| report.datagrams.clone()).unwrap_or_default(),
             memory: Memory::of(reports),
+            contacts: ContactReport::merged(reports.iter().flat_map(|report| &report.contacts)),
+            events: self.audit.counts(),
+            audit_lost: self.audit.lost(),
+            audit_unrecorded: self.audit.unrecorded(),
+            is_ending: self.ending.is_some(),
         }
     }
 }
