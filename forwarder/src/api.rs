@@ -25,6 +25,7 @@ mod histograms;
 mod inbox;
 mod peers;
 mod refusal;
+mod reload;
 mod server;
 mod socket;
 
@@ -41,6 +42,7 @@ pub use histograms::{histogram_routes, serve_metrics};
 pub use inbox::{Inbox, Reply};
 pub use peers::{NewPeer, PeersRequest, Renewal, peers_routes};
 pub use refusal::{ErrorBody, Json, Refusal};
+pub use reload::{ReloadRequest, reload_routes};
 pub use server::{Caller, serve, serve_lan};
 pub use socket::{SocketError, SocketFile};
 

@@ -7,6 +7,7 @@
 mod file;
 mod forwarder;
 mod gateway;
+mod log_level;
 mod metrics;
 mod name;
 mod net;
@@ -15,6 +16,7 @@ mod peer;
 mod place;
 mod ports;
 mod relay;
+mod reloaded;
 mod token;
 
 use std::fmt;
@@ -23,6 +25,7 @@ use std::path::{Path, PathBuf};
 pub use forwarder::ForwarderConfig;
 pub(crate) use gateway::ProxyKind;
 pub use gateway::{BadProxy, Bind, Family, GatewayConfig, Proxy, ProxyChoice, ProxyText};
+pub use log_level::LogLevel;
 pub use metrics::Metrics;
 pub use name::{BadName, name};
 pub use net::{BadNet, Net};
@@ -34,6 +37,7 @@ pub use relay::{
     ADMITTED_MAX, Admitted, BadDial, BadPattern, Dial, DialTo, NamePattern, RelayConfig, Role,
     enrolled,
 };
+pub use reloaded::Reloaded;
 pub use token::{BadSha256, Contacts, Sha256, Token};
 
 /// Where `adit join` puts a configuration.
@@ -44,8 +48,9 @@ pub const FORWARDER_FILE: &str = "/etc/adit/adit.toml";
 pub const RELAY_FILE: &str = "/etc/adit/relay.toml";
 /// The forwarder's status socket unless its file says otherwise.
 pub const FORWARDER_SOCKET: &str = "/run/adit/adit.sock";
-/// The relay's status socket unless its file says otherwise.
-pub const RELAY_SOCKET: &str = "/run/adit/relay.sock";
+/// The relay's status socket unless its file says otherwise. Not beside the forwarder's: each daemon's
+/// folder belongs to its own user.
+pub const RELAY_SOCKET: &str = "/run/adit-relay/relay.sock";
 
 /// Where the relay keeps the keys that were enrolled, unless its file says otherwise …
 pub const RELAY_STATE: &str = "/var/lib/adit-relay";
