@@ -30,8 +30,8 @@ use register::{RegisterArgs, TokenArgs, UnregisterArgs};
 
 pub use histogram::{HistogramArgs, histogram};
 pub use shared::{
-    KeygenArgs, LogArgs, SocketArgs, StatusArgs, answer, bad_level, check_io_uring, check_key, check_user,
-    keygen, ok, parsed, reload, say, show_status,
+    KeygenArgs, LogArgs, SocketArgs, StatusArgs, answer, bad_level, check_io_uring, check_key,
+    check_user, keygen, ok, parsed, reload, say, show_status,
 };
 pub use top::{TopArgs, Watched, top};
 

@@ -103,7 +103,8 @@ pub fn drop_to(user: Option<&str>, file: &Path, folders: &[&Path]) -> Result<(),
     } else if uid != user.uid {
         return Err(NotDropped::NotRoot { user: user.name, uid: uid.as_raw() });
     }
-    let refused = |(action, source)| NotDropped::Refused { user: user.name.clone(), action, source };
+    let refused =
+        |(action, source)| NotDropped::Refused { user: user.name.clone(), action, source };
     keep_one_capability().map_err(refused)?;
     let name = || user.name.clone();
     if access(file, AccessFlags::R_OK).is_err() {
@@ -172,7 +173,8 @@ fn become_user(user: &User) -> Result<(), NotDropped> {
         kernel("take its id", setresuid(user.uid, user.uid, user.uid))?;
         kernel("keep no more capabilities", prctl::set_keepcaps(false))
     };
-    let refused = |(action, source)| NotDropped::Refused { user: user.name.clone(), action, source };
+    let refused =
+        |(action, source)| NotDropped::Refused { user: user.name.clone(), action, source };
     steps().map_err(refused)
 }
 

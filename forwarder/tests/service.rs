@@ -59,8 +59,7 @@ fn a_service_manager_is_told_how_it_goes() {
 fn a_service_that_does_not_start_is_not_ready() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("adit.toml"), "kee = 1\n").unwrap();
-    let mut managed =
-        Managed::start(adit(dir.path(), &["run", "-c", "adit.toml"]), dir.path());
+    let mut managed = Managed::start(adit(dir.path(), &["run", "-c", "adit.toml"]), dir.path());
     assert_eq!(managed.wait(), Some(78));
     assert!(!managed.hears("READY", WATCHDOG));
 }

@@ -47,14 +47,17 @@ fn a_service_manager_is_told_how_it_goes() {
 #[test]
 fn a_stuck_pump_starves_the_watchdog() {
     let dir = tempfile::tempdir().unwrap();
-    let (managed, listen) = start(dir.path());
+    let (managed, _) = start(dir.path());
     for _ in 0..3 {
         managed.wait_for("WATCHDOG=1");
     }
     let stopped = managed.stop_pump();
     managed.forget();
     assert!(!managed.hears("WATCHDOG=1", 3 * WATCHDOG));
-    TcpStream::connect(listen).unwrap();
+    let mut asked = Command::new(env!("CARGO_BIN_EXE_adit-relay"));
+    let asked = asked.args(["forwarders", "-c", "relay.toml"]).current_dir(dir.path()).output();
+    let asked = asked.unwrap();
+    assert!(asked.status.success(), "the control: the loop itself turns: {asked:?}");
     assert!(!managed.hears("WATCHDOG=1", WATCHDOG));
     drop(stopped);
     managed.wait_for("WATCHDOG=1");

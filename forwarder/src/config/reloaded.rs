@@ -69,7 +69,11 @@ impl fmt::Display for Reloaded {
         let said = parts.into_iter().filter(|(_, names)| !names.is_empty());
         let said: Vec<_> =
             said.map(|(what, names)| format!("{what}: {}", names.join(", "))).collect();
-        if said.is_empty() { f.write_str("nothing has changed") } else { f.write_str(&said.join("; ")) }
+        if said.is_empty() {
+            f.write_str("nothing has changed")
+        } else {
+            f.write_str(&said.join("; "))
+        }
     }
 }
 

@@ -68,6 +68,8 @@ impl Daemon {
         if let Some(gateway) = gateway {
             self.gateway = gateway.into();
             self.leave_strangers()?;
+            // As after a change of the network: what was waited for may be there now.
+            self.tunnel.handle_network_change(now);
         }
         Ok(reloaded)
     }
