@@ -8,9 +8,9 @@
 //! Deliberately absent: a way back.
 
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 
 use caps::errors::CapsError;
@@ -21,6 +21,9 @@ use nix::unistd::{AccessFlags, Uid, User, access, initgroups, setresgid, setresu
 
 /// What is kept.
 const KEPT: Capability = Capability::CAP_NET_BIND_SERVICE;
+
+/// What is in the folders is for the user alone.
+const FOLDER_MODE: u32 = 0o700;
 
 /// Why a daemon does not become who it should be.
 #[derive(Debug, thiserror::Error)]
@@ -142,7 +145,8 @@ fn make(folder: &Path, user: &User) -> Result<(), NotDropped> {
         return Ok(());
     }
     let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
-    let made = fs::create_dir_all(folder).and_then(|()| chown(folder, Some(uid), Some(gid)));
+    let made = DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder);
+    let made = made.and_then(|()| chown(folder, Some(uid), Some(gid)));
     let name = || user.name.clone();
     made.map_err(|source| NotDropped::Folder { path: folder.into(), user: name(), source })
 }
@@ -183,9 +187,11 @@ fn become_user(user: &User) -> Result<(), NotDropped> {
 fn keep_one_capability() -> Step<()> {
     let held = capability("read capabilities", caps::read(None, CapSet::Permitted))?;
     let kept: CapsHashSet = held.into_iter().filter(|capability| *capability == KEPT).collect();
-    for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
-        capability("give up capabilities", caps::set(None, set, &kept))?;
+    for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable, CapSet::Ambient] {
+        // A service manager that has seen to it may have forbidden the call as well.
+        if capability("read capabilities", caps::read(None, set))? != kept {
+            capability("give up capabilities", caps::set(None, set, &kept))?;
+        }
     }
-    capability("pass a capability on", caps::set(None, CapSet::Ambient, &kept))?;
     kernel("give up set-user-id programs", prctl::set_no_new_privs())
 }

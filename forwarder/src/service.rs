@@ -12,6 +12,11 @@
 
 mod watchdog;
 
+use std::fmt::Write as _;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
@@ -21,14 +26,17 @@ use watchdog::Watchdog;
 
 /// Where the service manager listens, if there is one.
 const SOCKET_VARIABLE: &str = "NOTIFY_SOCKET";
+/// How long it may take to take a word, before the word is dropped: the loop has other things to do than
+/// to wait for a service manager that is stuck itself.
+const SAY_MAX: Duration = Duration::from_millis(200);
 /// How often it is told another status line, at the most.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
 
 /// The service manager, as a daemon's loop sees it.
 #[derive(Debug)]
 pub struct ServiceManager {
-    /// Whether there is one.
-    is_there: bool,
+    /// Where it listens, if there is one.
+    address: Option<SocketAddr>,
     watchdog: Option<Watchdog>,
     /// The status line that it has, and since when.
     told: Option<(String, Instant)>,
@@ -39,14 +47,20 @@ pub struct ServiceManager {
 impl ServiceManager {
     /// The one of the environment, for a daemon with so many pumps.
     pub fn from_environment(pumps: usize, now: Instant) -> Self {
-        let is_there = std::env::var_os(SOCKET_VARIABLE).is_some();
-        let interval = sd_notify::watchdog_enabled().filter(|_| is_there);
+        let named = std::env::var_os(SOCKET_VARIABLE).filter(|name| !name.is_empty());
+        let address = named.and_then(|name| match name.as_bytes() {
+            [b'@', name @ ..] => SocketAddr::from_abstract_name(name).ok(),
+            _ => SocketAddr::from_pathname(&name).ok(),
+        });
+        let interval = sd_notify::watchdog_enabled().filter(|_| address.is_some());
         let watchdog = interval.map(|interval| Watchdog::new(interval, pumps, now));
-        Self { is_there, watchdog, told: None, wanted: None }
+        Self { address, watchdog, told: None, wanted: None }
     }
 
     fn say(&self, states: &[NotifyState<'_>]) {
-        if let Err(error) = sd_notify::notify(states) {
+        if let Some(address) = &self.address
+            && let Err(error) = send(address, states)
+        {
             tracing::warn!("the service manager behind {SOCKET_VARIABLE} hears nothing: {error}");
         }
     }
@@ -71,7 +85,7 @@ impl ServiceManager {
 
     /// Takes how the daemon is, in one line for people; `line` is called only if somebody reads it.
     pub fn set_status(&mut self, line: impl FnOnce() -> String) {
-        if self.is_there {
+        if self.address.is_some() {
             // One line in the manager's protocol, too.
             let line = line().replace('\n', "; ");
             let is_known = self.told.as_ref().is_some_and(|(told, _)| *told == line);
@@ -103,4 +117,15 @@ impl ServiceManager {
             self.say(&[NotifyState::Watchdog]);
         }
     }
+}
+
+/// As the library would, which would wait for ever.
+fn send(address: &SocketAddr, states: &[NotifyState<'_>]) -> io::Result<()> {
+    let mut words = String::new();
+    for state in states {
+        writeln!(words, "{state}").map_err(io::Error::other)?;
+    }
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(SAY_MAX))?;
+    socket.send_to_addr(words.as_bytes(), address).map(drop)
 }

@@ -82,3 +82,52 @@ fn a_stuck_pump_starves_the_watchdog() {
     drop(stopped);
     managed.wait_for("WATCHDOG=1");
 }
+
+/// The file's log level is followed by a reload, there and back.
+#[test]
+fn a_reload_changes_the_log_level() {
+    let dir = tempfile::tempdir().unwrap();
+    let managed = start(dir.path());
+    managed.wait_for("READY=1");
+    let (config, log) = (dir.path().join("adit.toml"), dir.path().join("log"));
+    let usual = std::fs::read_to_string(&config).unwrap();
+    let set = |level: &str| {
+        std::fs::write(&config, format!("log_level = \"{level}\"\n{usual}")).unwrap();
+        let output = run(dir.path(), &["reload", "-c", "adit.toml"]);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let has_debug = || std::fs::read_to_string(&log).unwrap().contains("DEBUG");
+    assert!(!has_debug());
+    assert!(set("debug").contains("in force: log_level"));
+    let until = std::time::Instant::now() + manager::DEADLINE;
+    while !has_debug() {
+        assert!(std::time::Instant::now() < until, "nothing is logged at the new level");
+        std::thread::sleep(WATCHDOG / 10);
+    }
+    set("error");
+    std::fs::write(&config, &usual).unwrap();
+    managed.signal(Signal::SIGHUP);
+    managed.wait_for("RELOADING=1");
+    managed.wait_for("READY=1");
+    let said = std::fs::read_to_string(&log).unwrap();
+    let reloads = said.matches("reloaded: in force: log_level").count();
+    assert_eq!(reloads, 2, "one of the three was at a level that hides it: {said}");
+}
+
+/// A file that is wrong ends `reload` with 1 and the reason, whether the daemon finds it or the command
+/// does.
+#[test]
+fn a_bad_file_is_refused_by_reload() {
+    let dir = tempfile::tempdir().unwrap();
+    let managed = start(dir.path());
+    managed.wait_for("READY=1");
+    std::fs::write(dir.path().join("adit.toml"), "kee = 1\n").unwrap();
+    for place in [["-c", "adit.toml"], ["-s", "adit.sock"]] {
+        let output = run(dir.path(), &[&["reload"], &place[..]].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let expected = "adit: nothing is changed: adit.toml:1: unknown key \"kee\"";
+        assert!(said.starts_with(expected), "{said}");
+    }
+}

@@ -50,3 +50,38 @@ impl FromStr for LogLevel {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::ForwarderConfig;
+
+    use super::*;
+
+    const TOP: &str = "key = \"k\"\nrelay = \"relay.example.net:443\"\n\
+                       relay_key = \"ed25519:Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE\"\n";
+
+    fn load(line: &str) -> Result<ForwarderConfig, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("adit.toml");
+        std::fs::write(&path, format!("{TOP}{line}\n")).unwrap();
+        ForwarderConfig::load(&path).map_err(|error| error.problem.to_string())
+    }
+
+    /// A level is one of five words, and a slip is not taken for the name of a part of the program; a user
+    /// is a name.
+    #[test]
+    fn levels_and_users_are_read_and_checked() {
+        let none = load("").unwrap();
+        assert_eq!((none.log_level, none.user), (None, None));
+        for level in LogLevel::ALL {
+            let read = load(&format!("log_level = \"{level}\"")).unwrap();
+            assert_eq!(read.log_level, Some(level));
+        }
+        assert!(load("log_level = \"inof\"").unwrap_err().contains("write error, warn, info"));
+        assert_eq!(load("user = \"adit\"").unwrap().user.as_deref(), Some("adit"));
+        for user in ["", "a:b", "a/b"] {
+            let error = load(&format!("user = \"{user}\"")).unwrap_err();
+            assert!(error.contains("such as adit"), "{error}");
+        }
+    }
+}

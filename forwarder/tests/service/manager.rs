@@ -32,7 +32,8 @@ impl Managed {
         let socket = UnixDatagram::bind(&path).unwrap();
         program.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string());
         program.env_remove("WATCHDOG_PID").current_dir(dir);
-        let child = program.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let log = fs::File::create(dir.join("log")).unwrap();
+        let child = program.stdin(Stdio::null()).stderr(log).spawn().unwrap();
         Self { socket, child }
     }
 

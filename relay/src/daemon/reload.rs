@@ -20,6 +20,12 @@ impl From<ReloadRequest> for Input {
 impl Daemon {
     /// Reads the file again, for whoever waits for `reply`; a file that is wrong changes nothing.
     pub(super) fn handle_reload(&mut self, reply: Option<Reply<Reloaded>>) -> Result<(), Failed> {
+        if self.ending.is_some() {
+            let text = "the relay is ending";
+            let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text);
+            reply.into_iter().for_each(|reply| reply.send(Err(refusal.clone())));
+            return Ok(());
+        }
         self.service.reloading();
         let outcome = match RelayConfig::load(&self.file) {
             Ok(config) => Ok(self.take_over(config)?),

@@ -26,6 +26,12 @@ impl Daemon {
     ) -> Result<(), Failed> {
         let Role::Contact(file) = &self.role else { return Ok(()) };
         let file = file.clone();
+        if self.ending.is_some() {
+            let text = "the forwarder is ending";
+            let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text);
+            reply.into_iter().for_each(|reply| reply.send(Err(refusal.clone())));
+            return Ok(());
+        }
         self.service.reloading();
         let outcome = match self.read_again(&file) {
             Ok((config, gateway)) => Ok(self.take_over(&file, config, gateway, now)?),
