@@ -26,6 +26,7 @@ mod histograms;
 mod inbox;
 mod peers;
 mod refusal;
+mod reload;
 mod server;
 mod socket;
 
@@ -42,6 +43,7 @@ pub use histograms::{histogram_routes, serve_metrics};
 pub use inbox::{Inbox, Reply};
 pub use peers::{NewPeer, PeersRequest, Renewal, peers_routes};
 pub use refusal::{ErrorBody, Json, Refusal};
+pub use reload::{ReloadRequest, reload_routes};
 pub use server::{Caller, serve, serve_lan};
 pub use socket::{SocketError, SocketFile};
 

@@ -30,8 +30,8 @@ use register::{RegisterArgs, TokenArgs, UnregisterArgs};
 
 pub use histogram::{HistogramArgs, histogram};
 pub use shared::{
-    KeygenArgs, LogArgs, SocketArgs, StatusArgs, answer, check_io_uring, check_key, keygen, ok,
-    parsed, say, show_status,
+    KeygenArgs, LogArgs, SocketArgs, StatusArgs, answer, check_io_uring, check_key, check_user,
+    keygen, ok, parsed, reload, say, show_status,
 };
 pub use top::{TopArgs, Watched, top};
 
@@ -78,7 +78,7 @@ enum Command {
     /// Keep the tunnel and register the peers, in the foreground.
     ///
     /// TERM or INT lets the open connections finish, for 10 seconds at most; a second one ends at
-    /// once. HUP reads the peers from the configuration again.
+    /// once. HUP reads the configuration again, as `reload` does.
     Run {
         /// The configuration.
         #[arg(short, long, value_name = "FILE", default_value = FORWARDER_FILE)]
@@ -101,6 +101,10 @@ enum Command {
         #[command(flatten)]
         proxy: ProxyArgs,
     },
+    /// Have the running forwarder read its configuration again, and print what has changed.
+    ///
+    /// A file that is wrong changes nothing: the error is printed, and the end is 1.
+    Reload(SocketArgs),
     /// Show the peers of the running forwarder.
     Peers(SocketArgs),
     /// Register a peer with the running forwarder, and print where it is reached.
@@ -139,6 +143,7 @@ fn run(cli: Cli) -> Result<(), Failed> {
             args.run()
         }
         Command::Join { line, dir, proxy } => join_relay(line, &dir, &proxy),
+        Command::Reload(args) => reload(socket(&args)),
         Command::Peers(args) => register::peers(&socket(&args)?),
         Command::Register(args) => register::register(&args, &socket(&args.socket)?),
         Command::Unregister(args) => register::unregister(&args, &socket(&args.socket)?),
@@ -191,5 +196,6 @@ fn check(file: &Path) -> Result<(), Failed> {
     }
     let key = PrivateKey::load(&config.key)?;
     check_key(&config.key, &key);
+    check_user(config.user.as_deref())?;
     check_io_uring()
 }

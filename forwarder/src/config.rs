@@ -8,6 +8,7 @@ mod audit;
 mod file;
 mod forwarder;
 mod gateway;
+mod log_level;
 mod metrics;
 mod name;
 mod net;
@@ -17,6 +18,7 @@ mod place;
 mod ports;
 mod quota;
 mod relay;
+mod reloaded;
 mod token;
 
 use std::fmt;
@@ -25,6 +27,7 @@ use std::path::{Path, PathBuf};
 pub use forwarder::ForwarderConfig;
 pub(crate) use gateway::ProxyKind;
 pub use gateway::{BadProxy, Bind, Family, GatewayConfig, Proxy, ProxyChoice, ProxyText};
+pub use log_level::LogLevel;
 pub use metrics::Metrics;
 pub use name::{BadName, name};
 pub use net::{BadNet, Net};
@@ -37,6 +40,7 @@ pub use relay::{
     ADMITTED_MAX, Admitted, BadDial, BadPattern, Dial, DialTo, NamePattern, RelayConfig, Role,
     enrolled,
 };
+pub use reloaded::Reloaded;
 pub use token::{BadSha256, Contacts, Sha256, Token};
 
 /// Where `adit join` puts a configuration.
@@ -47,8 +51,9 @@ pub const FORWARDER_FILE: &str = "/etc/adit/adit.toml";
 pub const RELAY_FILE: &str = "/etc/adit/relay.toml";
 /// The forwarder's status socket unless its file says otherwise.
 pub const FORWARDER_SOCKET: &str = "/run/adit/adit.sock";
-/// The relay's status socket unless its file says otherwise.
-pub const RELAY_SOCKET: &str = "/run/adit/relay.sock";
+/// The relay's status socket unless its file says otherwise. Not beside the forwarder's: each daemon's
+/// folder belongs to its own user.
+pub const RELAY_SOCKET: &str = "/run/adit-relay/relay.sock";
 
 /// Where the relay keeps the keys that were enrolled, unless its file says otherwise …
 pub const RELAY_STATE: &str = "/var/lib/adit-relay";

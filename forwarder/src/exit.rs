@@ -85,6 +85,17 @@ impl From<crate::key::KeyError> for Failed {
     }
 }
 
+impl From<crate::privilege::NotDropped> for Failed {
+    fn from(error: crate::privilege::NotDropped) -> Self {
+        use crate::privilege::NotDropped;
+        let exit = match error {
+            NotDropped::Threads(_) | NotDropped::Refused { .. } => Exit::Failure,
+            _ => Exit::Config,
+        };
+        Self::new(exit, error)
+    }
+}
+
 impl From<crate::api::ClientError> for Failed {
     fn from(error: crate::api::ClientError) -> Self {
         use crate::api::ClientError;

@@ -19,9 +19,8 @@ use crate::exit::{Exit, Failed};
 use crate::gateway::Gateway;
 use crate::handoff::{self, EventReceiver, PumpHandle};
 use crate::key::PrivateKey;
-use crate::net;
 use crate::pump;
-use crate::status;
+use crate::{logging, net, privilege, status};
 use daemon::{Daemon, Input};
 
 /// What the daemon is for.
@@ -43,8 +42,14 @@ enum Role {
 pub fn run(file: &Path) -> Result<(), Failed> {
     let config = ForwarderConfig::load(file)?;
     let key = PrivateKey::load(&config.key)?;
+    logging::follow(config.log_level);
+    let folder = config.socket.parent().unwrap_or(Path::new(""));
+    privilege::drop_to(config.user.as_deref(), file, &[folder])?;
     let (inbox, inputs) = mpsc::channel(net::INBOX_MAX);
-    let routes = || api::routes().merge(api::peers_routes()).merge(api::histogram_routes());
+    let routes = || {
+        let shared = api::routes().merge(api::histogram_routes()).merge(api::reload_routes());
+        shared.merge(api::peers_routes())
+    };
     let _socket = api::serve(&config.socket, inbox.clone(), routes())
         .map_err(|error| Failed::new(Exit::Failure, error))?;
     if let Some(listen) = config.api {
@@ -90,10 +95,10 @@ fn start(
         .through(&config.gateway)
         .map_err(|error| Failed::new(Exit::Config, error))?;
     let (pump, events) = spawn_pump(features)?;
-    let identity = key.public();
+    let key = key.clone();
     net::run(async move {
         listen_to(events, &inbox).map_err(|error| Failed::new(Exit::Failure, error))?;
-        Daemon::new(role, config, identity, gateway, pump, inbox)?.run(inputs).await
+        Daemon::new(role, config, key, gateway, pump, inbox)?.run(inputs).await
     })
 }
 

@@ -110,6 +110,18 @@ impl Gateway {
         Ok(self)
     }
 
+    /// The same where the relay must have one of these keys, as the owner of the same `key`.
+    ///
+    /// # Errors
+    /// As of [`Gateway::new`].
+    pub fn with_relay_keys(
+        &self,
+        key: &PrivateKey,
+        relay_keys: impl Into<Pins>,
+    ) -> Result<Self, HandshakeError> {
+        Ok(Self { tls: ClientTls::new(key, relay_keys)?, ..self.clone() })
+    }
+
     /// The places that are reached through a proxy, each with its own.
     pub fn through_proxies(&self) -> impl Iterator<Item = (&Place, &Through)> {
         let places = self.relay.iter().zip(&self.through);

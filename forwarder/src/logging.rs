@@ -4,14 +4,35 @@
 
 use std::io::{self, IsTerminal};
 use std::str::FromStr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
+
+use crate::config::LogLevel;
 
 /// The environment's say in the log level, for when no `--log-level` is given.
 pub const VARIABLE: &str = "ADIT_LOG";
 /// The same in the format.
 pub const FORMAT_VARIABLE: &str = "ADIT_LOG_FORMAT";
+
+/// Puts another filter in the present one's place.
+type Replace = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+
+/// How the level is changed while the program runs; nothing where the command line or the environment
+/// has said it, which counts for more than a file.
+static REPLACE: OnceLock<Replace> = OnceLock::new();
+
+/// Starts the log that a builder describes, and tells how its filter is replaced. Each format's
+/// builder is a type of its own.
+macro_rules! started {
+    ($builder:expr) => {{
+        let builder = $builder.with_filter_reloading();
+        let handle = builder.reload_handle();
+        builder.try_init().map_err(|error| error.to_string())?;
+        Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()))
+    }};
+}
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,6 +73,7 @@ fn said<'a>(
 pub fn start(level: Option<&str>, format: Option<&str>, usual: &str) -> Result<(), String> {
     let from_environment = std::env::var(VARIABLE).ok();
     let level = said(("--log-level", level), VARIABLE, from_environment.as_deref());
+    let is_fixed = level.is_some();
     let (source, level) = level.unwrap_or(("the default", usual));
     let filter = EnvFilter::try_new(level).map_err(|error| {
         format!("{source} is {level:?}, which is no log level ({error}): use error, warn, info, debug or trace")
@@ -67,11 +89,24 @@ pub fn start(level: Option<&str>, format: Option<&str>, usual: &str) -> Result<(
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false);
-    match format {
-        Format::Text => lines.try_init(),
-        Format::Json => lines.json().flatten_event(true).with_current_span(false).try_init(),
+    let replace: Replace = match format {
+        Format::Text => started!(lines),
+        Format::Json => started!(lines.json().flatten_event(true).with_current_span(false)),
+    };
+    if !is_fixed {
+        // Once in a process, as the line above.
+        REPLACE.set(replace).ok();
     }
-    .map_err(|error| error.to_string())
+    Ok(())
+}
+
+/// Logs at what a file says from now on, or at `info` where it says nothing; unless the command line or
+/// the environment has said it.
+pub fn follow(level: Option<LogLevel>) {
+    let Some(replace) = REPLACE.get() else { return };
+    if let Err(error) = replace(EnvFilter::new(level.unwrap_or_default().as_str())) {
+        tracing::warn!("the log level stays as it is: {error}");
+    }
 }
 
 /// A wait as it is said: milliseconds are enough.

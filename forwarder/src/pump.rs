@@ -284,6 +284,7 @@ impl Pump {
             Command::Withdraw { session, contact } => self.withdraw(session, contact),
             Command::Drain { session } => self.drain(session),
             Command::Close { session, reason, why } => self.close(session, reason, &why),
+            Command::Pulse(asked) => self.emit(Event::Pulse(asked)),
             Command::Report(asked) => self.report(asked, None),
             Command::Measure(asked, filter) => {
                 self.report(asked, Some(self.measures.snapshot(&filter)));

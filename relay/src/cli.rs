@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use adit::cli::{
     HistogramArgs, KeygenArgs, LogArgs, SocketArgs, StatusArgs, TopArgs, Watched, check_io_uring,
-    check_key, histogram, keygen, ok, show_status, top,
+    check_key, check_user, histogram, keygen, ok, reload, show_status, top,
 };
 use adit::config::{RELAY_FILE, RELAY_SOCKET, RelayConfig};
 use adit::exit::{self, Exit, Failed};
@@ -53,12 +53,16 @@ enum Command {
     /// Let forwarders in and keep their contact points, in the foreground.
     ///
     /// TERM or INT lets the open connections finish, for 10 seconds at most; a second one ends at
-    /// once. HUP reads the forwarders from the configuration again.
+    /// once. HUP reads the configuration again, as `reload` does.
     Run {
         /// The configuration.
         #[arg(short, long, value_name = "FILE", default_value = RELAY_FILE)]
         config: PathBuf,
     },
+    /// Have the running relay read its configuration again, and print what has changed.
+    ///
+    /// A file that is wrong changes nothing: the error is printed, and the end is 1.
+    Reload(SocketArgs),
     /// Show the running relay.
     Status(StatusArgs),
     /// Show how long things take in the running relay, or write it to files.
@@ -91,6 +95,7 @@ fn run(cli: Cli) -> Result<(), Failed> {
             cli.log.start("info")?;
             daemon::run(&config)
         }
+        Command::Reload(args) => reload(socket(&args)),
         Command::Status(args) => show_status(&args, &socket(&args.socket)?, relay_table),
         Command::Histogram(args) => histogram(&args, &socket(&args.socket)?),
         Command::Top(args) => top(&args, &socket(&args.socket)?, Watched::Relay),
@@ -112,5 +117,6 @@ fn check(file: &Path) -> Result<(), Failed> {
     Invitations::load(&config.state).map_err(|error| Failed::new(Exit::Config, error))?;
     let key = PrivateKey::load(&config.key)?;
     check_key(&config.key, &key);
+    check_user(config.user.as_deref())?;
     check_io_uring()
 }

@@ -6,6 +6,7 @@ mod enrolment;
 mod paths;
 mod probe;
 mod registration;
+mod reload;
 mod report;
 mod sessions;
 
@@ -19,8 +20,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit::api;
-use adit::config::{Admitted, Place, RelayConfig};
+use adit::api::{self, Reply};
+use adit::config::{Admitted, Place, RelayConfig, Reloaded};
 use adit::exit::{Exit, Failed};
 use adit::handoff::{
     self, Arrival, Command, ContactSocket, Event, EventReceiver, GoawayReason, PumpHandle,
@@ -30,9 +31,10 @@ use adit::histogram::{Live, TimesRequest};
 use adit::invitation::UnixTime;
 use adit::key::{PrivateKey, PublicKey};
 use adit::net::{self, Listener, Shaken, Signal};
-use adit::pump;
+use adit::service::ServiceManager;
 use adit::status::{Ask, Gathering, VERSION};
 use adit::tls::ServerTls;
+use adit::{logging, privilege, pump};
 use adit_proto::id::{SessionId, Side};
 use tokio::sync::mpsc;
 
@@ -73,7 +75,8 @@ pub(crate) enum Input {
     Times(TimesRequest),
     Enrol(Enrol),
     Probe(Probing),
-    Signal(Signal),
+    Reload(Option<Reply<Reloaded>>),
+    Terminate,
     Resolved { asked: Asked, place: Place, found: io::Result<Vec<SocketAddr>> },
 }
 
@@ -85,7 +88,10 @@ impl From<Event> for Input {
 
 impl From<Signal> for Input {
     fn from(signal: Signal) -> Self {
-        Self::Signal(signal)
+        match signal {
+            Signal::Reload => Self::Reload(None),
+            Signal::Terminate => Self::Terminate,
+        }
     }
 }
 
@@ -143,6 +149,7 @@ struct Daemon {
     path_port: Option<u16>,
     gathering: Gathering,
     live: Live,
+    service: ServiceManager,
     ending: Option<Ending>,
 }
 
@@ -151,6 +158,9 @@ pub(crate) fn run(file: &Path) -> Result<(), Failed> {
     let failed = |error: &dyn std::fmt::Display| Failed::new(Exit::Failure, error);
     let config = RelayConfig::load(file)?;
     let key = PrivateKey::load(&config.key)?;
+    logging::follow(config.log_level);
+    let folder = config.socket.parent().unwrap_or(Path::new(""));
+    privilege::drop_to(config.user.as_deref(), file, &[folder, &config.state])?;
     let features = pump::probe()?;
     net::raise_descriptor_limit();
     let admission = Arc::new(Admission::default());
@@ -213,6 +223,7 @@ impl Daemon {
             config,
             key,
             gathering: Gathering::new(pumps.len()),
+            service: ServiceManager::from_environment(pumps.len(), Instant::now()),
             live: Live::new("adit_relay", pumps.len(), &metrics, Instant::now()),
             pumps,
             admission,
@@ -265,6 +276,7 @@ impl Daemon {
 
     /// Runs until the end. Fails only when a pump does.
     async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> Result<(), Failed> {
+        self.service.ready();
         loop {
             self.handle_timeout(Instant::now())?;
             if self.has_ended() {
@@ -291,8 +303,8 @@ impl Daemon {
             }
             Input::Enrol(enrol) => self.handle_enrol(enrol, UnixTime::now(), now),
             Input::Probe(probing) => self.handle_probe(probing, now),
-            Input::Signal(Signal::Reload) => self.reload(),
-            Input::Signal(Signal::Terminate) => self.terminate(now),
+            Input::Reload(reply) => self.handle_reload(reply),
+            Input::Terminate => self.terminate(now),
         }
     }
 
@@ -358,69 +370,18 @@ impl Daemon {
                 return self.handle_opened(session, flow, open, now);
             }
             Event::Down { session, why } => self.handle_down(session, &why, now),
+            Event::Pulse(asked) => self.service.handle_pulse(asked, now),
             Event::Report(report) if report.times.is_some() => self.live.handle_report(report),
             Event::Report(report) => self.gathering.handle_report(report),
         }
         Ok(())
     }
 
-    /// Only who is let in changes while the relay runs; a file that is wrong changes nothing.
-    fn reload(&mut self) -> Result<(), Failed> {
-        self.refusals.borrow().audit().reopen();
-        let mut config = match RelayConfig::load(&self.file) {
-            Ok(config) => config,
-            Err(error) => {
-                tracing::error!("nothing is changed: {error}");
-                return Ok(());
-            }
-        };
-        let (admitted, address) = (config.admitted.clone(), config.address.clone());
-        let same = RelayConfig { admitted, address, ..self.config.clone() };
-        if same != config {
-            tracing::warn!(
-                "only who is let in, and the address, are reloaded: a change of key, listen, \
-                 contact_address, socket, state or session needs a restart"
-            );
-        }
-        if config.state != self.config.state {
-            self.keep_enrolled(&mut config);
-        }
-        self.config.address = config.address;
-        self.own.forget();
-        let file = self.file.display();
-        tracing::info!(%file, forwarders = config.admitted.len(), "reloaded");
-        self.config.admitted = config.admitted;
-        let before = self.admit();
-        self.revoke()?;
-        self.renew(&before)?;
-        self.close_removed()
-    }
-
-    /// Puts those who are enrolled now in the place of those of another state folder, which is not
-    /// this process's; whom the file itself names is as it says there.
-    fn keep_enrolled(&self, config: &mut RelayConfig) {
-        config.admitted.retain(|admitted| !admitted.is_enrolled);
-        let in_file = config.admitted.clone();
-        let is_same =
-            |one: &Admitted, other: &Admitted| one.name == other.name || one.key == other.key;
-        let is_kept = |enrolled: &&Admitted| {
-            enrolled.is_enrolled && !in_file.iter().any(|admitted| is_same(admitted, enrolled))
-        };
-        config.admitted.extend(self.config.admitted.iter().filter(is_kept).cloned());
-    }
-
-    /// Lets in whom the configuration names, and nobody else, from now on; returns the policies
-    /// of before.
-    fn admit(&mut self) -> BTreeMap<PublicKey, Policy> {
-        let before = std::mem::replace(&mut self.policies, policies(&self.config.admitted));
-        self.admission.set(self.policies.keys().copied().collect());
-        before
-    }
-
     fn terminate(&mut self, now: Instant) -> Result<(), Failed> {
         if self.ending.is_some() {
             return self.close_all(now);
         }
+        self.service.stopping();
         tracing::info!("ending when the last flow has ended, or in {} s", DRAIN_MAX.as_secs());
         self.ending = Some(Ending::Draining { until: now + DRAIN_MAX });
         self.listeners.drain(..).for_each(|listener| net::stop_listening(&listener));
@@ -475,6 +436,7 @@ impl Daemon {
             self.beat.poll_timeout(),
             self.gathering.poll_timeout(),
             self.live.poll_timeout(),
+            self.service.poll_timeout(),
             ending,
         ];
         let idle = Instant::now() + IDLE_MAX;

@@ -7,10 +7,10 @@ use clap::Args;
 use serde::de::DeserializeOwned;
 
 use crate::api::Client;
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Reloaded};
 use crate::exit::{Exit, Failed};
 use crate::key::PrivateKey;
-use crate::{logging, pump, status};
+use crate::{logging, privilege, pump, status};
 
 /// How much is logged.
 #[derive(Clone, Debug, Args)]
@@ -120,6 +120,17 @@ pub fn check_key(file: &Path, key: &PrivateKey) {
     ok("key", &format!("{} is {}", file.display(), key.public()));
 }
 
+/// Says who a daemon that is started as root becomes.
+///
+/// # Errors
+/// When there is no such user.
+pub fn check_user(user: Option<&str>) -> Result<(), Failed> {
+    let Some(user) = user else { return Ok(()) };
+    privilege::check(user)?;
+    ok("user", &format!("{user}, when it is started as root"));
+    Ok(())
+}
+
 /// Says what the kernel offers.
 ///
 /// # Errors
@@ -137,6 +148,19 @@ pub fn check_io_uring() -> Result<(), Failed> {
 /// When none answers, or it refuses.
 pub fn answer(socket: &Path) -> Result<String, Failed> {
     Ok(Client::new(socket).get("/v1/status")?)
+}
+
+/// Has the daemon read its configuration again, and says what has changed. `socket` is where it is
+/// asked, or why that is not known: the same error as the daemon finds in the same file.
+///
+/// # Errors
+/// When none answers, or the file is wrong.
+pub fn reload(socket: Result<PathBuf, Failed>) -> Result<(), Failed> {
+    let unchanged = |error| Failed::new(Exit::Failure, format!("nothing is changed: {error}"));
+    let socket = socket.map_err(unchanged)?;
+    let reloaded: Reloaded = parsed(&Client::new(&socket).post("/v1/reload", &())?)?;
+    say(&format!("{}: {reloaded}", reloaded.file));
+    Ok(())
 }
 
 /// Shows the daemon's status, as a table, or what else is asked for.

@@ -119,6 +119,15 @@ impl File {
         })
     }
 
+    /// The value of a `key` that need not be there.
+    pub(super) fn optional<T: FromStr<Err: Display>>(
+        &self,
+        key: &'static str,
+        text: Option<&Spanned<String>>,
+    ) -> Result<Option<T>, ConfigError> {
+        text.map(|text| self.value(key, text)).transpose()
+    }
+
     /// The items of a list that need not be there, as what they mean.
     pub(super) fn list<T: FromStr<Err: Display>>(
         &self,

@@ -16,7 +16,8 @@ use super::peer::{PEER_KEYS, RawPeer, peers};
 use super::place::ListenAddress;
 use super::token::{RawToken, TOKEN_KEYS, tokens};
 use super::{
-    ConfigError, FORWARDER_SOCKET, PLACES_MAX, Peer, Place, Places, Problem, Token, beside,
+    ConfigError, FORWARDER_SOCKET, LogLevel, PLACES_MAX, Peer, Place, Places, Problem, Reloaded,
+    Token, beside,
 };
 use crate::key::{PINS_MAX, Pins, PublicKey};
 
@@ -26,6 +27,8 @@ static SCHEMA: Schema = Schema {
         "relay",
         "relay_key",
         "socket",
+        "user",
+        "log_level",
         "datagram_path",
         "gateway",
         "peer",
@@ -59,6 +62,10 @@ pub struct ForwarderConfig {
     pub relay_keys: Pins,
     /// Where `adit status` asks.
     pub socket: PathBuf,
+    /// Who it becomes when it is started as root.
+    pub user: Option<String>,
+    /// How much it logs, unless its command line or its environment say so.
+    pub log_level: Option<LogLevel>,
     /// Whether datagrams may have a path of their own over UDP.
     pub datagram_path: bool,
     /// How the gateway is left.
@@ -86,6 +93,8 @@ struct Raw {
     relay: Spanned<OneOrMany>,
     relay_key: Spanned<OneOrMany>,
     socket: Option<String>,
+    user: Option<Spanned<String>>,
+    log_level: Option<Spanned<String>>,
     datagram_path: Option<bool>,
     gateway: Option<RawGateway>,
     #[serde(default)]
@@ -115,6 +124,8 @@ impl ForwarderConfig {
             relay,
             relay_keys: relay_keys.into(),
             socket: FORWARDER_SOCKET.into(),
+            user: None,
+            log_level: None,
             datagram_path: true,
             gateway: GatewayConfig::default(),
             peers: Vec::new(),
@@ -144,6 +155,8 @@ impl ForwarderConfig {
             relay: places(&file, "relay", &raw.relay)?,
             relay_keys: relay_keys(&file, &raw.relay_key)?,
             socket: beside(path, raw.socket.as_deref().unwrap_or(FORWARDER_SOCKET)),
+            user: user(&file, raw.user.as_ref())?,
+            log_level: file.optional("log_level", raw.log_level.as_ref())?,
             datagram_path: raw.datagram_path.unwrap_or(true),
             gateway: gateway::gateway(&file, raw.gateway.as_ref())?,
             peers: peers(path, &file, &raw.peer)?,
@@ -155,6 +168,47 @@ impl ForwarderConfig {
             audit: raw.audit.map(|audit| audit.checked(path)),
         })
     }
+
+    /// Takes what a reload of `path` may change from `new`, and leaves the rest as it was.
+    pub fn reload(&mut self, path: &Path, new: Self) -> Reloaded {
+        let mut reloaded = Reloaded::new(path);
+        reloaded.compare(&self.peers, &new.peers, |peer| &peer.name);
+        let in_force = [
+            ("relay_key", self.relay_keys != new.relay_keys),
+            ("log_level", self.log_level != new.log_level),
+            ("token", self.tokens != new.tokens),
+        ];
+        let at_restart = [
+            ("key", self.key != new.key),
+            ("relay", self.relay != new.relay),
+            ("socket", self.socket != new.socket),
+            ("user", self.user != new.user),
+            ("datagram_path", self.datagram_path != new.datagram_path),
+            ("[gateway]", self.gateway != new.gateway),
+            ("[api]", self.api != new.api),
+            ("[[listener]]", self.listeners != new.listeners),
+            ("[socks]", self.socks != new.socks),
+            ("[metrics]", self.metrics != new.metrics),
+        ];
+        reloaded.settings(&in_force, &at_restart);
+        (self.peers, self.tokens) = (new.peers, new.tokens);
+        (self.relay_keys, self.log_level) = (new.relay_keys, new.log_level);
+        reloaded
+    }
+}
+
+/// The name of a user of this host. Whether there is one is seen when the daemon starts.
+pub(super) fn user(
+    file: &File,
+    raw: Option<&Spanned<String>>,
+) -> Result<Option<String>, ConfigError> {
+    let Some(raw) = raw else { return Ok(None) };
+    let name = raw.get_ref();
+    if name.is_empty() || name.contains(['\0', ':', '/']) {
+        let reason = format!("{name:?} is no name of a user: write one of this host, such as adit");
+        return Err(file.error(raw.span(), Problem::Value { key: "user", reason }));
+    }
+    Ok(Some(name.clone()))
 }
 
 fn api_address(file: &File, raw: &Spanned<String>) -> Result<SocketAddr, ConfigError> {

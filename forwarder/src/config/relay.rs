@@ -20,10 +20,13 @@ pub use pattern::{BadPattern, NamePattern};
 
 use super::audit::{AUDIT_KEYS, RawAudit};
 use super::file::{File, OneOrMany, Schema};
-use super::forwarder::places;
+use super::forwarder::{places, user};
 use super::metrics::{METRICS_KEYS, Metrics, RawMetrics};
 use super::place::ListenAddress;
-use super::{ConfigError, ENROLLED_FILE, Places, Problem, RELAY_SOCKET, RELAY_STATE, beside};
+use super::{
+    ConfigError, ENROLLED_FILE, LogLevel, Places, Problem, RELAY_SOCKET, RELAY_STATE, Reloaded,
+    beside,
+};
 use admitted::{EXTERNAL_KEYS, FORWARDER_KEYS, Known, RawAdmitted};
 
 static SCHEMA: Schema = Schema {
@@ -34,6 +37,8 @@ static SCHEMA: Schema = Schema {
         "contact_address",
         "socket",
         "state",
+        "user",
+        "log_level",
         "datagram_path",
         "session",
         "forwarder",
@@ -65,6 +70,10 @@ pub struct RelayConfig {
     pub socket: PathBuf,
     /// The folder where enrolled keys and open invitations are kept.
     pub state: PathBuf,
+    /// Who it becomes when it is started as root.
+    pub user: Option<String>,
+    /// How much it logs, unless its command line or its environment say so.
+    pub log_level: Option<LogLevel>,
     /// How long a session waits for its forwarder to come back.
     pub grace: Duration,
     /// Whether sessions are offered a datagram path over UDP.
@@ -86,6 +95,8 @@ struct Raw {
     contact_address: Option<Spanned<String>>,
     socket: Option<String>,
     state: Option<String>,
+    user: Option<Spanned<String>>,
+    log_level: Option<Spanned<String>>,
     datagram_path: Option<bool>,
     #[serde(default)]
     session: RawSession,
@@ -133,6 +144,8 @@ impl RelayConfig {
             address,
             contact_address,
             socket: beside(path, raw.socket.as_deref().unwrap_or(RELAY_SOCKET)),
+            user: user(&file, raw.user.as_ref())?,
+            log_level: file.optional("log_level", raw.log_level.as_ref())?,
             datagram_path: raw.datagram_path.unwrap_or(true),
             metrics: raw.metrics.checked(path, &file)?,
             audit: raw.audit.map(|audit| audit.checked(path)),
@@ -140,6 +153,31 @@ impl RelayConfig {
             state,
             admitted: known.admitted,
         })
+    }
+
+    /// Takes what a reload of `path` may change from `new`, and leaves the rest as it was.
+    pub fn reload(&mut self, path: &Path, new: Self) -> Reloaded {
+        let mut reloaded = Reloaded::new(path);
+        reloaded.compare(&self.admitted, &new.admitted, |admitted| &admitted.name);
+        let in_force = [
+            ("address", self.address != new.address),
+            ("log_level", self.log_level != new.log_level),
+        ];
+        let at_restart = [
+            ("key", self.key != new.key),
+            ("listen", self.listen != new.listen),
+            ("contact_address", self.contact_address != new.contact_address),
+            ("socket", self.socket != new.socket),
+            ("state", self.state != new.state),
+            ("user", self.user != new.user),
+            ("datagram_path", self.datagram_path != new.datagram_path),
+            ("[session]", self.grace != new.grace),
+            ("[metrics]", self.metrics != new.metrics),
+        ];
+        reloaded.settings(&in_force, &at_restart);
+        (self.admitted, self.address) = (new.admitted, new.address);
+        self.log_level = new.log_level;
+        reloaded
     }
 }
 

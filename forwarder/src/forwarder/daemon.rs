@@ -4,6 +4,7 @@
 mod tests;
 
 mod actions;
+mod reload;
 mod report;
 mod requests;
 
@@ -22,19 +23,20 @@ use super::Role;
 use super::outward::Outward;
 use super::socks::Asked;
 use super::tunnel::Tunnel;
-use crate::api::PeersRequest;
+use crate::api::{PeersRequest, Reply};
 use crate::audit::{self, Audit};
-use crate::config::ForwarderConfig;
+use crate::config::{ForwarderConfig, Reloaded};
 use crate::exit::{Exit, Failed};
-use crate::gateway::{DialError, Gateway};
+use crate::gateway::{DialError, Ended, Gateway};
 use crate::handoff::{
     Answer, Arrival, Carrier, Command, Down, Event, GoawayReason, PumpHandle, Quota, ResetReason,
     SessionKey,
 };
 use crate::histogram::{Live, TimesRequest};
-use crate::key::PublicKey;
+use crate::key::{PrivateKey, PublicKey};
 use crate::net::{self, NetworkChanged, Signal};
 use crate::registrar::Registrar;
+use crate::service::ServiceManager;
 use crate::status::{Ask, Gathering};
 
 /// How long flows may take to end after the first signal …
@@ -58,7 +60,8 @@ pub(super) enum Input {
     Socks(Asked),
     /// Standard output has had everything, or why it has not.
     StdioEnded(Result<(), String>),
-    Signal(Signal),
+    Terminate,
+    Reload(Option<Reply<Reloaded>>),
     NetworkChanged,
 }
 
@@ -76,7 +79,10 @@ impl From<Event> for Input {
 
 impl From<Signal> for Input {
     fn from(signal: Signal) -> Self {
-        Self::Signal(signal)
+        match signal {
+            Signal::Reload => Self::Reload(None),
+            Signal::Terminate => Self::Terminate,
+        }
     }
 }
 
@@ -104,8 +110,10 @@ pub(super) struct Daemon {
     config: ForwarderConfig,
     /// The relay, for people.
     name: Arc<str>,
-    key: PublicKey,
+    key: PrivateKey,
     gateway: Rc<Gateway>,
+    /// To the pump the relay has one key, whichever it has at the moment.
+    relay_id: PublicKey,
     pump: PumpHandle,
     inbox: mpsc::Sender<Input>,
     registrar: Registrar,
@@ -116,6 +124,7 @@ pub(super) struct Daemon {
     gathering: Gathering,
     live: Live,
     audit: Audit,
+    service: ServiceManager,
     ending: Option<Ending>,
     /// Why this ends in a failure.
     failure: Option<Failed>,
@@ -132,7 +141,7 @@ impl Daemon {
     pub(super) fn new(
         role: Role,
         config: ForwarderConfig,
-        key: PublicKey,
+        key: PrivateKey,
         gateway: Gateway,
         pump: PumpHandle,
         inbox: mpsc::Sender<Input>,
@@ -146,6 +155,7 @@ impl Daemon {
             role,
             registrar: Registrar::new(config.peers.clone(), Instant::now()),
             name: Arc::from(config.relay.to_string()),
+            relay_id: config.relay_keys.first(),
             config,
             key,
             gateway: Rc::new(gateway),
@@ -155,6 +165,7 @@ impl Daemon {
             dialling: None,
             last_error: None,
             gathering: Gathering::new(1),
+            service: ServiceManager::from_environment(1, now),
             ending: None,
             failure: None,
         })
@@ -162,6 +173,8 @@ impl Daemon {
 
     /// Runs until the end. Fails when the pump does, or when what a caller wanted cannot be had.
     pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> Result<(), Failed> {
+        // Before there is a tunnel: a relay that is out of reach must not keep a host from starting.
+        self.service.ready();
         loop {
             self.handle_timeout(Instant::now())?;
             while let Some(action) = self.registrar.poll_action() {
@@ -199,7 +212,7 @@ impl Daemon {
             Input::NetworkChanged => return self.handle_network_change(now),
             // Its carrier is closed by being dropped.
             Input::Dialled(attempt, _) if !self.tunnel.is_awaited(attempt) => {}
-            Input::Dialled(_, Ok(carrier)) => return self.start(carrier),
+            Input::Dialled(_, Ok(carrier)) => return self.start(carrier, now),
             Input::Dialled(_, Err(error)) => return self.handle_no_carrier(&error, now),
             Input::Resolved(id, resolved) => self.registrar.handle_resolved(id, resolved, now),
             Input::Checked(id, checked) => self.registrar.handle_checked(id, checked, now),
@@ -217,8 +230,8 @@ impl Daemon {
                 return command.map_or(Ok(()), |command| self.tell(command));
             }
             Input::StdioEnded(outcome) => return self.handle_stdio_ended(outcome, now),
-            Input::Signal(Signal::Reload) => self.reload(now),
-            Input::Signal(Signal::Terminate) => return self.terminate(now),
+            Input::Reload(reply) => return self.handle_reload(reply, now),
+            Input::Terminate => return self.terminate(now),
         }
         Ok(())
     }
@@ -236,14 +249,18 @@ impl Daemon {
         }));
     }
 
-    fn start(&mut self, carrier: Carrier) -> Result<(), Failed> {
+    fn start(&mut self, carrier: Carrier, now: Instant) -> Result<(), Failed> {
         if self.ending.is_some() && self.tunnel.session().is_none() {
             return Ok(());
         }
-        let session = self.tunnel.handle_dialled(carrier.remote);
-        // Whichever key the relay has at the moment: to the pump it is the one relay.
-        let key = self.config.relay_keys.first();
-        let (side, name, carrier) = (Side::Forwarder, self.name.clone(), Box::new(carrier));
+        if !self.config.relay_keys.contain(&carrier.peer) {
+            // A reload came in between.
+            self.tunnel.handle_not_dialled(Ended::Failed, now);
+            return Ok(());
+        }
+        let session = self.tunnel.handle_dialled(carrier.remote, carrier.peer);
+        let (key, side) = (self.relay_id, Side::Forwarder);
+        let (name, carrier) = (self.name.clone(), Box::new(carrier));
         // The relay's WELCOME says how long the grace really is.
         let has_path = self.config.datagram_path && self.gateway.is_plain();
         let quota = Quota::default();
@@ -274,7 +291,7 @@ impl Daemon {
     fn handle_event(&mut self, event: Event, now: Instant) -> Result<(), Failed> {
         let session = match &event {
             // Nothing here asks to hear.
-            Event::Report(_) | Event::Heard { .. } => None,
+            Event::Pulse(_) | Event::Report(_) | Event::Heard { .. } => None,
             Event::Up { session, .. }
             | Event::Frame { session, .. }
             | Event::Opened { session, .. }
@@ -307,6 +324,7 @@ impl Daemon {
                 self.handle_down(&why, now);
                 return self.give_up_if_called(&why, now);
             }
+            Event::Pulse(asked) => self.service.handle_pulse(asked, now),
             Event::Report(report) if report.times.is_some() => self.live.handle_report(report),
             Event::Report(report) => self.gathering.handle_report(report),
             Event::Heard { .. } => {}
@@ -356,7 +374,7 @@ impl Daemon {
         let again_in = self.tunnel.handle_down(why, now);
         self.registrar.handle_down();
         self.last_error = Some(why.to_string());
-        let (relay, key) = (&self.name, self.key);
+        let (relay, key) = (&self.name, self.key.public());
         match why {
             _ if self.ending.is_some() => tracing::info!(%relay, "tunnel closed"),
             Down::Denied => tracing::error!(
@@ -398,35 +416,12 @@ impl Daemon {
         if self.ending.is_some() { Ok(()) } else { self.terminate(now) }
     }
 
-    /// Only peers and tokens change while the daemon runs; a file that is wrong changes nothing.
-    fn reload(&mut self, now: Instant) {
-        let Role::Contact(file) = &self.role else { return };
-        self.audit.reopen();
-        let config = match ForwarderConfig::load(file) {
-            Ok(config) => config,
-            Err(error) => {
-                tracing::error!("nothing is changed: {error}");
-                return;
-            }
-        };
-        let (peers, tokens) = (config.peers.clone(), config.tokens.clone());
-        let old = ForwarderConfig { peers, tokens, ..self.config.clone() };
-        if old != config {
-            tracing::warn!(
-                "only the peers and the tokens are reloaded: any other change needs a restart"
-            );
-        }
-        tracing::info!(file = %file.display(), peers = config.peers.len(), "reloaded");
-        self.registrar.handle_tokens(&config.tokens);
-        self.registrar.handle_peers(config.peers.clone(), now);
-        (self.config.peers, self.config.tokens) = (config.peers, config.tokens);
-    }
-
     fn terminate(&mut self, now: Instant) -> Result<(), Failed> {
         let is_second = self.ending.is_some();
         if is_second {
             return self.close(now);
         }
+        self.service.stopping();
         tracing::info!("ending when the last flow has ended, or in {} s", DRAIN_MAX.as_secs());
         self.ending = Some(Ending::Draining { until: now + DRAIN_MAX });
         match self.tunnel.session() {
@@ -456,7 +451,8 @@ impl Daemon {
         let ending = self.ending.map(|ending| match ending {
             Ending::Draining { until } | Ending::Closing { until } => until,
         });
-        let asked = [self.gathering.poll_timeout(), self.live.poll_timeout()];
+        let service = self.service.poll_timeout();
+        let asked = [self.gathering.poll_timeout(), self.live.poll_timeout(), service];
         let others = [self.registrar.poll_timeout(), tunnel, ending].into_iter().chain(asked);
         let idle = Instant::now() + IDLE_MAX;
         others.flatten().fold(idle, Instant::min)

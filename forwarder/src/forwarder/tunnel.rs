@@ -20,6 +20,7 @@ use adit_proto::id::SessionId;
 
 use crate::gateway::{Ended, Redial};
 use crate::handoff::{Down, SessionKey};
+use crate::key::PublicKey;
 use crate::logging::rounded;
 
 /// The tunnel as the control plane knows it.
@@ -33,8 +34,8 @@ pub(super) struct Tunnel {
     /// Attempts in a row while flows wait.
     urgent_attempts: u32,
     redial: Redial,
-    /// The address that the last carrier was dialled to.
-    remote: Option<SocketAddr>,
+    /// The other end of the carrier that was dialled last.
+    offered: Option<(SocketAddr, PublicKey)>,
     last_session: u64,
 }
 
@@ -47,6 +48,8 @@ struct Session {
 #[derive(Clone, Copy, Debug)]
 struct Carrier {
     remote: SocketAddr,
+    /// Who has proved to be there.
+    relay: PublicKey,
     since: Instant,
     is_suspect: bool,
 }
@@ -75,7 +78,7 @@ impl Tunnel {
             attempt: 0,
             urgent_attempts: 0,
             redial: Redial::default(),
-            remote: None,
+            offered: None,
             last_session: 0,
         }
     }
@@ -97,8 +100,19 @@ impl Tunnel {
 
     /// The present carrier's other end, or that of the one under way.
     pub(super) fn remote(&self) -> Option<SocketAddr> {
-        let greeting = self.remote.filter(|_| matches!(self.dial, Dial::Greeting { .. }));
-        self.carrier.map(|carrier| carrier.remote).or(greeting)
+        self.carrier.map(|carrier| carrier.remote).or(self.greeted().map(|(remote, _)| remote))
+    }
+
+    /// The other end of the carrier that is under way.
+    fn greeted(&self) -> Option<(SocketAddr, PublicKey)> {
+        self.offered.filter(|_| matches!(self.dial, Dial::Greeting { .. }))
+    }
+
+    /// Whether somebody is at the other end, or about to be, whom `is_known` does not know.
+    pub(super) fn has_stranger(&self, is_known: impl Fn(&PublicKey) -> bool) -> bool {
+        let carrier = self.carrier.map(|carrier| carrier.relay);
+        let greeted = self.greeted().map(|(_, relay)| relay);
+        carrier.iter().chain(&greeted).any(|relay| !is_known(relay))
     }
 
     /// For people: `up`, `suspect`, `opening`, `dialling` or `waiting`.
@@ -144,13 +158,13 @@ impl Tunnel {
     }
 
     /// The attempt has brought a carrier; returns the session to offer it to.
-    pub(super) fn handle_dialled(&mut self, remote: SocketAddr) -> SessionKey {
+    pub(super) fn handle_dialled(&mut self, remote: SocketAddr, relay: PublicKey) -> SessionKey {
         let until = match self.dial {
             Dial::Dialling { until } => until,
             _ => None,
         };
         self.dial = Dial::Greeting { until };
-        self.remote = Some(remote);
+        self.offered = Some((remote, relay));
         let session = self.session.get_or_insert_with(|| {
             self.last_session += 1;
             Session { key: SessionKey(self.last_session), id: None }
@@ -168,9 +182,9 @@ impl Tunnel {
 
     /// The session has begun, or goes on, on the carrier that was dialled last.
     pub(super) fn handle_up(&mut self, id: SessionId, now: Instant) {
-        if let (Some(session), Some(remote)) = (&mut self.session, self.remote) {
+        if let (Some(session), Some((remote, relay))) = (&mut self.session, self.offered) {
             session.id = Some(id);
-            self.carrier = Some(Carrier { remote, since: now, is_suspect: false });
+            self.carrier = Some(Carrier { remote, relay, since: now, is_suspect: false });
             self.dial = Dial::Idle;
             self.urgent_attempts = 0;
         }
@@ -253,10 +267,14 @@ mod tests {
         SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 443);
     const ID: SessionId = SessionId([7; 16]);
 
+    fn relay(key: u8) -> PublicKey {
+        [key; 32].into()
+    }
+
     fn up(now: Instant) -> Tunnel {
         let mut tunnel = Tunnel::new(now);
         assert!(tunnel.poll_dial(now).is_some());
-        tunnel.handle_dialled(REMOTE);
+        tunnel.handle_dialled(REMOTE, relay(1));
         tunnel.handle_up(ID, now);
         tunnel
     }
@@ -270,7 +288,7 @@ mod tests {
         let later = now + Duration::from_secs(5);
         assert_eq!(tunnel.handle_lost(later), Some(Duration::ZERO));
         assert!(tunnel.poll_dial(later).is_some());
-        assert_eq!(Some(tunnel.handle_dialled(REMOTE)), session);
+        assert_eq!(Some(tunnel.handle_dialled(REMOTE, relay(1))), session);
         tunnel.handle_up(ID, later);
         assert_eq!((tunnel.state(), tunnel.poll_timeout()), ("up", None));
     }
@@ -283,7 +301,7 @@ mod tests {
         tunnel.handle_suspect(true, now);
         assert_eq!(tunnel.state(), "suspect");
         assert!(tunnel.poll_dial(now).is_some());
-        tunnel.handle_dialled(REMOTE);
+        tunnel.handle_dialled(REMOTE, relay(1));
         tunnel.handle_suspect(false, now);
         assert_eq!(tunnel.handle_dropped(now), None);
         assert_eq!((tunnel.state(), tunnel.poll_timeout()), ("up", None));
@@ -375,6 +393,24 @@ mod tests {
         tunnel.poll_dial(now).unwrap();
         let wait = tunnel.handle_not_dialled(Ended::Denied, now).unwrap();
         assert!(wait <= Duration::from_secs(2), "{wait:?}");
+    }
+
+    /// Whose key is not known any more is a stranger, before the greeting and after it; who was there
+    /// before a successor took over is none.
+    #[test]
+    fn a_stranger_is_known_by_its_key() {
+        let now = Instant::now();
+        let mut tunnel = up(now);
+        let is = |known: u8| move |key: &PublicKey| *key == relay(known);
+        assert!(tunnel.has_stranger(is(2)) && !tunnel.has_stranger(is(1)));
+        tunnel.handle_suspect(true, now);
+        tunnel.poll_dial(now).unwrap();
+        tunnel.handle_dialled(REMOTE, relay(2));
+        assert!(tunnel.has_stranger(is(1)) && tunnel.has_stranger(is(2)));
+        tunnel.handle_up(ID, now);
+        assert!(tunnel.has_stranger(is(1)) && !tunnel.has_stranger(is(2)));
+        tunnel.handle_lost(now);
+        assert!(!tunnel.has_stranger(is(1)));
     }
 
     /// A change of the network ends a wait.

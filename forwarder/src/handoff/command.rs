@@ -31,6 +31,8 @@ pub struct Carrier {
     pub leftover: Vec<u8>,
     /// The other end's address, for logs.
     pub remote: SocketAddr,
+    /// Who has proved to be there.
+    pub peer: PublicKey,
 }
 
 /// An internal peer as its distributor needs it.
@@ -286,6 +288,8 @@ pub enum Command {
         /// … and in words.
         why: String,
     },
+    /// Asks for an [`Event::Pulse`](super::Event::Pulse): whether the pump's loop turns.
+    Pulse(Asked),
     /// Asks for an [`Event::Report`](super::Event::Report).
     Report(Asked),
     /// Asks for one that has the [`Times`](super::Times) that the filter selects, too.

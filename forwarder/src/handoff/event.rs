@@ -73,6 +73,8 @@ pub enum Event {
         /// Why.
         why: Down,
     },
+    /// The pump's loop turns.
+    Pulse(Asked),
     /// What the pump holds at the moment.
     Report(Report),
 }

@@ -68,6 +68,7 @@ pub async fn shake_hands(stream: Stream, handshake: Handshake) -> Result<Shaken,
         records: handshaken.records,
         leftover: handshaken.leftover,
         remote,
+        peer: handshaken.peer,
     };
     Ok(Shaken { carrier, peer: handshaken.peer, purpose: handshaken.purpose, local })
 }

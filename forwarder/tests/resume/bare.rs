@@ -47,6 +47,7 @@ pub(crate) fn said(hello: Hello) -> (Carrier, UnixStream) {
         records: records(2, 1),
         leftover: Vec::new(),
         remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+        peer: [1; 32].into(),
     };
     (carrier, stream)
 }

@@ -27,5 +27,6 @@ pub(crate) fn shake(mut handshake: Handshake, mut stream: TcpStream) -> Carrier 
         records: done.records,
         leftover: done.leftover,
         remote,
+        peer: done.peer,
     }
 }

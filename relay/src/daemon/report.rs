@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use adit::config::Admitted;
 use adit::exit::Failed;
-use adit::handoff::{ContactReport, Protocol, Report, SessionKey, SessionReport};
+use adit::handoff::{Command, ContactReport, Protocol, Report, SessionKey, SessionReport};
 use adit::histogram::TimesRequest;
 use adit::key::PublicKey;
 use adit::status::{AdmittedStatus, Ask, ContactStatus, Memory, RelayStatus, Traffic, VERSION};
@@ -48,7 +48,20 @@ impl Daemon {
             self.live.answer(answer, &figures, now);
         }
         let mut commands = self.live.handle_timeout(now).into_iter();
-        commands.try_for_each(|(pump, command)| self.tell(pump, command))
+        commands.try_for_each(|(pump, command)| self.tell(pump, command))?;
+        self.report_to_service_manager(now)
+    }
+
+    /// Tells the service manager how it goes, and asks the pumps whether they turn.
+    fn report_to_service_manager(&mut self, now: Instant) -> Result<(), Failed> {
+        let (is_ending, sessions) = (self.ending.is_some(), self.sessions.len());
+        let keys = self.config.admitted.len();
+        self.service.set_status(|| match is_ending {
+            true => "ending".to_owned(),
+            false => format!("listening; {keys} keys are let in, {sessions} sessions"),
+        });
+        let mut asked = self.service.handle_timeout(now).into_iter();
+        asked.try_for_each(|asked| self.tell(asked.pump, Command::Pulse(asked)))
     }
 
     pub(super) fn status(&self, reports: &[Report], now: Instant) -> RelayStatus {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Daemon, Input};
 use crate::exit::Failed;
-use crate::handoff::{ContactReport, Report, SessionKey};
+use crate::handoff::{Command, ContactReport, Report, SessionKey};
 use crate::histogram::TimesRequest;
 use crate::status::{Ask, CarrierStatus, ForwarderStatus, Memory, Traffic, VERSION};
 
@@ -27,7 +27,21 @@ impl Daemon {
             self.live.answer(answer, &figures, now);
         }
         let commands = self.live.handle_timeout(now);
-        commands.into_iter().try_for_each(|(_, command)| self.tell(command))
+        commands.into_iter().try_for_each(|(_, command)| self.tell(command))?;
+        self.report_to_service_manager(now)
+    }
+
+    fn report_to_service_manager(&mut self, now: Instant) -> Result<(), Failed> {
+        let (tunnel, error) = (&self.tunnel, self.last_error.as_deref());
+        let relay = || tunnel.remote().map_or(self.name.to_string(), |remote| remote.to_string());
+        self.service.set_status(|| match (tunnel.state(), error) {
+            _ if self.ending.is_some() => "ending".to_owned(),
+            ("up", _) => format!("tunnel up: {}", relay()),
+            (state, None) => format!("no tunnel yet, {state}: {}", relay()),
+            (state, Some(error)) => format!("no tunnel, {state}: {error}"),
+        });
+        let mut asked = self.service.handle_timeout(now).into_iter();
+        asked.try_for_each(|asked| self.tell(Command::Pulse(asked)))
     }
 
     pub(super) fn status(&self, reports: &[Report], now: Instant) -> ForwarderStatus {
@@ -36,7 +50,7 @@ impl Daemon {
         let report = sessions.find(|report| Some(SessionKey(report.key)) == session);
         ForwarderStatus {
             version: VERSION.to_owned(),
-            key: self.key.to_string(),
+            key: self.key.public().to_string(),
             relay: self.name.to_string(),
             carrier: CarrierStatus {
                 state: self.tunnel.state().to_owned(),

@@ -19,7 +19,7 @@ fn caller() -> Daemon {
     let pump = pump::spawn(pump::probe().unwrap(), events).unwrap();
     let (inbox, _) = mpsc::channel(1);
     let role = Role::Caller { stdio: Some("db".into()) };
-    Daemon::new(role, config, key.public(), gateway, pump, inbox).unwrap()
+    Daemon::new(role, config, key, gateway, pump, inbox).unwrap()
 }
 
 fn attempt_fails(daemon: &mut Daemon, now: Instant) {
@@ -42,7 +42,7 @@ fn a_caller_with_a_session_outlives_a_failed_attempt() {
     let mut daemon = caller();
     let now = Instant::now();
     daemon.tunnel.poll_dial(now).unwrap();
-    daemon.tunnel.handle_dialled(RELAY);
+    daemon.tunnel.handle_dialled(RELAY, [1; 32].into());
     daemon.tunnel.handle_up(SessionId([7; 16]), now);
     daemon.tunnel.handle_lost(now);
     let later = now + IDLE_MAX;

@@ -1,0 +1,131 @@
+//! What a daemon tells the service manager that has started it (`sd_notify`), and the watchdog's
+//! food: it is fed by the daemon's own loop, and only when every pump has answered since.
+//!
+//! ```text
+//!  loop ── Pulse ──▶ pump 0 … n ── Pulse ──▶ loop ── WATCHDOG=1 ──▶ service manager
+//! ```
+//!
+//! A pump that is stuck, or a loop that is, keeps the watchdog hungry: the service manager then kills
+//! the daemon and starts it anew. Without a service manager nothing is said and nobody is asked.
+//!
+//! Deliberately absent: anything that the daemon does otherwise because of it.
+
+mod watchdog;
+
+use std::fmt::Write as _;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+
+use crate::handoff::Asked;
+use watchdog::Watchdog;
+
+/// Where the service manager listens, if there is one.
+const SOCKET_VARIABLE: &str = "NOTIFY_SOCKET";
+/// How long it may take to take a word, before the word is dropped: the loop has other things to do than
+/// to wait for a service manager that is stuck itself.
+const SAY_MAX: Duration = Duration::from_millis(200);
+/// How often it is told another status line, at the most.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+
+/// The service manager, as a daemon's loop sees it.
+#[derive(Debug)]
+pub struct ServiceManager {
+    /// Where it listens, if there is one.
+    address: Option<SocketAddr>,
+    watchdog: Option<Watchdog>,
+    /// The status line that it has, and since when.
+    told: Option<(String, Instant)>,
+    /// The one that it is to have.
+    wanted: Option<String>,
+}
+
+impl ServiceManager {
+    /// The one of the environment, for a daemon with so many pumps.
+    pub fn from_environment(pumps: usize, now: Instant) -> Self {
+        let named = std::env::var_os(SOCKET_VARIABLE).filter(|name| !name.is_empty());
+        let address = named.and_then(|name| match name.as_bytes() {
+            [b'@', name @ ..] => SocketAddr::from_abstract_name(name).ok(),
+            _ => SocketAddr::from_pathname(&name).ok(),
+        });
+        let interval = sd_notify::watchdog_enabled().filter(|_| address.is_some());
+        let watchdog = interval.map(|interval| Watchdog::new(interval, pumps, now));
+        Self { address, watchdog, told: None, wanted: None }
+    }
+
+    fn say(&self, states: &[NotifyState<'_>]) {
+        if let Some(address) = &self.address
+            && let Err(error) = send(address, states)
+        {
+            tracing::warn!("the service manager behind {SOCKET_VARIABLE} hears nothing: {error}");
+        }
+    }
+
+    /// The daemon serves.
+    pub fn ready(&self) {
+        self.say(&[NotifyState::Ready]);
+    }
+
+    /// The daemon reads its file again; [`ServiceManager::ready`] is to follow.
+    pub fn reloading(&self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => self.say(&[NotifyState::Reloading, now]),
+            Err(_) => self.say(&[NotifyState::Reloading]),
+        }
+    }
+
+    /// The daemon is ending.
+    pub fn stopping(&self) {
+        self.say(&[NotifyState::Stopping]);
+    }
+
+    /// Takes how the daemon is, in one line for people; `line` is called only if somebody reads it.
+    pub fn set_status(&mut self, line: impl FnOnce() -> String) {
+        if self.address.is_some() {
+            // One line in the manager's protocol, too.
+            let line = line().replace('\n', "; ");
+            let is_known = self.told.as_ref().is_some_and(|(told, _)| *told == line);
+            self.wanted = (!is_known).then_some(line);
+        }
+    }
+
+    /// When something is to be done next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let status = self.wanted.as_ref().and(self.told.as_ref());
+        let status = status.map(|(_, at)| *at + STATUS_EVERY);
+        let watchdog = self.watchdog.as_ref().map(Watchdog::poll_timeout);
+        [status, watchdog].into_iter().flatten().min()
+    }
+
+    /// Does what is due; each pump named here is to be told [`Command::Pulse`](crate::handoff::Command::Pulse).
+    pub fn handle_timeout(&mut self, now: Instant) -> Vec<Asked> {
+        let is_due = self.told.as_ref().is_none_or(|(_, at)| *at + STATUS_EVERY <= now);
+        if is_due && let Some(line) = self.wanted.take() {
+            self.say(&[NotifyState::Status(&line)]);
+            self.told = Some((line, now));
+        }
+        self.watchdog.as_mut().map(|watchdog| watchdog.handle_timeout(now)).unwrap_or_default()
+    }
+
+    /// Takes a pump's answer.
+    pub fn handle_pulse(&mut self, asked: Asked, now: Instant) {
+        if self.watchdog.as_mut().is_some_and(|watchdog| watchdog.handle_pulse(asked, now)) {
+            self.say(&[NotifyState::Watchdog]);
+        }
+    }
+}
+
+/// As the library would, which would wait for ever.
+fn send(address: &SocketAddr, states: &[NotifyState<'_>]) -> io::Result<()> {
+    let mut words = String::new();
+    for state in states {
+        writeln!(words, "{state}").map_err(io::Error::other)?;
+    }
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(SAY_MAX))?;
+    socket.send_to_addr(words.as_bytes(), address).map(drop)
+}

@@ -1,0 +1,133 @@
+//! What the forwarder tells the service manager that has started it.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "service/manager.rs"]
+mod manager;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use adit::key::PrivateKey;
+use manager::{Managed, WATCHDOG};
+use nix::sys::signal::Signal;
+
+fn adit(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+    command.current_dir(dir).args(args).env_remove("ADIT_LOG");
+    command
+}
+
+fn run(dir: &Path, args: &[&str]) -> Output {
+    adit(dir, args).output().unwrap()
+}
+
+/// A forwarder whose relay is out of reach.
+fn start(dir: &Path) -> Managed {
+    let key = PrivateKey::generate().unwrap();
+    key.save(&dir.join("adit.key")).unwrap();
+    let config = format!(
+        "key = \"adit.key\"\nrelay = \"127.0.0.1:9\"\nrelay_key = \"{}\"\nsocket = \"adit.sock\"\n",
+        key.public()
+    );
+    std::fs::write(dir.join("adit.toml"), config).unwrap();
+    Managed::start(adit(dir, &["run", "-c", "adit.toml"]), dir)
+}
+
+/// It is ready when its configuration is in force, whether or not there is a way to the relay; it says
+/// so again after a reload, by signal and by command, and when it ends.
+#[test]
+fn a_service_manager_is_told_how_it_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut managed = start(dir.path());
+    assert_eq!(managed.wait_for("READY"), "READY=1\n");
+    assert!(run(dir.path(), &["peers", "-c", "adit.toml"]).status.success());
+    assert!(managed.wait_for("STATUS=no tunnel").contains("127.0.0.1:9"));
+    managed.signal(Signal::SIGHUP);
+    let word = managed.wait_for("RELOADING=1");
+    assert!(word.contains("MONOTONIC_USEC="), "{word}");
+    managed.wait_for("READY=1");
+    assert!(run(dir.path(), &["reload", "-c", "adit.toml"]).status.success());
+    managed.wait_for("RELOADING=1");
+    managed.wait_for("READY=1");
+    managed.signal(Signal::SIGTERM);
+    managed.wait_for("STOPPING=1");
+    assert_eq!(managed.wait(), Some(0));
+}
+
+/// The control: with a file that is wrong, nobody is told that it serves.
+#[test]
+fn a_service_that_does_not_start_is_not_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("adit.toml"), "kee = 1\n").unwrap();
+    let mut managed = Managed::start(adit(dir.path(), &["run", "-c", "adit.toml"]), dir.path());
+    assert_eq!(managed.wait(), Some(78));
+    assert!(!managed.hears("READY", WATCHDOG));
+}
+
+/// A pump that is stuck starves the watchdog, though the rest of the daemon answers; once it goes on,
+/// the watchdog is fed again.
+#[test]
+fn a_stuck_pump_starves_the_watchdog() {
+    let dir = tempfile::tempdir().unwrap();
+    let managed = start(dir.path());
+    for _ in 0..3 {
+        managed.wait_for("WATCHDOG=1");
+    }
+    let stopped = managed.stop_pump();
+    managed.forget();
+    assert!(!managed.hears("WATCHDOG=1", 3 * WATCHDOG));
+    let answered = run(dir.path(), &["peers", "-c", "adit.toml"]);
+    assert!(answered.status.success(), "the control: the loop itself turns: {answered:?}");
+    assert!(!managed.hears("WATCHDOG=1", WATCHDOG));
+    drop(stopped);
+    managed.wait_for("WATCHDOG=1");
+}
+
+/// The file's log level is followed by a reload, there and back.
+#[test]
+fn a_reload_changes_the_log_level() {
+    let dir = tempfile::tempdir().unwrap();
+    let managed = start(dir.path());
+    managed.wait_for("READY=1");
+    let (config, log) = (dir.path().join("adit.toml"), dir.path().join("log"));
+    let usual = std::fs::read_to_string(&config).unwrap();
+    let set = |level: &str| {
+        std::fs::write(&config, format!("log_level = \"{level}\"\n{usual}")).unwrap();
+        let output = run(dir.path(), &["reload", "-c", "adit.toml"]);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let count = |words: &str| std::fs::read_to_string(&log).unwrap().matches(words).count();
+    let wait_for = |words: &str, times| {
+        let until = std::time::Instant::now() + manager::DEADLINE;
+        while count(words) < times {
+            assert!(std::time::Instant::now() < until, "not logged so often: {words}");
+            std::thread::sleep(WATCHDOG / 10);
+        }
+    };
+    assert_eq!(count("DEBUG"), 0);
+    assert!(set("debug").contains("in force: log_level"));
+    wait_for("DEBUG", 1);
+    set("error");
+    assert_eq!(count("reloaded: in force: log_level"), 1, "the last one is hidden by its level");
+    std::fs::write(&config, &usual).unwrap();
+    managed.signal(Signal::SIGHUP);
+    wait_for("reloaded: in force: log_level", 2);
+}
+
+/// A file that is wrong ends `reload` with 1 and the reason, whether the daemon finds it or the command
+/// does.
+#[test]
+fn a_bad_file_is_refused_by_reload() {
+    let dir = tempfile::tempdir().unwrap();
+    let managed = start(dir.path());
+    managed.wait_for("READY=1");
+    std::fs::write(dir.path().join("adit.toml"), "kee = 1\n").unwrap();
+    for place in [["-c", "adit.toml"], ["-s", "adit.sock"]] {
+        let output = run(dir.path(), &[&["reload"], &place[..]].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let expected = "adit: nothing is changed: adit.toml:1: unknown key \"kee\"";
+        assert!(said.starts_with(expected), "{said}");
+    }
+}
