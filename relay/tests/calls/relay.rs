@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit::handoff::{
-    Arrival, Command, ContactSocket, ControlFrame, Destination, Event, EventReceiver, GoawayReason,
-    Listening, Open, PumpHandle, Quota, Replies, Service, SessionKey, events,
+    Arrival, Carrier, Command, ContactSocket, ControlFrame, Destination, Event, EventReceiver,
+    GoawayReason, Listening, Open, PumpHandle, Quota, Replies, Service, SessionKey, events,
 };
 use adit::key::{PrivateKey, PublicKey};
 use adit::pump;
@@ -82,6 +82,13 @@ impl Relay {
         write(&self.dir, self.port, tables);
         let pid = self.child.id().to_string();
         assert!(Program::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    }
+
+    /// A connection that has had its handshake, with a key that is let in.
+    pub(crate) fn shake(&self, key: &PrivateKey) -> Carrier {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        let client = ClientTls::new(key, self.key).unwrap();
+        shake(Handshake::client(&client, "localhost").unwrap(), stream)
     }
 
     fn status(&self) -> serde_json::Value {
