@@ -91,7 +91,11 @@ fn values_are_read_or_refused() {
     mutants(MUTANTS, &texts(&["192.0.2.0/24", "2001:db8::/32"]), is::<Net>);
     mutants(MUTANTS, &texts(&["office-*", "db"]), is::<NamePattern>);
     mutants(MUTANTS, &texts(&["198.51.100.0/24:80-443", "udp/[::/0]:53"]), is::<Dial>);
-    mutants(MUTANTS, &texts(&["http://user:word@proxy:3128", "socks5://[::1]:1080"]), is::<ProxyText>);
+    mutants(
+        MUTANTS,
+        &texts(&["http://user:word@proxy:3128", "socks5://[::1]:1080"]),
+        is::<ProxyText>,
+    );
     mutants(MUTANTS, &texts(&["eth0", "192.0.2.7"]), is::<Bind>);
     mutants(MUTANTS, &texts(&["v1", "v2"]), is::<ProxyVersion>);
     mutants(MUTANTS, &texts(&["www.example.com:443", "db"]), is::<To>);
@@ -194,7 +198,9 @@ fn json_of_the_api_is_read_or_refused() {
     let peer = r#"{"name":"web","tcp":"192.0.2.3:80","contact":"public:8080","lease_s":60}"#;
     mutants(MUTANTS, &texts(&[peer]), |bytes| serde_json::from_slice::<NewPeer>(bytes).is_ok());
     let forwarder = serde_json::to_vec(&ForwarderStatus::default()).unwrap();
-    mutants(MUTANTS, &[forwarder], |bytes| serde_json::from_slice::<ForwarderStatus>(bytes).is_ok());
+    mutants(MUTANTS, &[forwarder], |bytes| {
+        serde_json::from_slice::<ForwarderStatus>(bytes).is_ok()
+    });
     let relay = serde_json::to_vec(&RelayStatus::default()).unwrap();
     mutants(MUTANTS, &[relay], |bytes| serde_json::from_slice::<RelayStatus>(bytes).is_ok());
     let times = br#"{"unit":"ns","seconds":1,"histograms":[{"name":"inside","session":"office",

@@ -18,7 +18,7 @@ use adit_proto::session::{Session, seal_greeting};
 use super::relay::{DEADLINE, Member, Relay, echo_service, echoes};
 
 /// Carriers of mutants; `ADIT_MUTANTS` makes it more.
-const CARRIERS: u64 = 300;
+const CARRIERS: u64 = 100;
 /// Records on each.
 const RECORDS: usize = 20;
 /// What a probe among the nonsense is known by.
