@@ -11,8 +11,9 @@ use std::str::FromStr;
 use adit::api::NewPeer;
 use adit::config::{
     Bind, Contact, Dial, ForwarderConfig, NamePattern, Net, Place, PortRange, ProxyText,
-    ProxyVersion, RelayConfig, To, enrolled,
+    RelayConfig, To, enrolled,
 };
+use adit::handoff::ProxyVersion;
 use adit::histogram::Histograms;
 use adit::invitation::{self, Grant, Invitation, UnixTime};
 use adit::key::{PrivateKey, PublicKey};
