@@ -99,7 +99,7 @@ fn values_are_read_or_refused() {
     );
     mutants(MUTANTS, &texts(&["eth0", "192.0.2.7"]), is::<Bind>);
     mutants(MUTANTS, &texts(&["v1", "v2"]), is::<ProxyVersion>);
-    mutants(MUTANTS, &texts(&["www.example.com:443", "db"]), is::<To>);
+    mutants(MUTANTS, &texts(&["address:www.example.com:443", "name:db"]), is_still::<To>);
     mutants(MUTANTS, &texts(&[&key]), is_still::<PublicKey>);
 }
 
