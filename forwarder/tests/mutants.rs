@@ -190,7 +190,7 @@ fn messages_of_probes_are_read_or_refused() {
         assert!(!is_ping || (bytes.len() == PING_LEN && token.is_before(bytes)));
         is_ping
     });
-    assert!(taken < MUTANTS as usize, "no mutant was refused");
+    assert!(taken < usize::try_from(MUTANTS).unwrap(), "no mutant was refused");
 }
 
 /// What the daemons' API takes and gives.

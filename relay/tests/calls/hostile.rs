@@ -1,7 +1,7 @@
 //! A member that has a key and no manners: its records are sealed as they should be, and what is in
 //! them is nonsense. The relay ends its session, and nobody else notices.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -32,16 +32,29 @@ struct Hostile {
 }
 
 impl Hostile {
-    fn greet(relay: &Relay, key: &PrivateKey) -> Self {
-        let mut carrier = relay.shake(key);
+    /// Begins a session; returns all that was said for it, too.
+    fn greet(relay: &Relay, key: &PrivateKey) -> (Self, Vec<u8>) {
+        let (mut handshake, mut stream) = relay.call_on(key);
+        let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
+        loop {
+            while let Some(bytes) = handshake.poll_transmit() {
+                stream.write_all(&bytes).unwrap();
+                said.extend(bytes);
+            }
+            if handshake.is_done() {
+                break;
+            }
+            let len = stream.read(&mut buffer).unwrap();
+            handshake.handle_bytes(&buffer[..len]).unwrap();
+        }
+        let mut done = handshake.finish().unwrap();
         let mut session: Session<Box<[u8]>> =
             Session::new(Side::Forwarder, SessionId::NONE, GRACE, Time(0));
         let hello = Frame::Hello(session.hello());
-        let record = seal_greeting(&hello, &mut carrier.records.sealer).unwrap();
-        let mut stream = TcpStream::from(carrier.stream);
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let record = seal_greeting(&hello, &mut done.records.sealer).unwrap();
         stream.write_all(&record).unwrap();
-        Self { stream, records: carrier.records, unread: carrier.leftover }
+        said.extend(record);
+        (Self { stream, records: done.records, unread: done.leftover }, said)
     }
 
     /// Whether the relay still takes what is said.
@@ -53,7 +66,7 @@ impl Hostile {
     }
 
     /// Whether the session is still up: a probe is answered.
-    fn is_heard(mut self) -> bool {
+    fn is_heard(&mut self) -> bool {
         if !self.say(&encode(&[Frame::Ping(PROBE)])) {
             return false;
         }
@@ -158,7 +171,7 @@ fn mutants_under_an_authentic_key_harm_nobody() {
     let mut heard = 0;
     for seed in 0..carriers {
         let mut random = fastrand::Rng::with_seed(seed);
-        let mut carrier = Hostile::greet(&relay, &hostile);
+        let (mut carrier, _said) = Hostile::greet(&relay, &hostile);
         // Most sessions end at their first mutant: the more of them begin anew.
         let records = if seed % 4 == 0 { RECORDS } else { 1 };
         let taken = (0..records).all(|_| carrier.say(&mutant(&mut random)));
@@ -171,7 +184,7 @@ fn mutants_under_an_authentic_key_harm_nobody() {
     assert!(heard > 0 && heard < carriers, "{heard} of {carriers} sessions went on");
     assert!(echoes(&mut call, &[7; 1_000_000]));
 
-    let mut control = Hostile::greet(&relay, &hostile);
+    let (mut control, _said) = Hostile::greet(&relay, &hostile);
     let fair = [
         Frame::Ping(7),
         Frame::Pong(7),
@@ -184,4 +197,31 @@ fn mutants_under_an_authentic_key_harm_nobody() {
         assert!(control.say(&encode(&[frame])));
     }
     assert!(control.is_heard());
+}
+
+/// What was once said for a session, said again from elsewhere, begins none, and does not disturb the
+/// one that it was said for. The control: the same key, with a handshake of its own, takes it over.
+#[test]
+fn a_replayed_connection_is_refused() {
+    let key = PrivateKey::generate().unwrap();
+    let table = format!("[[forwarder]]\nname = \"office\"\nkey = \"{}\"\n", key.public());
+    let relay = Relay::start(&table);
+    let (mut owner, said) = Hostile::greet(&relay, &key);
+    assert!(owner.is_heard());
+    for _ in 0..20 {
+        let mut replay = TcpStream::connect(("127.0.0.1", relay.port)).unwrap();
+        replay.set_read_timeout(Some(DEADLINE)).unwrap();
+        // The relay may close before all of it is said.
+        replay.write_all(&said).ok();
+        let closed = replay.read_to_end(&mut Vec::new());
+        let is_closed = match closed {
+            Ok(_) => true,
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        };
+        assert!(is_closed, "a replay is put up with");
+        assert!(owner.is_heard(), "a replay ended the session");
+    }
+    let (mut newer, _said) = Hostile::greet(&relay, &key);
+    assert!(newer.is_heard());
+    assert!(!owner.is_heard(), "two sessions of one key");
 }
