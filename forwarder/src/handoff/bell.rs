@@ -71,6 +71,8 @@ mod tests {
 
     /// So often the reader looks while the others are at it.
     const LOOKS: usize = 2;
+    /// And so often a thread may be interrupted where it could go on: two lose a wake-up already.
+    const PREEMPTIONS_MAX: usize = 3;
 
     /// A queue and an eventfd, of which loom tries every order of accesses.
     #[derive(Default)]
@@ -123,7 +125,9 @@ mod tests {
     fn can_lose(hand_over: HandOver, take: Take) -> bool {
         static LOST: AtomicBool = AtomicBool::new(false);
         LOST.store(false, Ordering::Relaxed);
-        loom::model(move || {
+        let mut orders = loom::model::Builder::new();
+        orders.preemption_bound = Some(PREEMPTIONS_MAX);
+        orders.check(move || {
             let model = Arc::new(Model::default());
             let senders = [1, 2].map(|message| {
                 let model = Arc::clone(&model);
@@ -135,7 +139,9 @@ mod tests {
                     take(&model, &mut taken);
                 }
             }
-            senders.map(|sender| sender.join().unwrap());
+            for sender in senders {
+                sender.join().unwrap();
+            }
             // Nobody else rings any more: once it is silent the reader sleeps.
             while model.is_rung() {
                 take(&model, &mut taken);
