@@ -46,10 +46,10 @@ fn flaw(named: &str) -> Option<String> {
     let Some(at) = lines.iter().position(|line| is_named(line)) else {
         return Some(format!("{file} has no {name}"));
     };
-    let is_test = |line: &&str| line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+    let is_test = |line: &str| line.starts_with("#[test]") || line.starts_with("#[tokio::test");
     let attributes = lines[..at].iter().rev().take_while(|line| line.starts_with('#'));
     let (is_test, is_ignored) = attributes.fold((false, false), |(test, ignored), line| {
-        (test || is_test(&line), ignored || line.starts_with("#[ignore"))
+        (test || is_test(line), ignored || line.starts_with("#[ignore"))
     });
     (!is_test || is_ignored).then(|| format!("{named} is not run as a test"))
 }
