@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit::handoff::{
-    Arrival, Command, ContactSocket, ControlFrame, Destination, Event, EventReceiver,
-    GoawayReason, Listening, Open, PumpHandle, Quota, Replies, Service, SessionKey, events,
+    Arrival, Command, ContactSocket, ControlFrame, Destination, Event, EventReceiver, GoawayReason,
+    Listening, Open, PumpHandle, Quota, Replies, Service, SessionKey, events,
 };
 use adit::key::{PrivateKey, PublicKey};
 use adit::pump;
