@@ -10,7 +10,8 @@ use crate::load::Load;
 use crate::quiet::Quiet;
 use crate::way::Way;
 use crate::{
-    compare, connections, engine, fairness, idle, latency, machine, stall, throughput, udp,
+    compare, connections, engine, fairness, flood, idle, latency, machine, soak, stall, throughput,
+    timing, udp,
 };
 
 /// Measures Adit in a lab of network namespaces on this machine, beside plain forwarding.
@@ -37,6 +38,12 @@ enum Command {
     Stall(stall::Options),
     /// Datagrams: the highest rate, round trips, processor time; or round trips beside a bulk flow.
     Udp(udp::Options),
+    /// What a flood of strangers at the tunnel's port costs: round trips beside it, and memory.
+    Flood(flood::Options),
+    /// Adit for a long time: memory, descriptors, and every byte at each hop.
+    Soak(soak::Options),
+    /// Whether the time that secrets are compared in tells anything of them.
+    Timing(timing::Options),
     /// What thousands of stalled readers cost the others.
     Fairness(fairness::Options),
     /// One hop, by each interface of the kernel: what moving bytes costs without a tunnel.
@@ -110,6 +117,9 @@ fn run(command: Command) -> Result<(), BenchError> {
         Command::Idle(options) => idle::run(options),
         Command::Stall(options) => stall::run(options),
         Command::Udp(options) => udp::run(options),
+        Command::Flood(options) => flood::run(options),
+        Command::Soak(options) => soak::run(options),
+        Command::Timing(options) => timing::run(options),
         Command::Fairness(options) => fairness::run(options),
         Command::Engine(options) => engine::run(options),
         Command::Load(load) => load.run(),

@@ -52,6 +52,22 @@ pub(crate) enum BenchError {
         /// What it may take.
         max_percent: f64,
     },
+    /// A bound that a soak is to keep.
+    #[error("the soak has found: {what}")]
+    Soaked {
+        /// What it was.
+        what: String,
+    },
+    /// A comparison whose time tells what it compares, or a method that would not see it.
+    #[error("the timing of {what}: |t| is {t:.1}, and should be {should}")]
+    Telling {
+        /// Whose.
+        what: &'static str,
+        /// Welch's t, without its sign.
+        t: f64,
+        /// What it should be.
+        should: &'static str,
+    },
     /// A fault after which Adit did not go on.
     #[error("Adit did not recover from a {kind}; what its daemons logged says why")]
     NotRecovered {

@@ -75,16 +75,23 @@ pub(crate) fn conditions_under(
     lab: &Lab,
     ways: &[Way],
 ) -> Result<Vec<(String, String)>, BenchError> {
-    let mut conditions = vec![
+    let mut conditions = bare_conditions();
+    conditions.extend([
+        ("congestion control".to_owned(), congestion(lab, wanted)?),
+        ("links".to_owned(), links(&lab.host(bed::EXTERNAL))?),
+        ("versions".to_owned(), versions(ways)?),
+    ]);
+    Ok(conditions)
+}
+
+/// Those of a measurement without a lab.
+pub(crate) fn bare_conditions() -> Vec<(String, String)> {
+    vec![
         ("command".to_owned(), command_line()),
         ("kernel".to_owned(), read("/proc/sys/kernel/osrelease")),
         ("processors".to_owned(), processors()),
         ("machine".to_owned(), machine()),
-        ("congestion control".to_owned(), congestion(lab, wanted)?),
-        ("links".to_owned(), links(&lab.host(bed::EXTERNAL))?),
-    ];
-    conditions.push(("versions".to_owned(), versions(ways)?));
-    Ok(conditions)
+    ]
 }
 
 /// Stands beside times that were taken with spinners.

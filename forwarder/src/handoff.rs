@@ -5,6 +5,7 @@
 //! by a pump, and a pump never waits for the control plane. Should the control plane fall so far
 //! behind that its channel is full, the pump keeps what it could not send and tries again.
 
+mod bell;
 mod command;
 mod contacts;
 mod event;
@@ -18,6 +19,8 @@ pub use adit_ring::Target;
 use adit_ring::Waker;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use bell::hand_over;
 
 pub use command::{
     Answer, Arrival, Carrier, Command, ContactSocket, Listening, PathEcho, PathSocket, ProxyHeader,
@@ -45,9 +48,7 @@ impl PumpHandle {
     /// # Errors
     /// When the pump's thread has ended or its queue is full.
     pub fn send(&self, command: Command) -> Result<(), PumpGone> {
-        let sent = self.commands.try_send(command);
-        self.waker.wake();
-        sent.map_err(|_full_or_gone| PumpGone)
+        hand_over(&self.commands, &self.waker, command).map_err(|_full_or_gone| PumpGone)
     }
 }
 
@@ -92,13 +93,10 @@ pub struct EventSender {
 
 impl EventSender {
     fn send(&self, event: Event) -> Option<Event> {
-        let back = match self.events.try_send(event) {
+        match hand_over(&self.events, &*self.wake, event) {
             Ok(()) | Err(TrySendError::Disconnected(_)) => None,
             Err(TrySendError::Full(event)) => Some(event),
-        };
-        // It fails only when the counter is at its end, and then the reader is awake anyway.
-        self.wake.write(1).ok();
-        back
+        }
     }
 }
 

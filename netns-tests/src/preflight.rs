@@ -41,6 +41,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("nsenter", "util-linux"),
     ("unshare", "util-linux"),
     ("chrt", "util-linux"),
+    ("prlimit", "util-linux"),
     ("sha256sum", "coreutils"),
 ];
 

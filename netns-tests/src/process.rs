@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
+use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
 use crate::sandbox::child_of;
@@ -212,6 +213,17 @@ impl Process {
             .and_then(|number| number.parse::<u64>().ok())
             .ok_or_else(|| LabError::Unexpected { what: path, text: status.clone() })?;
         Ok(kib * 1024)
+    }
+
+    /// The processor time of the process, all its threads together.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn processor_time(&self) -> Result<Duration, LabError> {
+        clock_getcpuclockid(Pid::from_raw(self.pid))
+            .and_then(clock_gettime)
+            .map(Duration::from)
+            .map_err(|error| LabError::io(format!("the time of {}", self.name))(error.into()))
     }
 
     fn tail(&self) -> String {

@@ -72,8 +72,10 @@ pub struct Tally {
     pub wrong: u64,
     /// Cut by this end itself.
     pub aborted: u64,
-    /// Bytes received.
+    /// Bytes received, sums included.
     pub received: u64,
+    /// Bytes sent, without sums.
+    pub sent: u64,
     /// The longest that a flow which goes on has been without a byte at this moment.
     pub open_ms: u64,
     /// The longest time without a byte: of the flow in the middle.
@@ -102,6 +104,7 @@ impl Tally {
             wrong: self.wrong + other.wrong,
             aborted: self.aborted + other.aborted,
             received: self.received + other.received,
+            sent: self.sent + other.sent,
             open_ms: self.open_ms.max(other.open_ms),
             stall_p50_ms: self.stall_p50_ms.max(other.stall_p50_ms),
             stall_p99_ms: self.stall_p99_ms.max(other.stall_p99_ms),
@@ -123,6 +126,7 @@ impl Tally {
             wrong: number("wrong")?,
             aborted: number("aborted")?,
             received: number("received")?,
+            sent: number("sent")?,
             open_ms: number("open_ms")?,
             stall_p50_ms: number("stall_p50_ms")?,
             stall_p99_ms: number("stall_p99_ms")?,

@@ -10,6 +10,7 @@ pub mod datagrams;
 pub mod latency;
 pub mod registrations;
 pub mod server;
+pub mod strangers;
 pub mod swarm;
 
 use std::io::{self, Read, Write};

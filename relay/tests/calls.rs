@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use adit::handoff::{Destination, ProxyHeader, ProxyVersion, Service};
 
+#[path = "calls/hostile.rs"]
+mod hostile;
 #[path = "calls/relay.rs"]
 mod relay;
 

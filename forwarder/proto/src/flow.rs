@@ -216,6 +216,11 @@ impl<B> Flow<B> {
         self.has_said_blocked = false;
     }
 
+    /// Whether `credit` says more than what is known already, or answers `BLOCKED`.
+    pub(crate) fn is_helped_by(&self, credit: Credit) -> bool {
+        credit.limit > self.credit || credit.taken > self.taken || self.has_said_blocked
+    }
+
     /// Whether the other end may send `len` more bytes; if so they count as received.
     pub(crate) fn handle_data(&mut self, len: usize) -> bool {
         self.received += len as u64;

@@ -80,6 +80,13 @@ pub const CONTACTS_MAX: usize = 4_096;
 /// Control frames that may wait for the carrier. Each flow may owe a `CREDIT`, an `ACCEPT` and a
 /// `RESET`; a peer that makes us owe more than this is not reading and loses its session.
 pub const CONTROL_QUEUED_MAX: usize = 4 * FLOWS_MAX;
+/// Frames that change nothing that a peer may send at once: when flows end, what was said of them
+/// crosses their end, a few frames for each …
+pub const FUTILE_FRAMES_MAX: u64 = 4 * FLOWS_MAX as u64;
+/// … and in a second, without an end: probes, and acknowledgements of what was known already.
+pub const FUTILE_FRAMES_PER_S: u64 = 1_024;
+/// Each frame that changes something makes up for so many.
+pub const FUTILE_FRAMES_REDEEMED: u64 = 4;
 
 /// A flow's credit at its opening.
 pub const FLOW_WINDOW: u64 = 256 * 1024;

@@ -10,6 +10,7 @@
 mod datagrams;
 mod departed;
 mod error;
+mod futile;
 mod liveness;
 mod paths;
 mod receive;
@@ -32,6 +33,7 @@ use crate::limits::{
 use crate::schedule::Schedule;
 use datagrams::Datagrams;
 use departed::Departures;
+use futile::Futile;
 use liveness::Liveness;
 use resume::{Carriage, Retained};
 use share::Waiting;
@@ -128,6 +130,7 @@ pub struct Session<B> {
     sent: Sent<B>,
     received: Received,
     liveness: Liveness,
+    futile: Futile,
     counters: Counters,
     /// What was sealed since it was last asked for.
     departed: Departures,
@@ -199,6 +202,7 @@ impl<B> Session<B> {
             },
             received: Received { grant: SESSION_WINDOW, ..Received::default() },
             liveness: Liveness::new(now),
+            futile: Futile::default(),
             counters: Counters::default(),
             departed: Departures::default(),
             shared_until: None,

@@ -18,6 +18,8 @@ use proptest::prelude::*;
 
 #[path = "session/datagrams.rs"]
 mod datagrams;
+#[path = "session/futile.rs"]
+mod futile;
 #[path = "session/keys.rs"]
 mod keys;
 #[path = "session/pair.rs"]

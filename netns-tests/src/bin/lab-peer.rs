@@ -17,6 +17,7 @@ use netns_tests::traffic::datagrams;
 use netns_tests::traffic::latency;
 use netns_tests::traffic::registrations;
 use netns_tests::traffic::server::{Behaviour, serve};
+use netns_tests::traffic::strangers;
 use netns_tests::traffic::swarm::{self, Plan};
 
 #[derive(Debug, Parser)]
@@ -125,6 +126,10 @@ enum Role {
         #[arg(long, default_value_t = 10)]
         within_s: u64,
     },
+    /// Client: connections without end from one network after the other, none of which is a handshake.
+    Flood { to: SocketAddr, first: Ipv4Addr, networks: u32, count: u32 },
+    /// Client: handshakes of a byte a second, from one network after the other.
+    Dawdle { to: SocketAddr, first: Ipv4Addr, networks: u32, count: u32 },
     /// Client of the local API: registers peers.
     Register {
         socket: PathBuf,
@@ -200,6 +205,10 @@ fn play(role: Role) -> io::Result<()> {
         }
         Role::Abuse { to, abuse, within_s } => {
             abuse::commit(to, abuse, Duration::from_secs(within_s))
+        }
+        Role::Flood { to, first, networks, count } => strangers::flood(to, first, networks, count),
+        Role::Dawdle { to, first, networks, count } => {
+            strangers::dawdle(to, first, networks, count)
         }
         Role::Register { socket, target, port, count, rounds } => {
             registrations::register(&socket, target, port, count, rounds)

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+pub use flow::TRAILER;
 use flow::{Pace, Side, carry};
 use meter::{End, Meter, Roster};
 use pattern::{Pattern, Way, mix};
@@ -30,7 +31,7 @@ const HEAVY_EVERY: usize = 10;
 /// The share of a heavy flow.
 const HEAVY: u64 = 10;
 /// A flow's opening: its seed, its rate in bytes a second, its slices in milliseconds, its length.
-const GREETING: usize = 32;
+pub const GREETING: usize = 32;
 
 /// What a swarm does.
 #[derive(Debug, Clone)]

@@ -84,6 +84,14 @@ impl Relay {
         assert!(Program::new("kill").args(["-HUP", &pid]).status().unwrap().success());
     }
 
+    /// A connection, and the handshake that it is to have.
+    pub(crate) fn call_on(&self, key: &PrivateKey) -> (Handshake, TcpStream) {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let client = ClientTls::new(key, self.key).unwrap();
+        (Handshake::client(&client, "localhost").unwrap(), stream)
+    }
+
     fn status(&self) -> serde_json::Value {
         let output =
             program(&self.dir, &["status", "--json", "-c", "relay.toml"]).output().unwrap();
@@ -171,10 +179,9 @@ impl Member {
 
     /// Brings the tunnel up; returns its own end's address.
     pub(crate) fn join(&self, relay: &Relay) -> SocketAddr {
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, relay.port)).unwrap();
+        let (handshake, stream) = relay.call_on(&self.key);
         let own = stream.local_addr().unwrap();
-        let client = ClientTls::new(&self.key, relay.key).unwrap();
-        let carrier = Box::new(shake(Handshake::client(&client, "localhost").unwrap(), stream));
+        let carrier = Box::new(shake(handshake, stream));
         let (session, side, key) = (SESSION, Side::Forwarder, relay.key);
         let (name, grace, sessions_max) = ("relay".into(), GRACE, 1);
         let quota = Quota::default();

@@ -2,7 +2,9 @@
 
 use crate::frame::{FrameError, Kind};
 use crate::id::FlowId;
-use crate::limits::{DETACHED_FLOWS_MAX, FLOWS_MAX, PING_MISSED_MAX, UNACKNOWLEDGED_MAX, VERSION};
+use crate::limits::{
+    DETACHED_FLOWS_MAX, FLOWS_MAX, FUTILE_FRAMES_MAX, PING_MISSED_MAX, UNACKNOWLEDGED_MAX, VERSION,
+};
 use crate::record::{RecordError, SealError};
 
 /// What the other end did wrong, or did not do; it concerns one session and no other.
@@ -59,6 +61,9 @@ pub enum SessionError {
     /// It makes us owe more answers than it takes.
     #[error("it asks more than it reads")]
     Flooded,
+    /// It sends frames that change nothing, and hardly any others.
+    #[error("it sent more than {FUTILE_FRAMES_MAX} frames that change nothing")]
+    Futile,
     /// It answers probes and acknowledges nothing.
     #[error("it acknowledged nothing for {} s", UNACKNOWLEDGED_MAX.as_secs())]
     Unacknowledged,

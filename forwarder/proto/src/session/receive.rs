@@ -25,6 +25,9 @@ impl<B> Session<B> {
         if self.is_repeated(content, now) {
             return Ok(());
         }
+        if content.is_empty() {
+            self.futile.add(now)?;
+        }
         let mut frames = Frames::new(content);
         let mut is_reliable = None;
         while let Some(frame) = frames.next() {
@@ -33,6 +36,7 @@ impl<B> Session<B> {
             if *is_reliable.get_or_insert(kind.is_reliable()) != kind.is_reliable() {
                 return Err(SessionError::Mixed);
             }
+            self.weigh(&frame, now)?;
             self.handle_frame(frame, frames.offset(), now, events)?;
         }
         if is_reliable == Some(true) {

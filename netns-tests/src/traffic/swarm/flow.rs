@@ -16,8 +16,8 @@ use sha2::{Digest, Sha256};
 use super::meter::{End, Meter, Roster};
 use super::pattern::Pattern;
 
-/// What follows the pattern: its sum, and whether all is well so far with what was heard.
-const TRAILER: usize = 33;
+/// The bytes that follow the pattern: its sum, and whether all is well so far with what was heard.
+pub const TRAILER: usize = 33;
 const WELL: u8 = 1;
 const AMISS: u8 = 0;
 
