@@ -92,7 +92,8 @@ enum Command {
     Connect(ConnectArgs),
     /// Use an invitation of a relay: make a key, have it let in, and write the configuration.
     ///
-    /// Nothing is written unless the relay says yes, and nothing is ever overwritten.
+    /// Nothing is written unless the relay says yes, and nothing is ever overwritten, but for a
+    /// configuration that has only comments.
     Join {
         /// The line that `adit-relay invite` has printed; - reads it from stdin.
         line: String,

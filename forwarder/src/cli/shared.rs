@@ -75,7 +75,10 @@ impl SocketArgs {
         let usual_file = Path::new(usual_file);
         match &self.config {
             Some(file) => Ok(load(file)?),
-            None if usual_file.exists() => Ok(load(usual_file)?),
+            None if usual_file.exists() => match load(usual_file) {
+                Err(error) if error.is_blank() => Ok(usual_socket.into()),
+                found => Ok(found?),
+            },
             None => Ok(usual_socket.into()),
         }
     }

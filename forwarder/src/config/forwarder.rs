@@ -45,6 +45,10 @@ const SCHEMA: Schema = Schema {
     ],
 };
 
+/// What to do about a file of comments.
+const HOW_TO_FILL: &str = "let `adit join` write it, with a line from the relay's operator, or write \
+    key, relay and relay_key";
+
 /// What the forwarder is told by its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwarderConfig {
@@ -126,6 +130,7 @@ impl ForwarderConfig {
     /// With the file, the line, and what is wrong there.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let file = File::read(path)?;
+        file.refuse_blank(HOW_TO_FILL)?;
         let raw: Raw = file.parse(&SCHEMA)?;
         Ok(Self {
             key: beside(path, raw.key.get_ref()),

@@ -47,6 +47,10 @@ const SCHEMA: Schema = Schema {
     ],
 };
 
+/// What to do about a file of comments.
+const HOW_TO_FILL: &str =
+    "write at least key and listen, and make the key with `adit-relay keygen`";
+
 /// What the relay is told by its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayConfig {
@@ -105,6 +109,7 @@ impl RelayConfig {
     /// With the file, the line, and what is wrong there.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let file = File::read(path)?;
+        file.refuse_blank(HOW_TO_FILL)?;
         let raw: Raw = file.parse(&SCHEMA)?;
         let contact_address = match &raw.contact_address {
             Some(address) => Some(file.value::<Ip>("contact_address", address)?.0),
