@@ -11,6 +11,8 @@ mod metrics;
 mod name;
 mod net;
 mod outward;
+#[cfg(test)]
+mod packaged;
 mod peer;
 mod place;
 mod ports;

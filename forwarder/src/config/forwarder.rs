@@ -19,7 +19,7 @@ use super::{
 };
 use crate::key::{PINS_MAX, Pins, PublicKey};
 
-const SCHEMA: Schema = Schema {
+pub(super) const SCHEMA: Schema = Schema {
     top: &[
         "key",
         "relay",

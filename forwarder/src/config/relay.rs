@@ -25,7 +25,7 @@ use super::place::ListenAddress;
 use super::{ConfigError, ENROLLED_FILE, Places, Problem, RELAY_SOCKET, RELAY_STATE, beside};
 use admitted::{EXTERNAL_KEYS, FORWARDER_KEYS, Known, RawAdmitted};
 
-const SCHEMA: Schema = Schema {
+pub(super) const SCHEMA: Schema = Schema {
     top: &[
         "key",
         "listen",
