@@ -13,7 +13,7 @@ fn uncommented(text: &str) -> String {
     let is_key = |line: &str| {
         let key = line.split_once(" = ").map(|(key, _)| key);
         line.starts_with('[')
-            || key.is_some_and(|key| key.chars().all(|c| c == '_' || c.is_ascii_lowercase()))
+            || key.is_some_and(|key| key.chars().all(|c| c == '_' || c.is_ascii_alphanumeric()))
     };
     let lines = text.lines().map(|line| match line.strip_prefix("# ") {
         Some(rest) if is_key(rest) => rest,
