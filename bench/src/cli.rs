@@ -16,7 +16,7 @@ use crate::{
 
 /// Measures Adit in a lab of network namespaces on this machine, beside plain forwarding.
 #[derive(Debug, Parser)]
-#[command(name = "adit-bench", version)]
+#[command(name = "adit-bench", version = adit_about::VERSION)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

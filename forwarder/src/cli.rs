@@ -12,6 +12,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use adit_about::PagesArgs;
 use clap::{Parser, Subcommand};
 
 use crate::config::{FORWARDER_FILE, FORWARDER_FOLDER, FORWARDER_SOCKET, ForwarderConfig};
@@ -31,7 +32,7 @@ use register::{RegisterArgs, TokenArgs, UnregisterArgs};
 pub use histogram::{HistogramArgs, histogram};
 pub use shared::{
     KeygenArgs, LogArgs, SocketArgs, StatusArgs, answer, check_io_uring, check_key, check_user,
-    keygen, ok, parsed, reload, say, show_status,
+    command_line, keygen, ok, pages, parsed, reload, say, show_status,
 };
 pub use top::{TopArgs, Watched, top};
 
@@ -53,7 +54,7 @@ Examples:
 /// `adit run` keeps one encrypted connection to the relay, from the inside to the outside, and
 /// passes what arrives at each peer's contact point there on to the peer.
 #[derive(Debug, Parser)]
-#[command(name = "adit", version, after_help = format!("{EXAMPLES}\n\n{}", exit::HELP))]
+#[command(name = "adit", version = adit_about::VERSION, after_help = format!("{EXAMPLES}\n\n{}", exit::HELP))]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -91,7 +92,8 @@ enum Command {
     Connect(ConnectArgs),
     /// Use an invitation of a relay: make a key, have it let in, and write the configuration.
     ///
-    /// Nothing is written unless the relay says yes, and nothing is ever overwritten.
+    /// Nothing is written unless the relay says yes, and nothing is ever overwritten, but for a
+    /// configuration that has only comments.
     Join {
         /// The line that `adit-relay invite` has printed; - reads it from stdin.
         line: String,
@@ -121,12 +123,14 @@ enum Command {
     Histogram(HistogramArgs),
     /// Watch the running forwarder: flows, rates, times; q ends.
     Top(TopArgs),
+    /// Write man pages, and completions for bash, zsh and fish.
+    #[command(hide = true)]
+    Pages(PagesArgs),
 }
 
 /// The program `adit`.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    exit::finish("adit", run(cli))
+    exit::finish("adit", run(command_line::<Cli>()))
 }
 
 fn run(cli: Cli) -> Result<(), Failed> {
@@ -151,6 +155,7 @@ fn run(cli: Cli) -> Result<(), Failed> {
         Command::Status(args) => show_status(&args, &socket(&args.socket)?, forwarder_table),
         Command::Histogram(args) => histogram(&args, &socket(&args.socket)?),
         Command::Top(args) => top(&args, &socket(&args.socket)?, Watched::Forwarder),
+        Command::Pages(args) => pages::<Cli>(&args),
     }
 }
 

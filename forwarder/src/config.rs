@@ -13,6 +13,8 @@ mod metrics;
 mod name;
 mod net;
 mod outward;
+#[cfg(test)]
+mod packaged;
 mod peer;
 mod place;
 mod ports;
@@ -72,6 +74,11 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
+    /// Whether nothing has been configured: the file is there and says nothing.
+    pub fn is_blank(&self) -> bool {
+        matches!(self.problem, Problem::Blank(_))
+    }
+
     /// Whether there is no such file.
     pub fn is_missing(&self) -> bool {
         matches!(&self.problem, Problem::Unreadable(why) if why.kind() == std::io::ErrorKind::NotFound)
@@ -90,9 +97,17 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// Whether a configuration says nothing: packages come with one whose lines are all comments.
+pub fn is_blank(text: &str) -> bool {
+    text.lines().map(str::trim_start).all(|line| line.is_empty() || line.starts_with('#'))
+}
+
 /// What can be wrong in a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
+    /// It is there, and nobody has written into it.
+    #[error("says nothing yet, all its lines are comments: {0}")]
+    Blank(&'static str),
     /// The file cannot be read.
     #[error("cannot be read: {0}")]
     Unreadable(std::io::Error),

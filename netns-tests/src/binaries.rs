@@ -100,7 +100,8 @@ fn existing(path: PathBuf) -> Result<PathBuf, LabError> {
     }
 }
 
-fn once(
+/// Runs `build` once per process.
+pub(crate) fn once(
     cell: &OnceLock<Result<PathBuf, String>>,
     build: impl FnOnce() -> Result<PathBuf, LabError>,
 ) -> Result<PathBuf, LabError> {
@@ -108,13 +109,18 @@ fn once(
     built.clone().map_err(|text| LabError::Unexpected { what: "the build".to_owned(), text })
 }
 
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> PathBuf {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| workspace.join("target"), |folder| workspace.join(folder))
+}
+
 /// Runs `cargo build --release` in this workspace, and returns the folder of its programs.
 fn build(arguments: &[&str]) -> Result<PathBuf, LabError> {
     let lock = lock_file("build.lock")?;
     lock.lock().map_err(LabError::io("waiting for another build"))?;
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-    let target = env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| workspace.join("target"), |folder| workspace.join(folder));
     let output = Command::new(env!("CARGO"))
         .args(["build", "--release", "--quiet"])
         .args(arguments)
@@ -122,7 +128,7 @@ fn build(arguments: &[&str]) -> Result<PathBuf, LabError> {
         .output()
         .map_err(LabError::io("running cargo"))?;
     if output.status.success() {
-        return Ok(target.join("release"));
+        return Ok(target().join("release"));
     }
     Err(LabError::Command {
         command: format!("cargo build --release {}", arguments.join(" ")),

@@ -10,7 +10,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use adit_about::PagesArgs;
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::matrix::{Scenario, scenarios, select, topologies};
 use crate::{LabError, draw, preflight};
@@ -18,7 +19,7 @@ use crate::{LabError, draw, preflight};
 /// Tries Adit through every kind of gateway, way out, fault and line, on this machine, in network
 /// namespaces; nothing of the machine's own network is touched.
 #[derive(Debug, Parser)]
-#[command(name = "adit-lab", version)]
+#[command(name = "adit-lab", version = adit_about::VERSION)]
 struct Arguments {
     /// Installs missing tools with apt-get; without this they are only named.
     #[arg(long, global = true)]
@@ -46,6 +47,9 @@ enum Command {
         #[arg(long)]
         svg: Option<PathBuf>,
     },
+    /// Writes man pages, and completions for bash, zsh and fish.
+    #[command(hide = true)]
+    Pages(PagesArgs),
 }
 
 /// Does what the command line says.
@@ -73,6 +77,10 @@ impl Arguments {
             Command::Shell(shell) => {
                 self.check_tools()?;
                 shell.run()
+            }
+            Command::Pages(pages) => {
+                pages.write(Self::command()).map_err(LabError::Claim)?;
+                Ok(ExitCode::SUCCESS)
             }
         }
     }

@@ -45,6 +45,16 @@ const TOOLS: &[(&str, &str)] = &[
     ("sha256sum", "coreutils"),
 ];
 
+/// What packing, and trying what was packed, takes besides: whoever only runs the lab needs none of it.
+const PACKING_TOOLS: &[(&str, &str)] = &[
+    ("crun", "crun"),
+    ("dpkg-shlibdeps", "dpkg-dev"),
+    ("jq", "jq"),
+    ("lintian", "lintian"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("skopeo", "skopeo"),
+];
+
 /// Where administrators' tools are, whether or not the caller's `PATH` says so.
 const SYSTEM_FOLDERS: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
 
@@ -55,10 +65,24 @@ const SYSTEM_FOLDERS: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/us
 pub fn ensure() -> Result<(), LabError> {
     static DONE: OnceLock<()> = OnceLock::new();
     if DONE.get().is_none() {
-        install_missing()?;
+        install_missing(TOOLS)?;
         DONE.get_or_init(|| ());
     }
     Ok(())
+}
+
+/// Makes sure that there is all that packing takes.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_packing() -> Result<(), LabError> {
+    install_missing(PACKING_TOOLS)
+}
+
+/// Debian's packages of the tools that the lab runs.
+#[must_use]
+pub fn packages() -> Vec<&'static str> {
+    packages_of(TOOLS.iter())
 }
 
 /// Looks for every tool, and installs nothing.
@@ -66,7 +90,7 @@ pub fn ensure() -> Result<(), LabError> {
 /// # Errors
 /// When a tool is missing; the error holds the line that installs it.
 pub fn check() -> Result<(), LabError> {
-    let packages = missing();
+    let packages = missing(TOOLS);
     if packages.is_empty() {
         return Ok(());
     }
@@ -89,21 +113,24 @@ fn install_line(packages: &[&str]) -> String {
 }
 
 /// Packages whose commands are not found.
-fn missing() -> Vec<&'static str> {
+fn missing(tools: &[(&str, &'static str)]) -> Vec<&'static str> {
     let path = search_path();
     let found = |tool: &str| path.split(':').any(|folder| Path::new(folder).join(tool).is_file());
-    let mut packages: Vec<_> =
-        TOOLS.iter().filter(|(tool, _)| !found(tool)).map(|(_, package)| *package).collect();
+    packages_of(tools.iter().filter(|(tool, _)| !found(tool)))
+}
+
+fn packages_of<'a>(tools: impl Iterator<Item = &'a (&'a str, &'static str)>) -> Vec<&'static str> {
+    let mut packages: Vec<_> = tools.map(|(_, package)| *package).collect();
     packages.sort_unstable();
     packages.dedup();
     packages
 }
 
-fn install_missing() -> Result<(), LabError> {
+fn install_missing(tools: &[(&str, &'static str)]) -> Result<(), LabError> {
     // Parallel tests must not race for dpkg's lock; whoever comes second finds nothing to do.
     let lock = lock_file("apt.lock")?;
     lock.lock().map_err(LabError::io("waiting for another preflight"))?;
-    let packages = missing();
+    let packages = missing(tools);
     if packages.is_empty() {
         return Ok(());
     }
@@ -121,7 +148,7 @@ fn install_missing() -> Result<(), LabError> {
         .env("PATH", search_path())
         .output()
         .map_err(LabError::io("running apt-get"))?;
-    if output.status.success() && missing().is_empty() {
+    if output.status.success() && missing(tools).is_empty() {
         return Ok(());
     }
     Err(LabError::Command {

@@ -7,12 +7,13 @@ use std::process::ExitCode;
 
 use adit::cli::{
     HistogramArgs, KeygenArgs, LogArgs, SocketArgs, StatusArgs, TopArgs, Watched, check_io_uring,
-    check_key, check_user, histogram, keygen, ok, reload, show_status, top,
+    check_key, check_user, command_line, histogram, keygen, ok, pages, reload, show_status, top,
 };
 use adit::config::{RELAY_FILE, RELAY_SOCKET, RelayConfig};
 use adit::exit::{self, Exit, Failed};
 use adit::key::PrivateKey;
 use adit::status::relay_table;
+use adit_about::PagesArgs;
 use clap::{Parser, Subcommand};
 
 use crate::daemon;
@@ -32,7 +33,7 @@ Examples:
 /// Forwarders dial in from behind their gateways; whoever connects to one of their contact points
 /// here reaches the peer that it was registered for.
 #[derive(Debug, Parser)]
-#[command(name = "adit-relay", version, after_help = format!("{EXAMPLES}\n\n{}", exit::HELP))]
+#[command(name = "adit-relay", version = adit_about::VERSION, after_help = format!("{EXAMPLES}\n\n{}", exit::HELP))]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -79,12 +80,14 @@ enum Command {
     Revoke(RevokeArgs),
     /// Make the relay's next key beside the present one, and say how to change to it.
     Rotate(RotateArgs),
+    /// Write man pages, and completions for bash, zsh and fish.
+    #[command(hide = true)]
+    Pages(PagesArgs),
 }
 
 /// The program `adit-relay`.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
-    exit::finish("adit-relay", run(cli))
+    exit::finish("adit-relay", run(command_line::<Cli>()))
 }
 
 fn run(cli: Cli) -> Result<(), Failed> {
@@ -103,6 +106,7 @@ fn run(cli: Cli) -> Result<(), Failed> {
         Command::Forwarders(args) => enrolment::forwarders(&args),
         Command::Revoke(args) => enrolment::revoke(&args),
         Command::Rotate(args) => enrolment::rotate(&args),
+        Command::Pages(args) => pages::<Cli>(&args),
     }
 }
 

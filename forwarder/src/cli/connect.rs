@@ -117,13 +117,15 @@ impl ConnectArgs {
 
     fn known(&self) -> Result<ForwarderConfig, Failed> {
         let is_usual = self.config == Path::new(FORWARDER_FILE);
-        if is_usual && !self.config.exists() {
+        ForwarderConfig::load(&self.config).map_err(|error| {
+            if !is_usual || !(error.is_missing() || error.is_blank()) {
+                return error.into();
+            }
             let message = format!(
-                "there is no {FORWARDER_FILE} to take the keys from: run `adit join` with an \
+                "there are no keys to take from {FORWARDER_FILE}: run `adit join` with an \
                  invitation, or name them with --key and --relay-key"
             );
-            return Err(Failed::new(Exit::Config, message));
-        }
-        Ok(ForwarderConfig::load(&self.config)?)
+            Failed::new(Exit::Config, message)
+        })
     }
 }

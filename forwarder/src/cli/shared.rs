@@ -2,8 +2,12 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process;
 
-use clap::Args;
+use adit_about::PagesArgs;
+use adit_proto::limits::VERSION as PROTOCOL;
+use clap::error::ErrorKind;
+use clap::{Args, Parser};
 use serde::de::DeserializeOwned;
 
 use crate::api::Client;
@@ -85,10 +89,42 @@ impl SocketArgs {
         let usual_file = Path::new(usual_file);
         match &self.config {
             Some(file) => Ok(load(file)?),
-            None if usual_file.exists() => Ok(load(usual_file)?),
+            None if usual_file.exists() => match load(usual_file) {
+                Err(error) if error.is_blank() => Ok(usual_socket.into()),
+                found => Ok(found?),
+            },
             None => Ok(usual_socket.into()),
         }
     }
+}
+
+/// The command line of this process. A wrong one ends it, and so does a question: for help, or for the
+/// version, which is answered with what this build and this kernel can do together.
+pub fn command_line<C: Parser>() -> C {
+    C::try_parse().unwrap_or_else(|error| {
+        if error.kind() != ErrorKind::DisplayVersion {
+            error.exit();
+        }
+        say(&format!("{}{}", error.render(), abilities()));
+        process::exit(0)
+    })
+}
+
+/// What decides whether two ends understand each other, and how fast they can be.
+fn abilities() -> String {
+    let ring = match pump::probe() {
+        Ok(features) => format!("io_uring {}", usable(features.bundles)),
+        Err(refusal) => refusal.to_string(),
+    };
+    format!("protocol: {PROTOCOL}, over TLS 1.3 with X25519MLKEM768\nkernel: {ring}")
+}
+
+/// Writes the man pages and completions of a command line.
+///
+/// # Errors
+/// When the folder cannot be written to.
+pub fn pages<C: Parser>(args: &PagesArgs) -> Result<(), Failed> {
+    args.write(C::command()).map_err(|error| Failed::new(Exit::Failure, error))
 }
 
 /// Prints `text` on stdout. A reader that has gone, as in `| head`, is no failure of ours.
@@ -137,9 +173,12 @@ pub fn check_user(user: Option<&str>) -> Result<(), Failed> {
 /// When io_uring cannot be used.
 pub fn check_io_uring() -> Result<(), Failed> {
     let features = pump::probe()?;
-    let bundles = if features.bundles { "with" } else { "without" };
-    ok("io_uring", &format!("usable, {bundles} receive bundles"));
+    ok("io_uring", usable(features.bundles));
     Ok(())
+}
+
+fn usable(bundles: bool) -> &'static str {
+    if bundles { "usable, with receive bundles" } else { "usable, without receive bundles" }
 }
 
 /// Asks the daemon for its status.

@@ -10,7 +10,7 @@ use serde::de::{Deserialize, DeserializeOwned, Deserializer, SeqAccess, Visitor}
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{ConfigError, Problem};
+use super::{ConfigError, Problem, is_blank};
 
 /// How alike two keys must be for one to be offered in place of the other (Jaro-Winkler): `adress`
 /// and `address` are 0.96 alike, `tcp` and `udp` 0.56.
@@ -59,6 +59,14 @@ impl File {
                 problem: Problem::Unreadable(error),
             }),
         }
+    }
+
+    /// Refuses a file that says nothing, with the cure: otherwise the first key would be said to be missing.
+    pub(super) fn refuse_blank(&self, cure: &'static str) -> Result<(), ConfigError> {
+        if !is_blank(&self.text) {
+            return Ok(());
+        }
+        Err(ConfigError { file: self.path.clone(), line: None, problem: Problem::Blank(cure) })
     }
 
     /// The file's values, once all of its keys are known ones.

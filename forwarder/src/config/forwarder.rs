@@ -21,7 +21,7 @@ use super::{
 };
 use crate::key::{PINS_MAX, Pins, PublicKey};
 
-static SCHEMA: Schema = Schema {
+pub(super) static SCHEMA: Schema = Schema {
     top: &[
         "key",
         "relay",
@@ -50,6 +50,10 @@ static SCHEMA: Schema = Schema {
         ("audit", AUDIT_KEYS),
     ],
 };
+
+/// What to do about a file of comments.
+const HOW_TO_FILL: &str = "let `adit join` write it, with a line from the relay's operator, or write \
+    key, relay and relay_key";
 
 /// What the forwarder is told by its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,6 +153,7 @@ impl ForwarderConfig {
     /// With the file, the line, and what is wrong there.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let file = File::read(path)?;
+        file.refuse_blank(HOW_TO_FILL)?;
         let raw: Raw = file.parse(&SCHEMA)?;
         Ok(Self {
             key: beside(path, raw.key.get_ref()),

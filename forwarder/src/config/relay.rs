@@ -29,7 +29,7 @@ use super::{
 };
 use admitted::{EXTERNAL_KEYS, FORWARDER_KEYS, Known, RawAdmitted};
 
-static SCHEMA: Schema = Schema {
+pub(super) static SCHEMA: Schema = Schema {
     top: &[
         "key",
         "listen",
@@ -54,6 +54,10 @@ static SCHEMA: Schema = Schema {
         ("audit", AUDIT_KEYS),
     ],
 };
+
+/// What to do about a file of comments.
+const HOW_TO_FILL: &str =
+    "write at least key and listen, and make the key with `adit-relay keygen`";
 
 /// What the relay is told by its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +131,7 @@ impl RelayConfig {
     /// With the file, the line, and what is wrong there.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let file = File::read(path)?;
+        file.refuse_blank(HOW_TO_FILL)?;
         let raw: Raw = file.parse(&SCHEMA)?;
         let contact_address = match &raw.contact_address {
             Some(address) => Some(file.value::<Ip>("contact_address", address)?.0),

@@ -1,4 +1,5 @@
-//! The folder that a key and a configuration are put in: both or neither, and never over others.
+//! The folder that a key and a configuration are put in: both or neither, and never over others, but for
+//! a configuration that says nothing, as packages bring it.
 
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, Write};
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::{Builder, NamedTempFile};
 
+use crate::config::is_blank;
 use crate::key::{KeyError, PrivateKey};
 
 /// The key's name in the folder.
@@ -17,6 +19,8 @@ pub const CONFIG_NAME: &str = "adit.toml";
 /// The key is its owner's alone; the configuration holds no secret but a proxy's login.
 const KEY_MODE: u32 = 0o600;
 const CONFIG_MODE: u32 = 0o644;
+/// The longest configuration that is looked at for whether it says nothing; a package's has 4 KiB.
+const BLANK_BYTES_MAX: u64 = 64 << 10;
 /// How names begin that nobody reads.
 const UNREAD: &str = ".adit-join-";
 
@@ -54,6 +58,8 @@ pub(super) struct Site {
     key: NamedTempFile,
     config: NamedTempFile,
     made: Made,
+    /// Whether a configuration that says nothing is in our place.
+    replaces_blank: bool,
     /// The folder, locked: what has a name that nobody reads is ours.
     _folder: File,
     dir: PathBuf,
@@ -68,9 +74,11 @@ impl Site {
         is_secret: bool,
     ) -> Result<Self, SiteError> {
         let unwritable = |source| SiteError::Unwritable { dir: dir.into(), source };
+        let mut replaces_blank = false;
         for name in [KEY_NAME, CONFIG_NAME] {
             let path = dir.join(name);
             match fs::symlink_metadata(&path) {
+                Ok(_) if name == CONFIG_NAME && says_nothing(&path) => replaces_blank = true,
                 Ok(_) => return Err(SiteError::Exists(path)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(unwritable(error)),
@@ -93,7 +101,7 @@ impl Site {
         let key = write(KEY_MODE, pem.as_bytes()).map_err(unwritable)?;
         let mode = if is_secret { KEY_MODE } else { CONFIG_MODE };
         let config = write(mode, &[]).map_err(unwritable)?;
-        Ok(Self { key, config, made, _folder: folder, dir: dir.into() })
+        Ok(Self { key, config, made, replaces_blank, _folder: folder, dir: dir.into() })
     }
 
     /// Puts both in place; returns where the configuration and the key are.
@@ -108,7 +116,13 @@ impl Site {
             _ => unwritable(error.error),
         };
         self.key.persist_noclobber(&key_path).map_err(|error| settled(error, &key_path))?;
-        if let Err(error) = self.config.persist_noclobber(&config_path) {
+        // Looked at again: somebody may have written into it since.
+        let placed = if self.replaces_blank && says_nothing(&config_path) {
+            self.config.persist(&config_path)
+        } else {
+            self.config.persist_noclobber(&config_path)
+        };
+        if let Err(error) = placed {
             // It opens nothing without the configuration, and would stand in the next one's way.
             fs::remove_file(&key_path).map_err(unwritable)?;
             return Err(settled(error, &config_path));
@@ -118,6 +132,13 @@ impl Site {
         File::open(&dir).and_then(|dir| dir.sync_all()).ok();
         Ok((config_path, key_path))
     }
+}
+
+/// Whether `path` is a file, and no link to one, that holds comments alone.
+fn says_nothing(path: &Path) -> bool {
+    let short = |found: &fs::Metadata| found.is_file() && found.len() <= BLANK_BYTES_MAX;
+    fs::symlink_metadata(path).is_ok_and(|found| short(&found))
+        && fs::read_to_string(path).is_ok_and(|text| is_blank(&text))
 }
 
 fn unnamed(dir: &Path, mode: u32) -> io::Result<NamedTempFile> {
@@ -189,6 +210,24 @@ mod tests {
             assert!(matches!(&refused, SiteError::Exists(path) if path.ends_with(name)));
             assert_eq!(names(dir.path()), [name]);
             assert_eq!(fs::read_to_string(dir.path().join(name)).unwrap(), "mine");
+        }
+    }
+
+    /// A configuration of comments alone, as a package brings it, gives way; one that somebody writes
+    /// into before the relay has answered does not.
+    #[test]
+    fn only_a_configuration_that_says_nothing_gives_way() {
+        let key = PrivateKey::generate().unwrap();
+        for (meanwhile, gives_way) in [("# still\n\n", true), ("key = \"mine\"", false)] {
+            let dir = tempfile::tempdir().unwrap();
+            let config = dir.path().join(CONFIG_NAME);
+            fs::write(&config, "# key = \"adit.key\"\n").unwrap();
+            let site = Site::prepare(dir.path(), &key, false).unwrap();
+            fs::write(&config, meanwhile).unwrap();
+            assert_eq!(site.settle("# ours").is_ok(), gives_way);
+            let expected = if gives_way { "# ours" } else { meanwhile };
+            assert_eq!(fs::read_to_string(&config).unwrap(), expected);
+            assert_eq!(dir.path().join(KEY_NAME).exists(), gives_way);
         }
     }
 
