@@ -26,6 +26,7 @@ mod window;
 
 pub use packet::{PACKET_HEADER, PACKET_TRAILER, PacketError, PathError};
 pub use path::{Path, PathCounters};
+pub(crate) use path::PathSnapshot;
 
 /// How many datagrams `len` bytes are: each has `segment` bytes but the last, which may have fewer; one
 /// when that is 0.

@@ -92,7 +92,7 @@ impl std::fmt::Debug for PathOffer {
 }
 
 impl PathOffer {
-    fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(7 + PATH_SECRET);
         out.put_u32(self.id);
         out.put_u16(self.port);
@@ -102,7 +102,7 @@ impl PathOffer {
     }
 
     /// `Some(None)` of no bytes at all.
-    fn parse(mut body: &[u8]) -> Option<Option<Self>> {
+    pub(crate) fn parse(mut body: &[u8]) -> Option<Option<Self>> {
         if body.is_empty() {
             return Some(None);
         }
