@@ -27,6 +27,7 @@ mod peers;
 mod refusal;
 mod server;
 mod socket;
+mod upgrade;
 
 use axum::Router;
 use axum::extract::State;
@@ -43,6 +44,7 @@ pub use peers::{NewPeer, PeersRequest, Renewal, peers_routes};
 pub use refusal::{ErrorBody, Json, Refusal};
 pub use server::{Caller, serve, serve_lan};
 pub use socket::{SocketError, SocketFile};
+pub use upgrade::{NewProgram, upgrade_routes};
 
 use crate::status::Ask;
 

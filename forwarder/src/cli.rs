@@ -7,6 +7,7 @@ mod proxy;
 mod register;
 mod shared;
 mod top;
+mod upgrade;
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -34,6 +35,7 @@ pub use shared::{
     keygen, ok, parsed, say, show_status,
 };
 pub use top::{TopArgs, Watched, top};
+pub use upgrade::{UpgradeArgs, upgrade};
 
 /// A line with blanks around it.
 const STDIN_BYTES_MAX: u64 = 2 * LINE_BYTES_MAX as u64;
@@ -78,11 +80,14 @@ enum Command {
     /// Keep the tunnel and register the peers, in the foreground.
     ///
     /// TERM or INT lets the open connections finish, for 10 seconds at most; a second one ends at
-    /// once. HUP reads the peers from the configuration again.
+    /// once. HUP reads the peers from the configuration again, USR2 is `adit upgrade`.
     Run {
         /// The configuration.
         #[arg(short, long, value_name = "FILE", default_value = FORWARDER_FILE)]
         config: PathBuf,
+        /// Take over from the process that starts this one.
+        #[arg(long, hide = true)]
+        takeover: bool,
     },
     /// Call a private contact point, or offer some, as an external peer with a key of its own.
     ///
@@ -117,6 +122,10 @@ enum Command {
     Histogram(HistogramArgs),
     /// Watch the running forwarder: flows, rates, times; q ends.
     Top(TopArgs),
+    /// Let a new process take over from the running forwarder: nothing is cut off.
+    ///
+    /// It is started as the running one was. Should it not get ready, the running one goes on.
+    Upgrade(UpgradeArgs),
 }
 
 /// The program `adit`.
@@ -129,9 +138,9 @@ fn run(cli: Cli) -> Result<(), Failed> {
     match cli.command {
         Command::Keygen(args) => keygen(&args.out.unwrap_or_else(|| "adit.key".into())),
         Command::Check { config } => check(&config),
-        Command::Run { config } => {
+        Command::Run { config, takeover } => {
             logging::start(cli.log.log_level.as_deref()).map_err(bad_level)?;
-            forwarder::run(&config)
+            forwarder::run(&config, takeover)
         }
         Command::Doctor(args) => args.run(),
         Command::Connect(args) => {
@@ -147,6 +156,7 @@ fn run(cli: Cli) -> Result<(), Failed> {
         Command::Status(args) => show_status(&args, &socket(&args.socket)?, forwarder_table),
         Command::Histogram(args) => histogram(&args, &socket(&args.socket)?),
         Command::Top(args) => top(&args, &socket(&args.socket)?, Watched::Forwarder),
+        Command::Upgrade(args) => upgrade(&args, &socket(&args.socket)?),
     }
 }
 

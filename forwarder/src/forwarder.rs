@@ -22,6 +22,7 @@ use crate::key::PrivateKey;
 use crate::net;
 use crate::pump;
 use crate::status;
+use crate::upgrade::Predecessor;
 use daemon::{Daemon, Input};
 
 /// What the daemon is for.
@@ -36,15 +37,20 @@ enum Role {
     },
 }
 
-/// Runs a forwarder with the configuration of `file` until it is told to end.
+/// Runs a forwarder with the configuration of `file` until it is told to end; one that `is_takeover`
+/// goes on with what the process has that started it.
 ///
 /// # Errors
 /// When the configuration, the key, the kernel or the socket does not allow it.
-pub fn run(file: &Path) -> Result<(), Failed> {
+pub fn run(file: &Path, is_takeover: bool) -> Result<(), Failed> {
+    let predecessor = is_takeover.then(Predecessor::meet).transpose()?;
     let config = ForwarderConfig::load(file)?;
     let key = PrivateKey::load(&config.key)?;
     let (inbox, inputs) = mpsc::channel(net::INBOX_MAX);
-    let routes = || api::routes().merge(api::peers_routes()).merge(api::histogram_routes());
+    let routes = || {
+        let routes = api::routes().merge(api::peers_routes()).merge(api::histogram_routes());
+        routes.merge(api::upgrade_routes())
+    };
     let _socket = api::serve(&config.socket, inbox.clone(), routes())
         .map_err(|error| Failed::new(Exit::Failure, error))?;
     if let Some(listen) = config.api {
@@ -59,7 +65,7 @@ pub fn run(file: &Path) -> Result<(), Failed> {
     }
     let (version, peers) = (status::VERSION, config.peers.len());
     tracing::info!(key = %key.public(), relay = %config.relay, peers, "adit {version} starts");
-    start(Role::Contact(file.into()), config, &key, inbox, inputs)
+    start((Role::Contact(file.into()), predecessor), config, &key, inbox, inputs)
 }
 
 /// Calls a private contact point, or offers some, as an external peer: the listeners of `config` are
@@ -73,11 +79,11 @@ pub fn call(
     stdio: Option<String>,
 ) -> Result<(), Failed> {
     let (inbox, inputs) = mpsc::channel(net::INBOX_MAX);
-    start(Role::Caller { stdio }, config, key, inbox, inputs)
+    start((Role::Caller { stdio }, None), config, key, inbox, inputs)
 }
 
 fn start(
-    role: Role,
+    (role, predecessor): (Role, Option<Predecessor>),
     config: ForwarderConfig,
     key: &PrivateKey,
     inbox: mpsc::Sender<Input>,
@@ -92,8 +98,12 @@ fn start(
     let (pump, events) = spawn_pump(features)?;
     let identity = key.public();
     net::run(async move {
+        let mut daemon = Daemon::new(role, config, identity, gateway, pump, inbox.clone())?;
+        if let Some(predecessor) = predecessor {
+            daemon.take_over(predecessor, &events)?;
+        }
         listen_to(events, &inbox).map_err(|error| Failed::new(Exit::Failure, error))?;
-        Daemon::new(role, config, identity, gateway, pump, inbox)?.run(inputs).await
+        daemon.run(inputs).await
     })
 }
 

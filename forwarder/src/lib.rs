@@ -33,3 +33,4 @@ pub mod registrar;
 pub mod sources;
 pub mod status;
 pub mod tls;
+pub mod upgrade;

@@ -29,6 +29,7 @@ mod sessions;
 mod slots;
 mod source_table;
 mod timers;
+mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -64,6 +65,7 @@ use paths::{PathSocket, Paths};
 use sessions::Tunnel;
 use slots::{Purpose, Slot, Slots};
 use timers::{Openings, Timer, Timers};
+use upgrade::Standing;
 
 pub use adit_ring::probe;
 
@@ -111,6 +113,8 @@ struct Pump {
     flows_blocked: BTreeSet<Slot>,
     slice_lists: Vec<SliceList>,
     measures: Measures,
+    standing: Standing,
+    is_thaw_due: bool,
     is_stopping: bool,
 }
 
@@ -194,6 +198,8 @@ impl Pump {
             flows_blocked: BTreeSet::new(),
             slice_lists: Vec::new(),
             measures: Measures::default(),
+            standing: Standing::default(),
+            is_thaw_due: false,
             is_stopping: false,
         };
         Ok((pump, handle))
@@ -208,6 +214,7 @@ impl Pump {
             self.run_timers();
             self.send();
             self.arm_dry();
+            self.stand();
             self.send_events();
             if let Err(error) = self.ring.submit_and_wait(Some(self.wait())) {
                 // The kernel takes no work any more: nothing here could go on.
@@ -234,6 +241,9 @@ impl Pump {
     fn wait(&self) -> Duration {
         if !self.unsent.is_empty() {
             return Duration::from_millis(1);
+        }
+        if let Some(wait) = self.call_back_in() {
+            return wait;
         }
         let is_work_left = !self.tunnels_to_send.is_empty()
             || !self.flows_to_send.is_empty()
@@ -285,6 +295,10 @@ impl Pump {
                 self.report(asked, Some(self.measures.snapshot(&filter)));
             }
             Command::ResetTimes => self.measures.reset(),
+            Command::Freeze => self.freeze(),
+            Command::Pack(pump) => self.pack(pump),
+            Command::Restore(parcel) => self.restore(parcel),
+            Command::Thaw => self.is_thaw_due = self.is_still(),
             Command::Stop => self.stop(),
         }
     }
@@ -328,6 +342,9 @@ impl Pump {
     }
 
     fn run_timers(&mut self) {
+        if self.is_packed() {
+            return;
+        }
         self.give_up_openings();
         self.end_idle();
         while let Some(timer) = self.timers.pop_due(self.now) {
@@ -425,7 +442,7 @@ impl Pump {
             }
             _ => self.paths.sockets.get(slot).map(PathSocket::socket),
         };
-        if let Some(socket) = socket {
+        if let Some(socket) = socket.filter(|_| !self.is_still()) {
             self.ring.recv_messages(socket, self.groups.messages, slot.token(purpose));
         }
     }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adit::cli::{
-    HistogramArgs, KeygenArgs, LogArgs, SocketArgs, StatusArgs, TopArgs, Watched, bad_level,
-    check_io_uring, check_key, histogram, keygen, ok, show_status, top,
+    HistogramArgs, KeygenArgs, LogArgs, SocketArgs, StatusArgs, TopArgs, UpgradeArgs, Watched,
+    bad_level, check_io_uring, check_key, histogram, keygen, ok, show_status, top, upgrade,
 };
 use adit::config::{RELAY_FILE, RELAY_SOCKET, RelayConfig};
 use adit::exit::{self, Exit, Failed};
@@ -54,11 +54,14 @@ enum Command {
     /// Let forwarders in and keep their contact points, in the foreground.
     ///
     /// TERM or INT lets the open connections finish, for 10 seconds at most; a second one ends at
-    /// once. HUP reads the forwarders from the configuration again.
+    /// once. HUP reads the forwarders from the configuration again, USR2 is `adit-relay upgrade`.
     Run {
         /// The configuration.
         #[arg(short, long, value_name = "FILE", default_value = RELAY_FILE)]
         config: PathBuf,
+        /// Take over from the process that starts this one.
+        #[arg(long, hide = true)]
+        takeover: bool,
     },
     /// Show the running relay.
     Status(StatusArgs),
@@ -76,6 +79,10 @@ enum Command {
     Revoke(RevokeArgs),
     /// Make the relay's next key beside the present one, and say how to change to it.
     Rotate(RotateArgs),
+    /// Let a new process take over from the running relay: nothing is cut off.
+    ///
+    /// It is started as the running one was. Should it not get ready, the running one goes on.
+    Upgrade(UpgradeArgs),
 }
 
 /// The program `adit-relay`.
@@ -88,9 +95,9 @@ fn run(cli: Cli) -> Result<(), Failed> {
     match cli.command {
         Command::Keygen(args) => keygen(&args.out.unwrap_or_else(|| "relay.key".into())),
         Command::Check { config } => check(&config),
-        Command::Run { config } => {
+        Command::Run { config, takeover } => {
             logging::start(cli.log.log_level.as_deref()).map_err(bad_level)?;
-            daemon::run(&config)
+            daemon::run(&config, takeover)
         }
         Command::Status(args) => show_status(&args, &socket(&args.socket)?, relay_table),
         Command::Histogram(args) => histogram(&args, &socket(&args.socket)?),
@@ -99,6 +106,7 @@ fn run(cli: Cli) -> Result<(), Failed> {
         Command::Forwarders(args) => enrolment::forwarders(&args),
         Command::Revoke(args) => enrolment::revoke(&args),
         Command::Rotate(args) => enrolment::rotate(&args),
+        Command::Upgrade(args) => upgrade(&args, &socket(&args.socket)?),
     }
 }
 

@@ -8,11 +8,12 @@ mod probe;
 mod registration;
 mod report;
 mod sessions;
+mod upgrade;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -33,6 +34,7 @@ use adit::net::{self, Listener, Shaken, Signal};
 use adit::pump;
 use adit::status::{Ask, Gathering, VERSION};
 use adit::tls::ServerTls;
+use adit::upgrade::{Predecessor, Upgrade, UpgradeStep};
 use adit_proto::id::{SessionId, Side};
 use tokio::sync::mpsc;
 
@@ -49,7 +51,7 @@ use crate::policy::Policy;
 use crate::probe::Probes;
 use crate::reception::{Admission, Reception};
 use crate::refused::{Cause, Refusals};
-use crate::registrar::{Lease, Registrar};
+use crate::registrar::Registrar;
 
 pub(crate) use enrolment::{Enrol, Joining};
 pub(crate) use probe::{Look, Probing, Ways};
@@ -74,6 +76,7 @@ pub(crate) enum Input {
     Enrol(Enrol),
     Probe(Probing),
     Signal(Signal),
+    Upgrade(UpgradeStep),
     Resolved { asked: Asked, place: Place, found: io::Result<Vec<SocketAddr>> },
 }
 
@@ -141,13 +144,19 @@ struct Daemon {
     listeners: Vec<TcpListener>,
     /// The port of datagram paths, where they are offered.
     path_port: Option<u16>,
+    path_sockets: Vec<UdpSocket>,
     gathering: Gathering,
     live: Live,
+    upgrade: Upgrade,
+    /// Inputs that wait until it is known whether this process goes on.
+    held: Vec<Input>,
     ending: Option<Ending>,
 }
 
-/// Runs a relay with the configuration of `file` until it is told to end.
-pub(crate) fn run(file: &Path) -> Result<(), Failed> {
+/// Runs a relay with the configuration of `file` until it is told to end; one that `is_takeover` goes on
+/// with what the process has that started it.
+pub(crate) fn run(file: &Path, is_takeover: bool) -> Result<(), Failed> {
+    let predecessor = is_takeover.then(Predecessor::meet).transpose()?;
     let failed = |error: &dyn std::fmt::Display| Failed::new(Exit::Failure, error);
     let config = RelayConfig::load(file)?;
     let key = PrivateKey::load(&config.key)?;
@@ -157,6 +166,7 @@ pub(crate) fn run(file: &Path) -> Result<(), Failed> {
     let tls = ServerTls::with_joiners(&key, admission.clone()).map_err(|error| failed(&error))?;
     let (sender, events) = handoff::events().map_err(|error| failed(&error))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = predecessor.as_ref().map_or(cores, Predecessor::pumps);
     let spawn = |_| pump::spawn(features, sender.clone());
     let pumps = (0..cores).map(spawn).collect::<Result<Vec<_>, _>>()?;
     let (inbox, inputs) = mpsc::channel(net::INBOX_MAX);
@@ -170,7 +180,12 @@ pub(crate) fn run(file: &Path) -> Result<(), Failed> {
     tracing::info!(key = %key.public(), pumps = cores, forwarders, "adit-relay {VERSION} starts");
     net::run(async move {
         let mut daemon = Daemon::new(file, config, key.public(), pumps, admission, inbox)?;
-        daemon.listen(tls, events)?;
+        daemon.listen(tls)?;
+        match predecessor {
+            Some(predecessor) => daemon.take_over(predecessor, &events)?,
+            None => daemon.offer_paths()?,
+        }
+        daemon.hear(events)?;
         daemon.run(inputs).await
     })
 }
@@ -180,7 +195,7 @@ pub(crate) fn run(file: &Path) -> Result<(), Failed> {
 fn bind(address: SocketAddr, is_only_v6: bool) -> io::Result<Listener> {
     let until = Instant::now() + PORT_FREE_MAX;
     loop {
-        match Listener::bind(address, is_only_v6) {
+        match Listener::bind_kept(address, is_only_v6) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
                 std::thread::sleep(PORT_FREE_STEP);
             }
@@ -213,6 +228,8 @@ impl Daemon {
             key,
             gathering: Gathering::new(pumps.len()),
             live: Live::new("adit_relay", pumps.len(), &metrics, Instant::now()),
+            upgrade: Upgrade::new(pumps.len()),
+            held: Vec::new(),
             pumps,
             admission,
             policies,
@@ -235,16 +252,21 @@ impl Daemon {
             echoes: BTreeSet::new(),
             listeners: Vec::new(),
             path_port: None,
+            path_sockets: Vec::new(),
             ending: None,
         })
     }
 
-    /// Opens the doors.
-    fn listen(&mut self, tls: ServerTls, events: EventReceiver) -> Result<(), Failed> {
+    /// Hears what the pumps and the kernel have to say.
+    fn hear(&self, events: EventReceiver) -> Result<(), Failed> {
         let failed = |error| Failed::new(Exit::Failure, error);
+        net::forward_events(events, self.inbox.clone()).map_err(failed)?;
+        net::forward_signals(&self.inbox).map_err(failed)
+    }
+
+    /// Opens the doors.
+    fn listen(&mut self, tls: ServerTls) -> Result<(), Failed> {
         let inbox = self.inbox.clone();
-        net::forward_events(events, inbox.clone()).map_err(failed)?;
-        net::forward_signals(&inbox).map_err(failed)?;
         let (door, refusals) = (Rc::clone(&self.door), Rc::clone(&self.refusals));
         let probes = Rc::clone(&self.probes);
         let reception = Rc::new(Reception { tls, door, probes, refusals, inbox });
@@ -259,7 +281,7 @@ impl Daemon {
             net::spawn(Rc::clone(&reception).accept_all(listener));
             tracing::info!(%address, "listening");
         }
-        self.offer_paths()
+        Ok(())
     }
 
     /// Runs until the end. Fails only when a pump does.
@@ -271,7 +293,7 @@ impl Daemon {
             }
             let until = self.poll_timeout();
             if let Ok(Some(input)) = tokio::time::timeout_at(until.into(), inputs.recv()).await {
-                self.handle(input, Instant::now())?;
+                self.handle_or_hold(input, Instant::now())?;
             }
         }
     }
@@ -292,6 +314,10 @@ impl Daemon {
             Input::Probe(probing) => self.handle_probe(probing, now),
             Input::Signal(Signal::Reload) => self.reload(),
             Input::Signal(Signal::Terminate) => self.terminate(now),
+            Input::Signal(Signal::Upgrade) => {
+                self.handle_upgrade(UpgradeStep::Asked(None, None), now)
+            }
+            Input::Upgrade(step) => self.handle_upgrade(step, now),
         }
     }
 
@@ -359,6 +385,15 @@ impl Daemon {
             Event::Down { session, why } => self.handle_down(session, &why, now),
             Event::Report(report) if report.times.is_some() => self.live.handle_report(report),
             Event::Report(report) => self.gathering.handle_report(report),
+            Event::Quiet => {
+                let deed = self.upgrade.handle_quiet();
+                return self.perform(deed, now);
+            }
+            Event::Packed { pump, packed } => {
+                let deed = self.upgrade.handle_packed(pump, packed);
+                return self.perform(deed, now);
+            }
+            Event::Restored(_) => {}
         }
         Ok(())
     }
@@ -394,19 +429,6 @@ impl Daemon {
         self.close_removed()
     }
 
-    /// Puts those who are enrolled now in the place of those of another state folder, which is not
-    /// this process's; whom the file itself names is as it says there.
-    fn keep_enrolled(&self, config: &mut RelayConfig) {
-        config.admitted.retain(|admitted| !admitted.is_enrolled);
-        let in_file = config.admitted.clone();
-        let is_same =
-            |one: &Admitted, other: &Admitted| one.name == other.name || one.key == other.key;
-        let is_kept = |enrolled: &&Admitted| {
-            enrolled.is_enrolled && !in_file.iter().any(|admitted| is_same(admitted, enrolled))
-        };
-        config.admitted.extend(self.config.admitted.iter().filter(is_kept).cloned());
-    }
-
     /// Lets in whom the configuration names, and nobody else, from now on; returns the policies
     /// of before.
     fn admit(&mut self) -> BTreeMap<PublicKey, Policy> {
@@ -440,21 +462,6 @@ impl Daemon {
         sessions.try_for_each(|session| self.close(*session, GoawayReason::Ending, why))
     }
 
-    /// Ends a contact point for good: no new flows, and the port is free.
-    fn close_contact(&self, lease: &Lease<ContactSocket>) -> Result<(), Failed> {
-        if let Some(holder) = lease.holder()
-            && let Some(state) = self.sessions.get(&holder.session)
-        {
-            let (session, contact) = (holder.session, holder.contact);
-            self.tell(state.pump, Command::Withdraw { session, contact })?;
-        }
-        // The pump may close its handle a little later; the port must be free now.
-        if let Some(ContactSocket::Tcp(listener)) = &lease.listener {
-            net::stop_listening(listener);
-        }
-        Ok(())
-    }
-
     fn has_ended(&self) -> bool {
         match self.ending {
             None => false,
@@ -475,11 +482,18 @@ impl Daemon {
             self.live.poll_timeout(),
             ending,
         ];
+        let others = if self.upgrade.is_held() { [None; 6] } else { others };
+        let others = others.into_iter().chain([self.upgrade.poll_timeout()]);
         let idle = Instant::now() + IDLE_MAX;
-        others.into_iter().flatten().fold(idle, Instant::min)
+        others.flatten().fold(idle, Instant::min)
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), Failed> {
+        let deed = self.upgrade.handle_timeout(now);
+        self.perform(deed, now)?;
+        if self.upgrade.is_held() {
+            return Ok(());
+        }
         self.end_echoes()?;
         for lease in self.registrar.handle_timeout(now) {
             tracing::info!(peer = %lease.peer, contact = %lease.contact, "the lease is over");

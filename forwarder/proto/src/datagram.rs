@@ -25,8 +25,8 @@ mod search;
 mod window;
 
 pub use packet::{PACKET_HEADER, PACKET_TRAILER, PacketError, PathError};
-pub use path::{Path, PathCounters};
 pub(crate) use path::PathSnapshot;
+pub use path::{Path, PathCounters};
 
 /// How many datagrams `len` bytes are: each has `segment` bytes but the last, which may have fewer; one
 /// when that is 0.

@@ -108,17 +108,20 @@ pub enum ResetReason {
 }
 
 impl ResetReason {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Peer,
+        Self::ConnectRefused,
+        Self::ConnectFailed,
+        Self::NoContact,
+        Self::Limit,
+        Self::Ending,
+        Self::Forbidden,
+        Self::Idle,
+    ];
+
     fn from_wire(reason: u8) -> Self {
-        let others = [
-            Self::ConnectRefused,
-            Self::ConnectFailed,
-            Self::NoContact,
-            Self::Limit,
-            Self::Ending,
-            Self::Forbidden,
-            Self::Idle,
-        ];
-        others.into_iter().find(|known| *known as u8 == reason).unwrap_or(Self::Peer)
+        Self::ALL.into_iter().find(|known| *known as u8 == reason).unwrap_or(Self::Peer)
     }
 }
 

@@ -7,15 +7,11 @@ use serde::{Deserialize, Serialize};
 
 /// A flow within a session, as it stands in a frame's header. The relay opens even ids, the
 /// forwarder odd ones, so that both may open without asking.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FlowId(pub u32);
 
 /// A contact point within a session; the forwarder chooses it in `REGISTER`.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ContactId(pub u32);
 
 /// A session's name, chosen at random by the relay; it outlives the carriers.

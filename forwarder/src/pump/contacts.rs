@@ -12,6 +12,7 @@ use adit_proto::id::ContactId;
 use adit_ring::Socket;
 
 use super::Pump;
+use super::carriers::is_cancelled;
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
 use crate::handoff::{ContactSocket, Protocol, Service, SessionKey};
@@ -42,6 +43,7 @@ pub(super) struct Listener {
     tunnel: Slot,
     door: Door,
     socket: Socket,
+    is_accepting: bool,
 }
 
 /// What a listening socket is for.
@@ -87,7 +89,7 @@ impl Pump {
         let Some((tunnel, _)) = self.tunnel_of(key) else { return };
         let contact = door.contact;
         let socket = Socket::from(OwnedFd::from(listener));
-        let slot = self.listeners.insert(Listener { tunnel, door, socket });
+        let slot = self.listeners.insert(Listener { tunnel, door, socket, is_accepting: false });
         if let Some((_, tunnel)) = self.tunnel_of(key) {
             let old = tunnel.contacts.insert(contact, Contact::Listen(slot));
             old.into_iter().for_each(|old| self.drop_contact(old));
@@ -127,19 +129,26 @@ impl Pump {
     }
 
     pub(super) fn arm_accept(&mut self, slot: Slot) {
-        if let Some(listener) = self.listeners.get(slot) {
+        let is_still = self.is_still();
+        if let Some(listener) = self.listeners.get_mut(slot).filter(|_| !is_still)
+            && !std::mem::replace(&mut listener.is_accepting, true)
+        {
             self.ring.accept(&listener.socket, slot.token(Purpose::Accept));
         }
     }
 
     pub(super) fn handle_accepted(&mut self, slot: Slot, result: io::Result<Socket>, more: bool) {
-        let Some(listener) = self.listeners.get(slot) else {
+        let Some(listener) = self.listeners.get_mut(slot) else {
             // The contact point was withdrawn while a connection came in.
             if let Ok(socket) = result {
                 socket.set_reset_on_close().ok();
             }
             return;
         };
+        listener.is_accepting = more;
+        if result.as_ref().is_err_and(is_cancelled) {
+            return;
+        }
         let (tunnel, door) = (listener.tunnel, listener.door.clone());
         let is_error = result.is_err();
         match result {

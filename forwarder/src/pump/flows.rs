@@ -3,20 +3,21 @@
 use std::io;
 use std::sync::Arc;
 
-use adit_proto::frame::ResetReason;
+use adit_proto::frame::{Open, ResetReason};
 use adit_proto::id::FlowId;
 use adit_proto::limits::{
     FLOW_RECEIVE_SLOTS, FLOW_SEND_PIECES, FLOW_SLOTS_LOW, FLUSH_MAX, PAYLOAD_MAX,
     SESSION_HELD_WHEN_LOW,
 };
-use adit_ring::{Received, SendHow, Slice, SliceList, Socket};
+use adit_ring::{Received, SendHow, Slice, SliceList, Socket, Target};
 
 use super::Pump;
-use super::carriers::{CarrierSocket, is_dry};
+use super::carriers::{CarrierSocket, is_cancelled, is_dry};
 use super::measures::{Arrivals, Gauge};
 use super::meter::Seat;
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
+use super::upgrade::Standing;
 use crate::collector;
 use crate::distributor::Outlet;
 use crate::handoff::Listening;
@@ -40,7 +41,7 @@ pub(super) struct FlowSocket {
     /// It waits for slots to come back.
     is_dry: bool,
     /// The socket has sent its last byte.
-    has_ended: bool,
+    pub(super) has_ended: bool,
     is_to_send: bool,
     /// It waits for its owner's bytes to be paid for.
     pub(super) is_unpaid: bool,
@@ -52,9 +53,9 @@ pub(super) struct FlowSocket {
 #[derive(Clone, Debug)]
 pub(super) enum State {
     /// The control plane judges where it leads.
-    Judged,
-    /// It is being connected; its peer is then told this first.
-    Connecting(Vec<u8>),
+    Judged(Open),
+    /// It is being connected, once it is known where to; its peer is then told this first.
+    Connecting(Option<Target>, Vec<u8>),
     /// It is connected, and its peer waits to hear that the far end is, too.
     Announced(Listening),
     Connected,
@@ -96,7 +97,7 @@ impl FlowSocket {
 
     /// Whether it has yet to come to its socket.
     pub(super) fn is_opening(&self) -> bool {
-        matches!(self.state, State::Judged | State::Connecting(_))
+        matches!(self.state, State::Judged(_) | State::Connecting(..))
     }
 
     pub(super) fn copy_out(&mut self) {
@@ -122,7 +123,7 @@ impl Pump {
         let Some(socket) = flow.socket.as_ref().filter(|_| flow.state.is_connected()) else {
             return;
         };
-        if flow.is_receiving || flow.has_ended {
+        if flow.is_receiving || flow.has_ended || self.standing != Standing::Running {
             return;
         }
         let Some(tunnel) = self.tunnels.get_mut(flow.tunnel) else { return };
@@ -181,6 +182,7 @@ impl Pump {
         let received = match result {
             Ok(received) => received,
             Err(error) if is_dry(&error) => return self.retry_flow(slot),
+            Err(error) if is_cancelled(&error) => return,
             Err(_) => return self.fail_flow(slot, ResetReason::Peer),
         };
         let (tunnel_slot, id) = (flow.tunnel, flow.id);
@@ -236,8 +238,12 @@ impl Pump {
 
     /// Gives the flow's socket what waits for it, and shuts it down after the last byte.
     pub(super) fn send_flow(&mut self, slot: Slot) {
+        let is_still = self.is_still();
         let Some(flow) = self.flows.get_mut(slot) else { return };
         flow.is_to_send = false;
+        if is_still {
+            return;
+        }
         let tunnel = flow.tunnel;
         let meter = self.tunnels.get(tunnel).map(|tunnel| tunnel.meter.borrow());
         let due = meter.as_ref().and_then(|meter| meter.bytes_due(self.now));
@@ -273,6 +279,7 @@ impl Pump {
         let taken = match result {
             Ok(taken) => taken,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) if is_cancelled(&error) => 0,
             Err(_) => return self.fail_flow(slot, ResetReason::Peer),
         };
         flow.outlet.handle_sent(taken, &mut slices);
@@ -280,7 +287,9 @@ impl Pump {
         let is_blocked = flow.outlet.is_blocked;
         if let Some(socket) = flow.socket.as_ref().filter(|_| is_blocked) {
             self.flows_blocked.insert(slot);
-            self.ring.poll_writable(socket, slot.token(Purpose::FlowWritable));
+            if self.standing == Standing::Running {
+                self.ring.poll_writable(socket, slot.token(Purpose::FlowWritable));
+            }
         }
         let (tunnel_slot, id) = (flow.tunnel, flow.id);
         if let Some(tunnel) = self.tunnels.get_mut(tunnel_slot) {
@@ -355,7 +364,7 @@ impl Pump {
             && tunnel.flows.get(&flow.id) == Some(&slot)
         {
             tunnel.flows.remove(&flow.id);
-            tunnel.judged -= usize::from(matches!(flow.state, State::Judged));
+            tunnel.judged -= usize::from(matches!(flow.state, State::Judged(_)));
             tunnel.session.handle_taken(flow.id, flow.outlet.bytes(), now);
         }
         if let Some(socket) = &flow.socket {

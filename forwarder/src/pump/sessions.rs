@@ -10,6 +10,7 @@ use adit_proto::id::{ContactId, FlowId, Time};
 use adit_proto::limits::{CARRIER_BUFFERS_LOW, EVENTS_WAITING_MAX, FLOW_SLOTS_LOW};
 use adit_proto::session::{self, SessionError};
 use adit_ring::{Memory, Slice, Target};
+use serde::{Deserialize, Serialize};
 
 use super::Pump;
 use super::carriers::Role;
@@ -87,7 +88,7 @@ pub(super) struct Tunnel {
 }
 
 /// Datagrams that a pump drops, by cause; the session counts its own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Drops {
     /// Longer than the buffer that they came into.
     pub(super) cut: u64,
@@ -151,6 +152,11 @@ impl Tunnel {
             in_flight: InFlight::default(),
             timer: None,
         }
+    }
+
+    /// Who is at the other end.
+    pub(super) fn owner(&self) -> PublicKey {
+        self.owner
     }
 
     fn report_datagrams(&self, unread: u64) -> DatagramReport {

@@ -8,6 +8,7 @@ use std::time::Instant;
 use adit::api::{Refusal, Reply, StatusCode};
 use adit::config::{
     self, ADMITTED_MAX, Admitted, ConfigError, ENROLLED_FILE, PLACES_MAX, Place, Places,
+    RelayConfig,
 };
 use adit::exit::Failed;
 use adit::invitation::{Answer, Grant, Invitation, Request, UnixTime};
@@ -64,6 +65,19 @@ enum NotJoined {
 }
 
 impl Daemon {
+    /// Puts those who are enrolled now in the place of those of another state folder, which is not
+    /// this process's; whom the file itself names is as it says there.
+    pub(super) fn keep_enrolled(&self, config: &mut RelayConfig) {
+        config.admitted.retain(|admitted| !admitted.is_enrolled);
+        let in_file = config.admitted.clone();
+        let is_same =
+            |one: &Admitted, other: &Admitted| one.name == other.name || one.key == other.key;
+        let is_kept = |enrolled: &&Admitted| {
+            enrolled.is_enrolled && !in_file.iter().any(|admitted| is_same(admitted, enrolled))
+        };
+        config.admitted.extend(self.config.admitted.iter().filter(is_kept).cloned());
+    }
+
     pub(super) fn handle_enrol(
         &mut self,
         enrol: Enrol,

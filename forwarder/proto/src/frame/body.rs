@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut};
 
+use serde::{Deserialize, Serialize};
+
 use crate::id::{ContactId, SessionId};
 use crate::limits::{NAME_MAX, PATH_SECRET, TEXT_MAX};
 
@@ -119,7 +121,7 @@ impl PathOffer {
 }
 
 /// What a contact point carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Protocol {
     /// TCP connections.

@@ -76,7 +76,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
         if !self.is_up() {
             return Err(SnapshotError::NotUp);
         }
-        let mut flows: Vec<_> = self.flows.iter().map(|(id, flow)| (*id, flow.snapshot())).collect();
+        let mut flows: Vec<_> =
+            self.flows.iter().map(|(id, flow)| (*id, flow.snapshot())).collect();
         flows.sort_unstable_by_key(|(id, _)| *id);
         let mut control = Vec::new();
         self.control.iter().for_each(|frame| frame.encode(&mut control));
@@ -148,6 +149,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
             session.flows.insert(id, flow);
         }
         Ok(session)
+    }
+
+    /// Which end this is.
+    pub fn side(&self) -> Side {
+        self.side
     }
 
     /// The flows of datagrams, the lowest id first.

@@ -1,0 +1,101 @@
+//! A new process takes over from either daemon while flows run: nothing is cut off, whatever becomes of
+//! the new process. Each byte is known, and each direction of each flow summed up by SHA-256.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use netns_tests::{Daemon, LabError, Scene, Swarm, SwarmPlan, Tally, Tunnel, stage, wait_until};
+
+type Outcome = Result<(), LabError>;
+
+/// For flows that are to end well: no measurement.
+const PATIENCE: Duration = Duration::from_secs(20);
+const DAEMONS: [Daemon; 2] = [Daemon::Forwarder, Daemon::Relay];
+
+fn upgraded(tunnel: &Tunnel<'_>, daemon: Daemon) -> Outcome {
+    let output = tunnel.upgrade(daemon, &[])?;
+    assert!(output.success(), "{daemon:?}: {}{}", output.stdout, output.stderr);
+    assert!(output.stdout.contains("has taken over"), "{}", output.stdout);
+    Ok(())
+}
+
+/// Ends a swarm, whose flows were all right at both ends, as were those of callers.
+fn finish(mut swarm: Swarm, scene: &mut Scene<'_>, flows: u64, callers: u64) -> Outcome {
+    swarm.enough()?;
+    let outside = swarm.finish(PATIENCE)?;
+    assert_eq!(outside.right, flows, "outside: {outside:?}");
+    let mut inside = Tally::default();
+    wait_until(PATIENCE, "the internal peers' ends", || {
+        inside = scene.mark_inside().unwrap_or_default();
+        inside.ended() >= flows + callers
+    })?;
+    assert_eq!(inside.right, inside.flows, "inside: {inside:?}");
+    Ok(())
+}
+
+/// Lets `done` happen while somebody connects again and again; how many were served, all of them well.
+fn among_callers(scene: &Scene<'_>, done: impl FnOnce() -> Outcome) -> Result<usize, LabError> {
+    let is_over = AtomicBool::new(false);
+    let plan = SwarmPlan::new(2).bytes(20_000).slice(Duration::from_millis(5));
+    thread::scope(|scope| {
+        let calling = scope.spawn(|| {
+            let mut served = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let tally = scene.launch(&plan)?.finish(PATIENCE)?;
+                assert_eq!(tally.right, 2, "a caller: {tally:?}");
+                served += 1;
+            }
+            Ok(served)
+        });
+        let outcome = done();
+        is_over.store(true, Ordering::Relaxed);
+        let served = calling.join().expect("the callers' thread passes");
+        outcome.and(served)
+    })
+}
+
+/// Waits until every flow moves again; the worst that was seen of all but one in a hundred, and of all.
+fn stalls(swarm: &mut Swarm, scene: &mut Scene<'_>) -> Result<(u64, u64), LabError> {
+    let (since, mut worst, mut seen) = (Instant::now(), (0, 0), Ok(Tally::default()));
+    wait_until(PATIENCE, "every flow to move again", || {
+        let waited = since.elapsed().as_millis();
+        seen = swarm.mark().and_then(|outside| Ok(outside.and(scene.mark_inside()?)));
+        seen.as_ref().is_ok_and(|seen| {
+            worst = (worst.0.max(seen.stall_p99_ms), worst.1.max(seen.stall_max_ms));
+            u128::from(seen.open_ms) < waited
+        })
+    })?;
+    let seen = seen?;
+    assert_eq!((seen.resets, seen.wrong, seen.early), (0, 0, 0), "{seen:?}");
+    Ok(worst)
+}
+
+/// Each daemon is replaced several times under a hundred flows in both directions: none is reset, every
+/// sum is right, of a hundred flows all but one stall for less than a second, and whoever connects
+/// meanwhile is served.
+#[test]
+fn a_hundred_flows_outlive_upgrades_of_both_daemons() -> Outcome {
+    const FLOWS: u64 = 100;
+    const ROUNDS: usize = 3;
+    stage("upgrade", |lab| {
+        let mut scene = Scene::open(lab, "")?;
+        let plan = SwarmPlan::new(100).slice(Duration::from_millis(20)).kbytes_per_second(4_000);
+        let mut swarm = scene.swarm(&plan)?;
+        let session = scene.tunnel.session()?;
+        let mut callers = 0;
+        for round in 0..ROUNDS {
+            for daemon in DAEMONS {
+                stalls(&mut swarm, &mut scene)?;
+                let served = among_callers(&scene, || upgraded(&scene.tunnel, daemon))?;
+                let (p99, max) = stalls(&mut swarm, &mut scene)?;
+                println!("{round} {daemon:?}: p99 {p99} ms, max {max} ms, {served} callers");
+                assert!(p99 < 1_000, "{daemon:?}: stalls of {p99} ms");
+                assert_eq!(scene.tunnel.session()?, session);
+                callers += 2 * served as u64;
+            }
+        }
+        assert!(scene.tunnel.resumptions()? >= 2 * ROUNDS as u64);
+        finish(swarm, &mut scene, FLOWS, callers)
+    })
+}
