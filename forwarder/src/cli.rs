@@ -140,7 +140,7 @@ fn run(cli: Cli) -> Result<(), Failed> {
         Command::Check { config } => check(&config),
         Command::Run { config, takeover } => {
             logging::start(cli.log.log_level.as_deref()).map_err(bad_level)?;
-            forwarder::run(&config, takeover)
+            if takeover { forwarder::take_over(&config) } else { forwarder::run(&config) }
         }
         Command::Doctor(args) => args.run(),
         Command::Connect(args) => {

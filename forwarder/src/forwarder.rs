@@ -37,13 +37,23 @@ enum Role {
     },
 }
 
-/// Runs a forwarder with the configuration of `file` until it is told to end; one that `is_takeover`
-/// goes on with what the process has that started it.
+/// Runs a forwarder with the configuration of `file` until it is told to end.
 ///
 /// # Errors
 /// When the configuration, the key, the kernel or the socket does not allow it.
-pub fn run(file: &Path, is_takeover: bool) -> Result<(), Failed> {
-    let predecessor = is_takeover.then(Predecessor::meet).transpose()?;
+pub fn run(file: &Path) -> Result<(), Failed> {
+    run_after(None, file)
+}
+
+/// The same, but it goes on with what the process has that started this one.
+///
+/// # Errors
+/// As of [`run`], or when that process has nothing for this one.
+pub fn take_over(file: &Path) -> Result<(), Failed> {
+    run_after(Some(Predecessor::meet()?), file)
+}
+
+fn run_after(predecessor: Option<Predecessor>, file: &Path) -> Result<(), Failed> {
     let config = ForwarderConfig::load(file)?;
     let key = PrivateKey::load(&config.key)?;
     let (inbox, inputs) = mpsc::channel(net::INBOX_MAX);
@@ -98,11 +108,14 @@ fn start(
     let (pump, events) = spawn_pump(features)?;
     let identity = key.public();
     net::run(async move {
+        let failed = |error| Failed::new(Exit::Failure, error);
+        // First: a signal to one that takes over is heeded once it has.
+        net::forward_signals(&inbox).map_err(failed)?;
         let mut daemon = Daemon::new(role, config, identity, gateway, pump, inbox.clone())?;
         if let Some(predecessor) = predecessor {
             daemon.take_over(predecessor, &events)?;
         }
-        listen_to(events, &inbox).map_err(|error| Failed::new(Exit::Failure, error))?;
+        listen_to(events, &inbox).map_err(failed)?;
         daemon.run(inputs).await
     })
 }
@@ -115,6 +128,5 @@ fn spawn_pump(features: Features) -> Result<(PumpHandle, EventReceiver), Failed>
 
 fn listen_to(events: EventReceiver, inbox: &mpsc::Sender<Input>) -> std::io::Result<()> {
     net::forward_events(events, inbox.clone())?;
-    net::forward_network_changes(inbox)?;
-    net::forward_signals(inbox)
+    net::forward_network_changes(inbox)
 }

@@ -38,8 +38,8 @@ pub use exchange::{Exchange, ExchangeError};
 pub use handshake::{ShakeError, Shaken, shake_hands};
 pub use icmp::{Rejection, rejection};
 pub use kept::{
-    ListenPlace, accepting, bind_datagrams_kept, bind_kept, forget_inherited, inherited, keep,
-    pause_accepting, resume_accepting,
+    ListenPlace, accepting, bind_datagrams_kept, bind_kept, forget_inherited, inherited,
+    is_accepting, keep, pause_accepting, resume_accepting,
 };
 pub(crate) use kept::{inherit, pack_kept};
 pub use leave::connect;

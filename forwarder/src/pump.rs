@@ -50,8 +50,7 @@ use nix::time::ClockId;
 
 use crate::collector::CARRIER_HEADROOM;
 use crate::handoff::{
-    Asked, Command, Down, Event, EventSender, GoawayReason, PumpEnd, PumpHandle, Report,
-    SessionKey, Times, crossing,
+    Command, Down, Event, EventSender, GoawayReason, PumpEnd, PumpHandle, SessionKey, crossing,
 };
 use crate::key::PublicKey;
 use associations::Association;
@@ -206,7 +205,7 @@ impl Pump {
     }
 
     fn run(&mut self) {
-        while !self.is_stopping || !self.tunnels.is_empty() {
+        while !self.has_ended() {
             self.now = self.clock();
             self.reap();
             // After reaping: that took the wake-ups back, so what they announced is looked for now.
@@ -222,6 +221,11 @@ impl Pump {
                 return;
             }
         }
+    }
+
+    /// A pump that stands still ends as it is: what it has may be another process's.
+    fn has_ended(&self) -> bool {
+        self.is_stopping && (self.is_still() || self.tunnels.is_empty())
     }
 
     /// Handles completions, up to a bound: what is left ends the next wait at once.
@@ -467,26 +471,13 @@ impl Pump {
     }
 
     fn stop(&mut self) {
-        if std::mem::replace(&mut self.is_stopping, true) {
+        if std::mem::replace(&mut self.is_stopping, true) || self.is_still() {
             return;
         }
         let keys: Vec<SessionKey> = self.tunnels_by_key.keys().copied().collect();
         for key in keys {
             self.close(key, GoawayReason::Ending, "the daemon ends");
         }
-    }
-
-    fn report(&mut self, asked: Asked, times: Option<Vec<Times>>) {
-        let groups = [self.groups.carriers, self.groups.flows, self.groups.messages];
-        let pools = groups.map(|group| self.ring.pool(group));
-        let report = Report {
-            asked,
-            memory_held: pools.iter().map(|pool| pool.held() * pool.stride()).sum(),
-            memory_max: pools.iter().map(|pool| pool.buffers() * pool.stride()).sum(),
-            sessions: self.tunnels.iter().map(|(_, tunnel)| self.report_session(tunnel)).collect(),
-            times,
-        };
-        self.emit(Event::Report(report));
     }
 
     fn take_slices(&mut self) -> SliceList {

@@ -1,11 +1,17 @@
 //! A new process takes over from either daemon while flows run: nothing is cut off, whatever becomes of
 //! the new process. Each byte is known, and each direction of each flow summed up by SHA-256.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use netns_tests::{Daemon, LabError, Scene, Swarm, SwarmPlan, Tally, Tunnel, stage, wait_until};
+use netns_tests::{
+    Daemon, Lab, LabError, SHORT, Scene, Swarm, SwarmPlan, Tally, Topology, Tunnel, stage,
+    wait_until,
+};
 
 type Outcome = Result<(), LabError>;
 
@@ -98,4 +104,94 @@ fn a_hundred_flows_outlive_upgrades_of_both_daemons() -> Outcome {
         assert!(scene.tunnel.resumptions()? >= 2 * ROUNDS as u64);
         finish(swarm, &mut scene, FLOWS, callers)
     })
+}
+
+/// A program that is to take over and does not: `lines` of Perl, of which the first hears of the running
+/// daemon's listeners.
+fn impostor(lab: &Lab, name: &str, lines: &str) -> PathBuf {
+    let file = lab.path().join(name);
+    let begin = "#!/usr/bin/perl\nopen(my $to, '+<&=', 0); \
+                 sysread($to, my $heard, 65536) for 1 .. 3;\n";
+    fs::write(&file, format!("{begin}{lines}\n")).expect("a file of the test");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("a file of the test");
+    file
+}
+
+/// Whatever is wrong with the new process, and whenever it dies, the running one goes on with all that it
+/// has, says why, and can still be upgraded.
+#[test]
+fn a_failed_upgrade_leaves_everything_as_it_was() -> Outcome {
+    const FLOWS: u64 = 20;
+    stage("failed-upgrade", |lab| {
+        let mut scene = Scene::open(lab, "")?;
+        let plan = SwarmPlan::new(20).slice(Duration::from_millis(20));
+        let mut swarm = scene.swarm(&plan)?;
+        let session = scene.tunnel.session()?;
+        // READY is 1, a refusal 3 with a text behind its length.
+        let programs = [
+            (PathBuf::from("/nowhere/adit"), "cannot be found"),
+            (PathBuf::from("/bin/false"), "its log says why"),
+            (impostor(lab, "refuses", "syswrite($to, \"\\x03\\x06not so\"); sleep 9"), "not so"),
+            // It dies when all stands still and is being passed on.
+            (
+                impostor(lab, "dies", "syswrite($to, \"\\x01\"); sysread($to, $heard, 65536)"),
+                "did not take over",
+            ),
+        ];
+        for daemon in DAEMONS {
+            for (program, why) in &programs {
+                stalls(&mut swarm, &mut scene)?;
+                let more = ["--program".as_ref(), program.as_os_str()];
+                let output = scene.tunnel.upgrade(daemon, &more)?;
+                assert!(!output.success(), "{daemon:?}, {program:?}: {}", output.stdout);
+                assert!(output.stderr.contains(why), "{daemon:?}, {program:?}: {}", output.stderr);
+                let (p99, max) = stalls(&mut swarm, &mut scene)?;
+                println!("{daemon:?}, {why}: p99 {p99} ms, max {max} ms");
+                assert!(p99 < 1_000, "{daemon:?}: stalls of {p99} ms");
+                assert!(scene.tunnel.process_mut(daemon)?.runs());
+            }
+            upgraded(&scene.tunnel, daemon)?;
+        }
+        assert_eq!(scene.tunnel.session()?, session);
+        finish(swarm, &mut scene, FLOWS, 0)
+    })
+}
+
+/// The control: what an upgrade spares them is the death of every flow.
+#[test]
+fn a_plain_restart_ends_every_flow() -> Outcome {
+    const FLOWS: usize = 10;
+    for daemon in DAEMONS {
+        stage(&format!("restart-{daemon:?}"), |lab| {
+            let mut scene = Scene::open(lab, "")?;
+            let mut swarm = scene.swarm(&SwarmPlan::new(FLOWS))?;
+            scene.tunnel.restart(daemon)?;
+            let outside = swarm.wait_ended(PATIENCE)?;
+            assert_eq!((outside.right, outside.ended()), (0, FLOWS as u64), "{outside:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Datagrams go on after an upgrade of either daemon, on a path of their own as before.
+#[test]
+fn datagrams_go_on_after_upgrades() -> Outcome {
+    let lab = Topology::STANDARD.build("upgrade-datagrams")?;
+    let _echo = lab.host("peer3").serve("datagram-echo", 7, &[])?;
+    let tunnel = Tunnel::builder().udp_peer("echo", "192.168.50.3:7", 8007).start(&lab)?;
+    let contact = tunnel.contact(8007);
+    let echoes = || lab.host("ext").play("datagram", &contact, &["1000"]).is_ok();
+    for daemon in [None, Some(Daemon::Forwarder), Some(Daemon::Relay)] {
+        if let Some(daemon) = daemon {
+            upgraded(&tunnel, daemon)?;
+        }
+        wait_until(SHORT, "datagrams to come back on the path", || {
+            echoes()
+                && tunnel.status(Daemon::Forwarder).is_ok_and(|status| {
+                    status["datagrams"]["path"].is_string() && status["datagrams"]["sent"] != 0
+                })
+        })?;
+    }
+    Ok(())
 }

@@ -2,6 +2,7 @@
 //! report through the same inbox.
 
 mod calls;
+mod doors;
 mod enrolment;
 mod paths;
 mod probe;
@@ -13,7 +14,7 @@ mod upgrade;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -24,13 +25,12 @@ use adit::api;
 use adit::config::{Admitted, Place, RelayConfig};
 use adit::exit::{Exit, Failed};
 use adit::handoff::{
-    self, Arrival, Command, ContactSocket, Event, EventReceiver, GoawayReason, PumpHandle,
-    SessionKey,
+    self, Arrival, Command, ContactSocket, Event, GoawayReason, PumpHandle, SessionKey,
 };
 use adit::histogram::{Live, TimesRequest};
 use adit::invitation::UnixTime;
 use adit::key::{PrivateKey, PublicKey};
-use adit::net::{self, Listener, Shaken, Signal};
+use adit::net::{self, Shaken, Signal};
 use adit::pump;
 use adit::status::{Ask, Gathering, VERSION};
 use adit::tls::ServerTls;
@@ -49,7 +49,7 @@ use crate::lookups::Lookups;
 use crate::own::OwnAddresses;
 use crate::policy::Policy;
 use crate::probe::Probes;
-use crate::reception::{Admission, Reception};
+use crate::reception::Admission;
 use crate::refused::{Cause, Refusals};
 use crate::registrar::Registrar;
 
@@ -60,9 +60,6 @@ pub(crate) use probe::{Look, Probing, Ways};
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// … and the sessions to say goodbye after that.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
-/// How long the port of a killed relay may take to become free, and how often that is tried.
-const PORT_FREE_MAX: Duration = Duration::from_secs(3);
-const PORT_FREE_STEP: Duration = Duration::from_millis(20);
 /// A loop without any input still looks around so often.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
@@ -180,28 +177,16 @@ pub(crate) fn run(file: &Path, is_takeover: bool) -> Result<(), Failed> {
     tracing::info!(key = %key.public(), pumps = cores, forwarders, "adit-relay {VERSION} starts");
     net::run(async move {
         let mut daemon = Daemon::new(file, config, key.public(), pumps, admission, inbox)?;
+        // First: a signal to one that takes over is heeded once it has.
+        net::forward_signals(&daemon.inbox).map_err(|error| failed(&error))?;
         daemon.listen(tls)?;
         match predecessor {
             Some(predecessor) => daemon.take_over(predecessor, &events)?,
             None => daemon.offer_paths()?,
         }
-        daemon.hear(events)?;
+        net::forward_events(events, daemon.inbox.clone()).map_err(|error| failed(&error))?;
         daemon.run(inputs).await
     })
-}
-
-/// Binds; a port that is taken may be that of a relay that was just killed, whose sockets the kernel
-/// closes a moment after its end. Nothing else runs yet that would have to wait.
-fn bind(address: SocketAddr, is_only_v6: bool) -> io::Result<Listener> {
-    let until = Instant::now() + PORT_FREE_MAX;
-    loop {
-        match Listener::bind_kept(address, is_only_v6) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
-                std::thread::sleep(PORT_FREE_STEP);
-            }
-            bound => return bound,
-        }
-    }
 }
 
 fn policies(forwarders: &[Admitted]) -> BTreeMap<PublicKey, Policy> {
@@ -255,33 +240,6 @@ impl Daemon {
             path_sockets: Vec::new(),
             ending: None,
         })
-    }
-
-    /// Hears what the pumps and the kernel have to say.
-    fn hear(&self, events: EventReceiver) -> Result<(), Failed> {
-        let failed = |error| Failed::new(Exit::Failure, error);
-        net::forward_events(events, self.inbox.clone()).map_err(failed)?;
-        net::forward_signals(&self.inbox).map_err(failed)
-    }
-
-    /// Opens the doors.
-    fn listen(&mut self, tls: ServerTls) -> Result<(), Failed> {
-        let inbox = self.inbox.clone();
-        let (door, refusals) = (Rc::clone(&self.door), Rc::clone(&self.refusals));
-        let probes = Rc::clone(&self.probes);
-        let reception = Rc::new(Reception { tls, door, probes, refusals, inbox });
-        for &address in &self.config.listen {
-            // [::] takes IPv4 too, unless the list has 0.0.0.0 with the same port for that.
-            let any_v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-            let is_only_v6 = self.config.listen.contains(&any_v4);
-            let cannot =
-                |error| Failed::new(Exit::Failure, format!("cannot listen on {address}: {error}"));
-            let listener = bind(address, is_only_v6).map_err(cannot)?;
-            self.listeners.push(listener.handle().map_err(cannot)?);
-            net::spawn(Rc::clone(&reception).accept_all(listener));
-            tracing::info!(%address, "listening");
-        }
-        Ok(())
     }
 
     /// Runs until the end. Fails only when a pump does.

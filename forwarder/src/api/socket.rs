@@ -35,8 +35,11 @@ pub struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Gone already: just as well.
-        fs::remove_file(&self.0).ok();
+        // It is another process's as long as that one has not been taken over from.
+        if net::is_accepting() {
+            // Gone already: just as well.
+            fs::remove_file(&self.0).ok();
+        }
     }
 }
 

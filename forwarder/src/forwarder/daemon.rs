@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 
+mod acting;
 mod calling;
 mod report;
 mod requests;
@@ -34,7 +35,7 @@ use crate::handoff::{
 use crate::histogram::{Live, TimesRequest};
 use crate::key::PublicKey;
 use crate::net::{self, NetworkChanged, Signal};
-use crate::registrar::{Action, Registrar};
+use crate::registrar::Registrar;
 use crate::status::{Ask, Gathering};
 use crate::upgrade::{Upgrade, UpgradeStep};
 
@@ -233,30 +234,6 @@ impl Daemon {
 
     fn tell(&self, command: Command) -> Result<(), Failed> {
         self.pump.send(command).map_err(|gone| Failed::new(Exit::Failure, gone))
-    }
-
-    fn act(&self, action: Action) -> Result<(), Failed> {
-        match action {
-            Action::Tell(command) => return self.tell(command),
-            Action::Resolve(id, place) => {
-                let inbox = self.inbox.clone();
-                net::spawn(async move {
-                    let resolved = net::resolve(place).await.and_then(|addresses| {
-                        addresses.first().copied().ok_or_else(|| io::ErrorKind::NotFound.into())
-                    });
-                    // The loop has ended: nobody needs the address.
-                    inbox.send(Input::Resolved(id, resolved)).await.ok();
-                });
-            }
-            Action::Check(id, address) => {
-                let inbox = self.inbox.clone();
-                net::spawn(async move {
-                    let checked = net::check(&address).await;
-                    inbox.send(Input::Checked(id, checked)).await.ok();
-                });
-            }
-        }
-        Ok(())
     }
 
     /// Begins an attempt; one that is under way is given up.

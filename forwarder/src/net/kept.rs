@@ -124,6 +124,11 @@ pub fn resume_accepting() {
     GATE.send_replace(true);
 }
 
+/// Whether callers are accepted.
+pub fn is_accepting() -> bool {
+    *GATE.borrow()
+}
+
 /// The next caller, while callers are accepted. `accept` may be given up and begun again.
 pub async fn accepting<T>(accept: impl AsyncFn() -> T) -> T {
     let mut gate = GATE.subscribe();

@@ -22,7 +22,9 @@ use super::paths::PathState;
 use super::slots::Slot;
 use super::timers::Timer;
 use crate::collector::broken;
-use crate::handoff::{DatagramReport, Down, Event, Service, SessionKey, SessionReport};
+use crate::handoff::{
+    Asked, DatagramReport, Down, Event, Report, Service, SessionKey, SessionReport, Times,
+};
 use crate::key::PublicKey;
 
 /// The least time between two runs of a session's timer.
@@ -427,6 +429,20 @@ impl Pump {
             Contact::Serve { .. } | Contact::Listen(_) => 0,
         };
         tunnel.contacts.values().map(drops).sum()
+    }
+
+    /// What the pump holds, and what was measured where that was asked for.
+    pub(super) fn report(&mut self, asked: Asked, times: Option<Vec<Times>>) {
+        let groups = [self.groups.carriers, self.groups.flows, self.groups.messages];
+        let pools = groups.map(|group| self.ring.pool(group));
+        let report = Report {
+            asked,
+            memory_held: pools.iter().map(|pool| pool.held() * pool.stride()).sum(),
+            memory_max: pools.iter().map(|pool| pool.buffers() * pool.stride()).sum(),
+            sessions: self.tunnels.iter().map(|(_, tunnel)| self.report_session(tunnel)).collect(),
+            times,
+        };
+        self.emit(Event::Report(report));
     }
 
     pub(super) fn report_session(&self, tunnel: &Tunnel) -> SessionReport {
