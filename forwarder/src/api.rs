@@ -29,6 +29,7 @@ mod refusal;
 mod reload;
 mod server;
 mod socket;
+mod upgrade;
 
 use axum::Router;
 use axum::extract::State;
@@ -46,6 +47,7 @@ pub use refusal::{ErrorBody, Json, Refusal};
 pub use reload::{ReloadRequest, reload_routes};
 pub use server::{Caller, serve, serve_lan};
 pub use socket::{SocketError, SocketFile};
+pub use upgrade::{NewProgram, upgrade_routes};
 
 use crate::status::Ask;
 

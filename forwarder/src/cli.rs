@@ -7,6 +7,7 @@ mod proxy;
 mod register;
 mod shared;
 mod top;
+mod upgrade;
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -35,6 +36,7 @@ pub use shared::{
     command_line, keygen, ok, pages, parsed, reload, say, show_status,
 };
 pub use top::{TopArgs, Watched, top};
+pub use upgrade::{UpgradeArgs, upgrade};
 
 /// A line with blanks around it.
 const STDIN_BYTES_MAX: u64 = 2 * LINE_BYTES_MAX as u64;
@@ -79,11 +81,14 @@ enum Command {
     /// Keep the tunnel and register the peers, in the foreground.
     ///
     /// TERM or INT lets the open connections finish, for 10 seconds at most; a second one ends at
-    /// once. HUP reads the configuration again, as `reload` does.
+    /// once. HUP reads the configuration again, as `reload` does, and USR2 is `upgrade`.
     Run {
         /// The configuration.
         #[arg(short, long, value_name = "FILE", default_value = FORWARDER_FILE)]
         config: PathBuf,
+        /// Take over from the process that starts this one.
+        #[arg(long, hide = true)]
+        takeover: bool,
     },
     /// Call a private contact point, or offer some, as an external peer with a key of its own.
     ///
@@ -123,6 +128,10 @@ enum Command {
     Histogram(HistogramArgs),
     /// Watch the running forwarder: flows, rates, times; q ends.
     Top(TopArgs),
+    /// Let a new process take over from the running forwarder: nothing is cut off.
+    ///
+    /// It is started as the running one was. Should it not get ready, the running one goes on.
+    Upgrade(UpgradeArgs),
     /// Write man pages, and completions for bash, zsh and fish.
     #[command(hide = true)]
     Pages(PagesArgs),
@@ -137,9 +146,9 @@ fn run(cli: Cli) -> Result<(), Failed> {
     match cli.command {
         Command::Keygen(args) => keygen(&args.out.unwrap_or_else(|| "adit.key".into())),
         Command::Check { config } => check(&config),
-        Command::Run { config } => {
+        Command::Run { config, takeover } => {
             cli.log.start("info")?;
-            forwarder::run(&config)
+            if takeover { forwarder::take_over(&config) } else { forwarder::run(&config) }
         }
         Command::Doctor(args) => args.run(),
         Command::Connect(args) => {
@@ -155,6 +164,7 @@ fn run(cli: Cli) -> Result<(), Failed> {
         Command::Status(args) => show_status(&args, &socket(&args.socket)?, forwarder_table),
         Command::Histogram(args) => histogram(&args, &socket(&args.socket)?),
         Command::Top(args) => top(&args, &socket(&args.socket)?, Watched::Forwarder),
+        Command::Upgrade(args) => upgrade(&args, &socket(&args.socket)?),
         Command::Pages(args) => pages::<Cli>(&args),
     }
 }

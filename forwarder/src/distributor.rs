@@ -64,6 +64,31 @@ impl Outlet {
         Self { is_blocked: true, ..Self::default() }
     }
 
+    /// An outlet as another process left it.
+    pub(crate) fn restore(
+        waiting: &[u8],
+        is_finishing: bool,
+        is_shut: bool,
+        is_connected: bool,
+    ) -> Self {
+        let pieces = waiting.chunks(PAYLOAD_MAX).map(|piece| Slice::from(piece.to_vec()));
+        Self {
+            waiting: pieces.collect(),
+            bytes: waiting.len(),
+            is_blocked: !is_connected,
+            is_finishing,
+            is_shut,
+            ..Self::default()
+        }
+    }
+
+    /// What waits for the socket, of which nothing may be on its way.
+    pub(crate) fn left(&self) -> Vec<u8> {
+        debug_assert!(!self.is_sending, "invariant: a pump that packs stands still");
+        let waiting: Vec<&[u8]> = self.waiting.iter().map(|slice| &**slice).collect();
+        [waiting.concat().as_slice(), &self.gathered].concat()
+    }
+
     /// No more will be pushed.
     pub(crate) fn finish(&mut self) {
         self.is_finishing = true;

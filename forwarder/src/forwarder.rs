@@ -20,6 +20,7 @@ use crate::gateway::Gateway;
 use crate::handoff::{self, EventReceiver, PumpHandle};
 use crate::key::PrivateKey;
 use crate::pump;
+use crate::upgrade::Predecessor;
 use crate::{logging, net, privilege, status};
 use daemon::{Daemon, Input};
 
@@ -40,6 +41,18 @@ enum Role {
 /// # Errors
 /// When the configuration, the key, the kernel or the socket does not allow it.
 pub fn run(file: &Path) -> Result<(), Failed> {
+    run_after(None, file)
+}
+
+/// The same, but it goes on with what the process has that started this one.
+///
+/// # Errors
+/// As of [`run`], or when that process has nothing for this one.
+pub fn take_over(file: &Path) -> Result<(), Failed> {
+    run_after(Some(Predecessor::meet()?), file)
+}
+
+fn run_after(predecessor: Option<Predecessor>, file: &Path) -> Result<(), Failed> {
     let config = ForwarderConfig::load(file)?;
     let key = PrivateKey::load(&config.key)?;
     logging::follow(config.log_level);
@@ -48,7 +61,7 @@ pub fn run(file: &Path) -> Result<(), Failed> {
     let (inbox, inputs) = mpsc::channel(net::INBOX_MAX);
     let routes = || {
         let shared = api::routes().merge(api::histogram_routes()).merge(api::reload_routes());
-        shared.merge(api::peers_routes())
+        shared.merge(api::peers_routes()).merge(api::upgrade_routes())
     };
     let _socket = api::serve(&config.socket, inbox.clone(), routes())
         .map_err(|error| Failed::new(Exit::Failure, error))?;
@@ -64,7 +77,7 @@ pub fn run(file: &Path) -> Result<(), Failed> {
     }
     let (version, peers) = (status::VERSION, config.peers.len());
     tracing::info!(key = %key.public(), relay = %config.relay, peers, "adit {version} starts");
-    start(Role::Contact(file.into()), config, &key, inbox, inputs)
+    start((Role::Contact(file.into()), predecessor), config, &key, inbox, inputs)
 }
 
 /// Calls a private contact point, or offers some, as an external peer: the listeners of `config` are
@@ -78,11 +91,11 @@ pub fn call(
     stdio: Option<String>,
 ) -> Result<(), Failed> {
     let (inbox, inputs) = mpsc::channel(net::INBOX_MAX);
-    start(Role::Caller { stdio }, config, key, inbox, inputs)
+    start((Role::Caller { stdio }, None), config, key, inbox, inputs)
 }
 
 fn start(
-    role: Role,
+    (role, predecessor): (Role, Option<Predecessor>),
     config: ForwarderConfig,
     key: &PrivateKey,
     inbox: mpsc::Sender<Input>,
@@ -97,8 +110,15 @@ fn start(
     let (pump, events) = spawn_pump(features)?;
     let key = key.clone();
     net::run(async move {
-        listen_to(events, &inbox).map_err(|error| Failed::new(Exit::Failure, error))?;
-        Daemon::new(role, config, key, gateway, pump, inbox)?.run(inputs).await
+        let failed = |error| Failed::new(Exit::Failure, error);
+        // First: a signal to one that takes over is heeded once it has.
+        net::forward_signals(&inbox).map_err(failed)?;
+        let mut daemon = Daemon::new(role, config, key, gateway, pump, inbox.clone())?;
+        if let Some(predecessor) = predecessor {
+            daemon.take_over(predecessor, &events)?;
+        }
+        listen_to(events, &inbox).map_err(failed)?;
+        daemon.run(inputs).await
     })
 }
 
@@ -110,6 +130,5 @@ fn spawn_pump(features: Features) -> Result<(PumpHandle, EventReceiver), Failed>
 
 fn listen_to(events: EventReceiver, inbox: &mpsc::Sender<Input>) -> std::io::Result<()> {
     net::forward_events(events, inbox.clone())?;
-    net::forward_network_changes(inbox)?;
-    net::forward_signals(inbox)
+    net::forward_network_changes(inbox)
 }

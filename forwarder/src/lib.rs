@@ -36,3 +36,4 @@ pub mod service;
 pub mod sources;
 pub mod status;
 pub mod tls;
+pub mod upgrade;

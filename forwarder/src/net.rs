@@ -12,6 +12,7 @@ mod events;
 mod exchange;
 mod handshake;
 mod icmp;
+mod kept;
 mod leave;
 mod listener;
 mod own;
@@ -36,6 +37,11 @@ pub use events::forward_events;
 pub use exchange::{Exchange, ExchangeError};
 pub use handshake::{ShakeError, Shaken, shake_hands};
 pub use icmp::{Rejection, rejection};
+pub use kept::{
+    ListenPlace, accepting, bind_datagrams_kept, bind_kept, forget_inherited, inherited,
+    is_accepting, keep, pause_accepting, resume_accepting,
+};
+pub(crate) use kept::{inherit, pack_kept};
 pub use leave::connect;
 pub use listener::{CONTACT_BACKLOG, Listener, bind, bind_datagrams, can_bind, stop_listening};
 pub use own::own_addresses;

@@ -30,6 +30,7 @@ mod slots;
 mod source_table;
 mod story;
 mod timers;
+mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -50,8 +51,7 @@ use nix::time::ClockId;
 
 use crate::collector::CARRIER_HEADROOM;
 use crate::handoff::{
-    Asked, Command, Down, Event, EventSender, GoawayReason, PumpEnd, PumpHandle, Report,
-    SessionKey, Times, crossing,
+    Command, Down, Event, EventSender, GoawayReason, PumpEnd, PumpHandle, SessionKey, crossing,
 };
 use crate::key::PublicKey;
 use associations::Association;
@@ -66,6 +66,7 @@ use sessions::Tunnel;
 use slots::{Purpose, Slot, Slots};
 use story::Teller;
 use timers::{Openings, Timer, Timers};
+use upgrade::Standing;
 
 pub use adit_ring::probe;
 
@@ -114,6 +115,8 @@ struct Pump {
     slice_lists: Vec<SliceList>,
     measures: Measures,
     teller: Teller,
+    standing: Standing,
+    is_thaw_due: bool,
     is_stopping: bool,
 }
 
@@ -198,13 +201,15 @@ impl Pump {
             slice_lists: Vec::new(),
             measures: Measures::default(),
             teller: Teller::default(),
+            standing: Standing::default(),
+            is_thaw_due: false,
             is_stopping: false,
         };
         Ok((pump, handle))
     }
 
     fn run(&mut self) {
-        while !self.is_stopping || !self.tunnels.is_empty() {
+        while !self.has_ended() {
             self.now = self.clock();
             self.reap();
             // After reaping: that took the wake-ups back, so what they announced is looked for now.
@@ -212,6 +217,7 @@ impl Pump {
             self.run_timers();
             self.send();
             self.arm_dry();
+            self.stand();
             self.send_events();
             if let Err(error) = self.ring.submit_and_wait(Some(self.wait())) {
                 // The kernel takes no work any more: nothing here could go on.
@@ -219,6 +225,11 @@ impl Pump {
                 return;
             }
         }
+    }
+
+    /// A pump that stands still ends as it is: what it has may be another process's.
+    fn has_ended(&self) -> bool {
+        self.is_stopping && (self.is_still() || self.tunnels.is_empty())
     }
 
     /// Handles completions, up to a bound: what is left ends the next wait at once.
@@ -238,6 +249,9 @@ impl Pump {
     fn wait(&self) -> Duration {
         if !self.unsent.is_empty() {
             return Duration::from_millis(1);
+        }
+        if let Some(wait) = self.call_back_in() {
+            return wait;
         }
         let is_work_left = !self.tunnels_to_send.is_empty()
             || !self.flows_to_send.is_empty()
@@ -290,6 +304,10 @@ impl Pump {
                 self.report(asked, Some(self.measures.snapshot(&filter)));
             }
             Command::ResetTimes => self.measures.reset(),
+            Command::Freeze => self.freeze(),
+            Command::Pack(pump) => self.pack(pump),
+            Command::Restore(parcel) => self.restore(parcel),
+            Command::Thaw => self.is_thaw_due = self.is_still(),
             Command::Stop => self.stop(),
         }
     }
@@ -333,6 +351,9 @@ impl Pump {
     }
 
     fn run_timers(&mut self) {
+        if self.is_packed() {
+            return;
+        }
         self.give_up_openings();
         self.end_idle();
         while let Some(timer) = self.timers.pop_due(self.now) {
@@ -430,7 +451,7 @@ impl Pump {
             }
             _ => self.paths.sockets.get(slot).map(PathSocket::socket),
         };
-        if let Some(socket) = socket {
+        if let Some(socket) = socket.filter(|_| !self.is_still()) {
             self.ring.recv_messages(socket, self.groups.messages, slot.token(purpose));
         }
     }
@@ -455,27 +476,13 @@ impl Pump {
     }
 
     fn stop(&mut self) {
-        if std::mem::replace(&mut self.is_stopping, true) {
+        if std::mem::replace(&mut self.is_stopping, true) || self.is_still() {
             return;
         }
         let keys: Vec<SessionKey> = self.tunnels_by_key.keys().copied().collect();
         for key in keys {
             self.close(key, GoawayReason::Ending, "the daemon ends");
         }
-    }
-
-    fn report(&mut self, asked: Asked, times: Option<Vec<Times>>) {
-        let groups = [self.groups.carriers, self.groups.flows, self.groups.messages];
-        let pools = groups.map(|group| self.ring.pool(group));
-        let report = Report {
-            asked,
-            memory_held: pools.iter().map(|pool| pool.held() * pool.stride()).sum(),
-            memory_max: pools.iter().map(|pool| pool.buffers() * pool.stride()).sum(),
-            sessions: self.tunnels.iter().map(|(_, tunnel)| self.report_session(tunnel)).collect(),
-            contacts: self.measures.contacts(),
-            times,
-        };
-        self.emit(Event::Report(report));
     }
 
     fn take_slices(&mut self) -> SliceList {

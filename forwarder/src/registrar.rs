@@ -27,6 +27,7 @@ mod entry;
 mod health;
 mod inside;
 mod leases;
+mod left;
 mod settling;
 mod table;
 
@@ -50,6 +51,7 @@ use settling::Settling;
 use table::Table;
 
 pub use leases::{LEASE, LEASE_MAX, LEASE_MIN, Lease, Registered};
+pub use left::PeerLeft;
 
 /// What the registrar wants done.
 #[derive(Debug)]

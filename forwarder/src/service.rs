@@ -47,11 +47,7 @@ pub struct ServiceManager {
 impl ServiceManager {
     /// The one of the environment, for a daemon with so many pumps.
     pub fn from_environment(pumps: usize, now: Instant) -> Self {
-        let named = std::env::var_os(SOCKET_VARIABLE).filter(|name| !name.is_empty());
-        let address = named.and_then(|name| match name.as_bytes() {
-            [b'@', name @ ..] => SocketAddr::from_abstract_name(name).ok(),
-            _ => SocketAddr::from_pathname(&name).ok(),
-        });
+        let address = address();
         let interval = sd_notify::watchdog_enabled().filter(|_| address.is_some());
         let watchdog = interval.map(|interval| Watchdog::new(interval, pumps, now));
         Self { address, watchdog, told: None, wanted: None }
@@ -68,6 +64,12 @@ impl ServiceManager {
     /// The daemon serves.
     pub fn ready(&self) {
         self.say(&[NotifyState::Ready]);
+    }
+
+    /// The daemon is this process from now on, whichever was started; the manager has to let it say so
+    /// (`NotifyAccess=all`).
+    pub fn taken_over(&self) {
+        self.say(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
     }
 
     /// The daemon reads its file again; [`ServiceManager::ready`] is to follow.
@@ -116,6 +118,24 @@ impl ServiceManager {
         if self.watchdog.as_mut().is_some_and(|watchdog| watchdog.handle_pulse(asked, now)) {
             self.say(&[NotifyState::Watchdog]);
         }
+    }
+}
+
+/// Tells the service manager, if there is one, that another process is the daemon from now on.
+pub(crate) fn tell_main_process(pid: u32) {
+    if let Some(address) = address()
+        && let Err(error) = send(&address, &[NotifyState::MainPid(pid)])
+    {
+        tracing::warn!("the service manager behind {SOCKET_VARIABLE} hears nothing: {error}");
+    }
+}
+
+/// Where the service manager of the environment listens, if there is one.
+fn address() -> Option<SocketAddr> {
+    let name = std::env::var_os(SOCKET_VARIABLE).filter(|name| !name.is_empty())?;
+    match name.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name).ok(),
+        _ => SocketAddr::from_pathname(&name).ok(),
     }
 }
 

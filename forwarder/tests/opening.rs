@@ -219,7 +219,7 @@ fn a_service_may_be_a_unix_socket() {
 
 fn replies() -> Replies {
     let refused = |reason| format!("no: {reason:?};").into_bytes();
-    Replies { accepted: b"yes;".to_vec(), refused }
+    Replies::new(b"yes;".to_vec(), refused)
 }
 
 /// Who waits to hear of the far end hears it before its bytes, and is not read before.

@@ -83,6 +83,28 @@ fn a_stuck_pump_starves_the_watchdog() {
     managed.wait_for("WATCHDOG=1");
 }
 
+/// Who takes over says that it is the main process now, and is ready; it feeds the watchdog from then on,
+/// and its signals are heeded.
+#[test]
+fn a_process_that_takes_over_is_the_main_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut managed = start(dir.path());
+    assert_eq!(
+        managed.wait_for("READY"),
+        "READY=1\n",
+        "the control: it was started as the main one"
+    );
+    managed.upgrade(adit(dir.path(), &["upgrade", "-c", "adit.toml"]));
+    for _ in 0..3 {
+        managed.wait_for("WATCHDOG=1");
+    }
+    assert!(run(dir.path(), &["peers", "-c", "adit.toml"]).status.success());
+    managed.signal(Signal::SIGHUP);
+    managed.wait_for("RELOADING=1");
+    managed.signal(Signal::SIGTERM);
+    managed.wait_for("STOPPING=1");
+}
+
 /// The file's log level is followed by a reload, there and back.
 #[test]
 fn a_reload_changes_the_log_level() {

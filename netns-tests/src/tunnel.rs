@@ -1,6 +1,7 @@
 //! The whole of Adit in a lab: keys, configurations, both daemons.
 
 mod external;
+mod upgrade;
 
 use std::fmt::Write as _;
 use std::fs;

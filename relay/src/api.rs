@@ -75,6 +75,7 @@ pub(crate) fn routes() -> Router<Inbox<Input>> {
     api::routes()
         .merge(api::histogram_routes())
         .merge(api::reload_routes())
+        .merge(api::upgrade_routes())
         .route("/v1/invitations", post(invite))
         .route("/v1/forwarders", get(everybody))
         .route("/v1/forwarders/{name}", delete(revoke))

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adit::cli::{
-    HistogramArgs, KeygenArgs, LogArgs, SocketArgs, StatusArgs, TopArgs, Watched, check_io_uring,
-    check_key, check_user, command_line, histogram, keygen, ok, pages, reload, show_status, top,
+    HistogramArgs, KeygenArgs, LogArgs, SocketArgs, StatusArgs, TopArgs, UpgradeArgs, Watched,
+    check_io_uring, check_key, check_user, command_line, histogram, keygen, ok, pages, reload,
+    show_status, top, upgrade,
 };
 use adit::config::{RELAY_FILE, RELAY_SOCKET, RelayConfig};
 use adit::exit::{self, Exit, Failed};
@@ -54,11 +55,14 @@ enum Command {
     /// Let forwarders in and keep their contact points, in the foreground.
     ///
     /// TERM or INT lets the open connections finish, for 10 seconds at most; a second one ends at
-    /// once. HUP reads the configuration again, as `reload` does.
+    /// once. HUP reads the configuration again, as `reload` does, and USR2 is `upgrade`.
     Run {
         /// The configuration.
         #[arg(short, long, value_name = "FILE", default_value = RELAY_FILE)]
         config: PathBuf,
+        /// Take over from the process that starts this one.
+        #[arg(long, hide = true)]
+        takeover: bool,
     },
     /// Have the running relay read its configuration again, and print what has changed.
     ///
@@ -80,6 +84,10 @@ enum Command {
     Revoke(RevokeArgs),
     /// Make the relay's next key beside the present one, and say how to change to it.
     Rotate(RotateArgs),
+    /// Let a new process take over from the running relay: nothing is cut off.
+    ///
+    /// It is started as the running one was. Should it not get ready, the running one goes on.
+    Upgrade(UpgradeArgs),
     /// Write man pages, and completions for bash, zsh and fish.
     #[command(hide = true)]
     Pages(PagesArgs),
@@ -94,9 +102,9 @@ fn run(cli: Cli) -> Result<(), Failed> {
     match cli.command {
         Command::Keygen(args) => keygen(&args.out.unwrap_or_else(|| "relay.key".into())),
         Command::Check { config } => check(&config),
-        Command::Run { config } => {
+        Command::Run { config, takeover } => {
             cli.log.start("info")?;
-            daemon::run(&config)
+            daemon::run(&config, takeover)
         }
         Command::Reload(args) => reload(socket(&args)),
         Command::Status(args) => show_status(&args, &socket(&args.socket)?, relay_table),
@@ -106,6 +114,7 @@ fn run(cli: Cli) -> Result<(), Failed> {
         Command::Forwarders(args) => enrolment::forwarders(&args),
         Command::Revoke(args) => enrolment::revoke(&args),
         Command::Rotate(args) => enrolment::rotate(&args),
+        Command::Upgrade(args) => upgrade(&args, &socket(&args.socket)?),
         Command::Pages(args) => pages::<Cli>(&args),
     }
 }

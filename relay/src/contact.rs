@@ -3,9 +3,10 @@
 use std::fmt;
 
 use adit::handoff::Protocol;
+use serde::{Deserialize, Serialize};
 
 /// A contact point: what callers outside name to reach it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Contact {
     /// A public port, for everybody who may reach it. The same number of another protocol is another
     /// contact point.

@@ -2,6 +2,7 @@
 //! report through the same inbox.
 
 mod calls;
+mod doors;
 mod enrolment;
 mod paths;
 mod probe;
@@ -9,11 +10,12 @@ mod registration;
 mod reload;
 mod report;
 mod sessions;
+mod upgrade;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -24,16 +26,16 @@ use adit::api::{self, Reply};
 use adit::config::{Admitted, Place, RelayConfig, Reloaded};
 use adit::exit::{Exit, Failed};
 use adit::handoff::{
-    self, Arrival, Command, ContactSocket, Event, EventReceiver, GoawayReason, PumpHandle,
-    SessionKey,
+    self, Arrival, Command, ContactSocket, Event, GoawayReason, PumpHandle, SessionKey,
 };
 use adit::histogram::{Live, TimesRequest};
 use adit::invitation::UnixTime;
 use adit::key::{PrivateKey, PublicKey};
-use adit::net::{self, Listener, Shaken, Signal};
+use adit::net::{self, Shaken, Signal};
 use adit::service::ServiceManager;
 use adit::status::{Ask, Gathering, VERSION};
 use adit::tls::ServerTls;
+use adit::upgrade::{Predecessor, Upgrade, UpgradeStep};
 use adit::{logging, privilege, pump};
 use adit_proto::id::{SessionId, Side};
 use tokio::sync::mpsc;
@@ -49,9 +51,9 @@ use crate::lookups::Lookups;
 use crate::own::OwnAddresses;
 use crate::policy::Policy;
 use crate::probe::Probes;
-use crate::reception::{Admission, Reception};
+use crate::reception::Admission;
 use crate::refused::{Cause, Refusals};
-use crate::registrar::{Lease, Registrar};
+use crate::registrar::Registrar;
 
 pub(crate) use enrolment::{Enrol, Joining};
 pub(crate) use probe::{Look, Probing, Ways};
@@ -60,9 +62,6 @@ pub(crate) use probe::{Look, Probing, Ways};
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// … and the sessions to say goodbye after that.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
-/// How long the port of a killed relay may take to become free, and how often that is tried.
-const PORT_FREE_MAX: Duration = Duration::from_secs(3);
-const PORT_FREE_STEP: Duration = Duration::from_millis(20);
 /// A loop without any input still looks around so often.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
@@ -77,6 +76,7 @@ pub(crate) enum Input {
     Probe(Probing),
     Reload(Option<Reply<Reloaded>>),
     Terminate,
+    Upgrade(UpgradeStep),
     Resolved { asked: Asked, place: Place, found: io::Result<Vec<SocketAddr>> },
 }
 
@@ -91,6 +91,7 @@ impl From<Signal> for Input {
         match signal {
             Signal::Reload => Self::Reload(None),
             Signal::Terminate => Self::Terminate,
+            Signal::Upgrade => Self::Upgrade(UpgradeStep::Asked(None, None)),
         }
     }
 }
@@ -147,14 +148,20 @@ struct Daemon {
     listeners: Vec<TcpListener>,
     /// The port of datagram paths, where they are offered.
     path_port: Option<u16>,
+    path_sockets: Vec<UdpSocket>,
     gathering: Gathering,
     live: Live,
     service: ServiceManager,
+    upgrade: Upgrade,
+    /// Inputs that wait until it is known whether this process goes on.
+    held: Vec<Input>,
     ending: Option<Ending>,
 }
 
-/// Runs a relay with the configuration of `file` until it is told to end.
-pub(crate) fn run(file: &Path) -> Result<(), Failed> {
+/// Runs a relay with the configuration of `file` until it is told to end; one that `is_takeover` goes on
+/// with what the process has that started it.
+pub(crate) fn run(file: &Path, is_takeover: bool) -> Result<(), Failed> {
+    let predecessor = is_takeover.then(Predecessor::meet).transpose()?;
     let failed = |error: &dyn std::fmt::Display| Failed::new(Exit::Failure, error);
     let config = RelayConfig::load(file)?;
     let key = PrivateKey::load(&config.key)?;
@@ -167,6 +174,7 @@ pub(crate) fn run(file: &Path) -> Result<(), Failed> {
     let tls = ServerTls::with_joiners(&key, admission.clone()).map_err(|error| failed(&error))?;
     let (sender, events) = handoff::events().map_err(|error| failed(&error))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = predecessor.as_ref().map_or(cores, Predecessor::pumps);
     let spawn = |_| pump::spawn(features, sender.clone());
     let pumps = (0..cores).map(spawn).collect::<Result<Vec<_>, _>>()?;
     let (inbox, inputs) = mpsc::channel(net::INBOX_MAX);
@@ -180,23 +188,16 @@ pub(crate) fn run(file: &Path) -> Result<(), Failed> {
     tracing::info!(key = %key.public(), pumps = cores, forwarders, "adit-relay {VERSION} starts");
     net::run(async move {
         let mut daemon = Daemon::new(file, config, key.public(), pumps, admission, inbox)?;
-        daemon.listen(tls, events)?;
+        // First: a signal to one that takes over is heeded once it has.
+        net::forward_signals(&daemon.inbox).map_err(|error| failed(&error))?;
+        daemon.listen(tls)?;
+        match predecessor {
+            Some(predecessor) => daemon.take_over(predecessor, &events)?,
+            None => daemon.offer_paths()?,
+        }
+        net::forward_events(events, daemon.inbox.clone()).map_err(|error| failed(&error))?;
         daemon.run(inputs).await
     })
-}
-
-/// Binds; a port that is taken may be that of a relay that was just killed, whose sockets the kernel
-/// closes a moment after its end. Nothing else runs yet that would have to wait.
-fn bind(address: SocketAddr, is_only_v6: bool) -> io::Result<Listener> {
-    let until = Instant::now() + PORT_FREE_MAX;
-    loop {
-        match Listener::bind(address, is_only_v6) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
-                std::thread::sleep(PORT_FREE_STEP);
-            }
-            bound => return bound,
-        }
-    }
 }
 
 fn policies(forwarders: &[Admitted]) -> BTreeMap<PublicKey, Policy> {
@@ -225,6 +226,8 @@ impl Daemon {
             gathering: Gathering::new(pumps.len()),
             service: ServiceManager::from_environment(pumps.len(), Instant::now()),
             live: Live::new("adit_relay", pumps.len(), &metrics, Instant::now()),
+            upgrade: Upgrade::new(pumps.len()),
+            held: Vec::new(),
             pumps,
             admission,
             policies,
@@ -247,31 +250,9 @@ impl Daemon {
             echoes: BTreeSet::new(),
             listeners: Vec::new(),
             path_port: None,
+            path_sockets: Vec::new(),
             ending: None,
         })
-    }
-
-    /// Opens the doors.
-    fn listen(&mut self, tls: ServerTls, events: EventReceiver) -> Result<(), Failed> {
-        let failed = |error| Failed::new(Exit::Failure, error);
-        let inbox = self.inbox.clone();
-        net::forward_events(events, inbox.clone()).map_err(failed)?;
-        net::forward_signals(&inbox).map_err(failed)?;
-        let (door, refusals) = (Rc::clone(&self.door), Rc::clone(&self.refusals));
-        let probes = Rc::clone(&self.probes);
-        let reception = Rc::new(Reception { tls, door, probes, refusals, inbox });
-        for &address in &self.config.listen {
-            // [::] takes IPv4 too, unless the list has 0.0.0.0 with the same port for that.
-            let any_v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-            let is_only_v6 = self.config.listen.contains(&any_v4);
-            let cannot =
-                |error| Failed::new(Exit::Failure, format!("cannot listen on {address}: {error}"));
-            let listener = bind(address, is_only_v6).map_err(cannot)?;
-            self.listeners.push(listener.handle().map_err(cannot)?);
-            net::spawn(Rc::clone(&reception).accept_all(listener));
-            tracing::info!(%address, "listening");
-        }
-        self.offer_paths()
     }
 
     /// Runs until the end. Fails only when a pump does.
@@ -284,7 +265,7 @@ impl Daemon {
             }
             let until = self.poll_timeout();
             if let Ok(Some(input)) = tokio::time::timeout_at(until.into(), inputs.recv()).await {
-                self.handle(input, Instant::now())?;
+                self.handle_or_hold(input, Instant::now())?;
             }
         }
     }
@@ -305,6 +286,7 @@ impl Daemon {
             Input::Probe(probing) => self.handle_probe(probing, now),
             Input::Reload(reply) => self.handle_reload(reply),
             Input::Terminate => self.terminate(now),
+            Input::Upgrade(step) => self.handle_upgrade(step, now),
         }
     }
 
@@ -373,6 +355,15 @@ impl Daemon {
             Event::Pulse(asked) => self.service.handle_pulse(asked, now),
             Event::Report(report) if report.times.is_some() => self.live.handle_report(report),
             Event::Report(report) => self.gathering.handle_report(report),
+            Event::Quiet => {
+                let deed = self.upgrade.handle_quiet();
+                return self.perform(deed, now);
+            }
+            Event::Packed { pump, packed } => {
+                let deed = self.upgrade.handle_packed(pump, packed);
+                return self.perform(deed, now);
+            }
+            Event::Restored(_) => {}
         }
         Ok(())
     }
@@ -403,21 +394,6 @@ impl Daemon {
         sessions.try_for_each(|session| self.close(*session, GoawayReason::Ending, why))
     }
 
-    /// Ends a contact point for good: no new flows, and the port is free.
-    fn close_contact(&self, lease: &Lease<ContactSocket>) -> Result<(), Failed> {
-        if let Some(holder) = lease.holder()
-            && let Some(state) = self.sessions.get(&holder.session)
-        {
-            let (session, contact) = (holder.session, holder.contact);
-            self.tell(state.pump, Command::Withdraw { session, contact })?;
-        }
-        // The pump may close its handle a little later; the port must be free now.
-        if let Some(ContactSocket::Tcp(listener)) = &lease.listener {
-            net::stop_listening(listener);
-        }
-        Ok(())
-    }
-
     fn has_ended(&self) -> bool {
         match self.ending {
             None => false,
@@ -439,11 +415,18 @@ impl Daemon {
             self.service.poll_timeout(),
             ending,
         ];
+        let others = if self.upgrade.is_held() { [None; 7] } else { others };
+        let others = others.into_iter().chain([self.upgrade.poll_timeout()]);
         let idle = Instant::now() + IDLE_MAX;
-        others.into_iter().flatten().fold(idle, Instant::min)
+        others.flatten().fold(idle, Instant::min)
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), Failed> {
+        let deed = self.upgrade.handle_timeout(now);
+        self.perform(deed, now)?;
+        if self.upgrade.is_held() {
+            return Ok(());
+        }
         self.end_echoes()?;
         for lease in self.registrar.handle_timeout(now) {
             self.end_lease(&lease)?;

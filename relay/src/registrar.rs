@@ -17,6 +17,7 @@
 //!
 //! A state machine: time and the listener `L` are arguments, and it opens and closes nothing.
 
+mod left;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,8 @@ use adit_proto::limits::{CONTACT_LEASE, CONTACTS_MAX};
 use crate::contact::Contact;
 use crate::policy::{Forbidden, Policy};
 use crate::refused::Cause;
+
+pub(crate) use left::LeaseLeft;
 
 /// A contact point in a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -42,6 +42,29 @@ fn a_service_manager_is_told_how_it_goes() {
     assert_eq!(managed.wait(), Some(0));
 }
 
+/// Who takes over says that it is the main process now, and is ready; it listens, and feeds the watchdog
+/// from then on.
+#[test]
+fn a_process_that_takes_over_is_the_main_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut managed, listen) = start(dir.path());
+    assert_eq!(
+        managed.wait_for("READY"),
+        "READY=1\n",
+        "the control: it was started as the main one"
+    );
+    let mut upgrade = Command::new(env!("CARGO_BIN_EXE_adit-relay"));
+    upgrade.args(["upgrade", "-c", "relay.toml"]).current_dir(dir.path());
+    managed.upgrade(upgrade);
+    managed.wait_for("STATUS=listening; 0 keys");
+    for _ in 0..3 {
+        managed.wait_for("WATCHDOG=1");
+    }
+    TcpStream::connect(listen).unwrap();
+    managed.signal(Signal::SIGTERM);
+    managed.wait_for("STOPPING=1");
+}
+
 /// One pump of several that is stuck starves the watchdog, though the relay still takes connections;
 /// once it goes on, the watchdog is fed again.
 #[test]

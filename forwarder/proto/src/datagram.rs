@@ -25,6 +25,7 @@ mod search;
 mod window;
 
 pub use packet::{PACKET_HEADER, PACKET_TRAILER, PacketError, PathError};
+pub(crate) use path::PathSnapshot;
 pub use path::{Path, PathCounters};
 
 /// How many datagrams `len` bytes are: each has `segment` bytes but the last, which may have fewer; one

@@ -6,9 +6,13 @@
 //! receiving:  open ──FIN received──▶ finished                        end, drops the flow
 //! ```
 
+mod snapshot;
+
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::frame::Credit;
 use crate::id::{ContactId, Time};
@@ -16,6 +20,8 @@ use crate::limits::{
     FLOW_PIECES, FLOW_QUEUED_SHARED_MAX, FLOW_WINDOW, FLOW_WINDOW_MAX, GATHERED_MAX, PAYLOAD_MAX,
     SHARED_FLOW_MAX, SHARED_FOR,
 };
+
+pub(crate) use snapshot::FlowSnapshot;
 
 /// Bytes read from a flow's socket, in the memory they were read into.
 #[derive(Debug)]
@@ -36,7 +42,7 @@ impl<B: AsRef<[u8]>> Chunk<B> {
 }
 
 /// How far the sending direction has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Sending {
     Open,
     Finishing,
@@ -200,6 +206,11 @@ impl<B> Flow<B> {
         }
     }
 
+    /// Whether it has bytes, or the end of them, to send.
+    pub(crate) fn is_active(&self) -> bool {
+        !self.queue.is_empty() || self.sending == Sending::Finishing
+    }
+
     /// Whether it is `FIN`'s turn; if so it counts as sent.
     pub(crate) fn take_fin(&mut self) -> bool {
         let is_due = self.sending == Sending::Finishing && self.queue.is_empty();
@@ -271,7 +282,7 @@ impl<B> Flow<B> {
 
 /// The credit that this end grants: it follows what the socket takes, and grows while a whole
 /// window is taken within two round trips, since then the window is what holds the flow back.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Window {
     size: u64,
     taken: u64,

@@ -108,17 +108,20 @@ pub enum ResetReason {
 }
 
 impl ResetReason {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Peer,
+        Self::ConnectRefused,
+        Self::ConnectFailed,
+        Self::NoContact,
+        Self::Limit,
+        Self::Ending,
+        Self::Forbidden,
+        Self::Idle,
+    ];
+
     fn from_wire(reason: u8) -> Self {
-        let others = [
-            Self::ConnectRefused,
-            Self::ConnectFailed,
-            Self::NoContact,
-            Self::Limit,
-            Self::Ending,
-            Self::Forbidden,
-            Self::Idle,
-        ];
-        others.into_iter().find(|known| *known as u8 == reason).unwrap_or(Self::Peer)
+        Self::ALL.into_iter().find(|known| *known as u8 == reason).unwrap_or(Self::Peer)
     }
 }
 
@@ -180,6 +183,30 @@ pub enum FrameError {
 }
 
 impl Frame<'_> {
+    /// The frame without what it borrows; `None` of those that do.
+    pub(crate) fn into_owned(self) -> Option<Frame<'static>> {
+        Some(match self {
+            Self::Data(..) | Self::Datagram(..) => return None,
+            Self::Hello(hello) => Frame::Hello(hello),
+            Self::Welcome(welcome) => Frame::Welcome(welcome),
+            Self::Register(id, registration) => Frame::Register(id, registration),
+            Self::Registered(id, registered) => Frame::Registered(id, registered),
+            Self::Refused(id, refused) => Frame::Refused(id, refused),
+            Self::Unregister(id) => Frame::Unregister(id),
+            Self::Open(id, open) => Frame::Open(id, open),
+            Self::Accept(id) => Frame::Accept(id),
+            Self::Fin(id) => Frame::Fin(id),
+            Self::Reset(id, reason) => Frame::Reset(id, reason),
+            Self::Credit(id, credit) => Frame::Credit(id, credit),
+            Self::Blocked(id) => Frame::Blocked(id),
+            Self::Poll(poll) => Frame::Poll(poll),
+            Self::Ping(number) => Frame::Ping(number),
+            Self::Pong(number) => Frame::Pong(number),
+            Self::Goaway(goaway) => Frame::Goaway(goaway),
+            Self::Pad(len) => Frame::Pad(len),
+        })
+    }
+
     /// The frame's kind.
     pub fn kind(&self) -> Kind {
         match self {

@@ -3,17 +3,19 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// A flow within a session, as it stands in a frame's header. The relay opens even ids, the
 /// forwarder odd ones, so that both may open without asking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FlowId(pub u32);
 
 /// A contact point within a session; the forwarder chooses it in `REGISTER`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ContactId(pub u32);
 
 /// A session's name, chosen at random by the relay; it outlives the carriers.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SessionId(pub [u8; 16]);
 
 impl SessionId {
@@ -34,7 +36,9 @@ impl fmt::Debug for SessionId {
 }
 
 /// A moment: nanoseconds since an origin that the caller chose and keeps to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 pub struct Time(pub u64);
 
 impl Time {
@@ -53,7 +57,7 @@ impl std::ops::Add<Duration> for Time {
 }
 
 /// Which end of the session this is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Side {
     /// The internal contact point: it dials, says `HELLO`, and opens odd flows.
     Forwarder,

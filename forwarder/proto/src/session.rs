@@ -16,12 +16,15 @@ mod paths;
 mod receive;
 mod resume;
 mod share;
+mod snapshot;
 mod transmit;
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::flow::{Chunk, Flow};
 use crate::frame::{ControlFrame, Frame, Goaway, GoawayReason, Open, Protocol, ResetReason};
@@ -43,6 +46,7 @@ pub use departed::{Departed, relax};
 pub use error::{OpenError, SessionError, TransmitError};
 pub use paths::Packets;
 pub use resume::{Greeted, parse_greeting, seal_greeting};
+pub use snapshot::{SessionSnapshot, SnapshotError};
 
 /// What the session asks its owner to do. Ranges are within the record's content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +93,7 @@ impl<B> Clone for Sealed<B> {
 }
 
 /// Counters of a session, for reports.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// Stream bytes sent and received.
     pub bytes_sent: u64,

@@ -140,6 +140,8 @@ const EXPECTED: &[&str] = &[
     "a session never opened",
     "a session was found gone",
     "a session was resumed",
+    "an end was upgraded",
+    "an end was upgraded with records retained",
     "keys were updated",
     "the relay resumed with records retained",
 ];

@@ -238,6 +238,19 @@ impl Ring {
         self.push(entry, user_data);
     }
 
+    /// Cancels every operation of this ring; each completes with `ECANCELED`, or as it would have.
+    pub fn cancel_all(&mut self) {
+        let entry = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
+        let user_data =
+            self.parts.in_flight.launch(Operation::Cancel, Token(0), None, SliceList::new());
+        self.push(entry, user_data);
+    }
+
+    /// Whether the kernel has nothing of this ring but its own wake-up call.
+    pub fn is_quiet(&self) -> bool {
+        self.parts.in_flight.len() <= 1 && self.backlog.is_empty()
+    }
+
     fn arm_wake(&mut self) {
         let descriptor = Fd(self.waker.0.as_raw_fd());
         let mask = u32::from(libc::POLLIN.cast_unsigned());

@@ -413,3 +413,33 @@ fn a_dropped_ring_lets_go() {
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     std::io::copy(&mut stream, &mut std::io::sink()).ok();
 }
+
+/// Whatever the kernel has is given back on demand, and then it has nothing.
+#[test]
+fn all_operations_are_called_back() {
+    let (mut ring, group) = ring(false);
+    let (_stream, socket) = pair();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listener = Socket::from(OwnedFd::from(listener));
+    ring.recv(&socket, group, 1, Token(1));
+    ring.accept(&listener, Token(2));
+    assert!(!ring.is_quiet());
+    ring.cancel_all();
+    let mut left = 2;
+    run(&mut ring, |_, _, completion| {
+        let error = match completion {
+            Completion::Received(Err(error)) | Completion::Accepted(Err(error), false) => error,
+            Completion::Woken => return false,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(error.raw_os_error(), Some(nix::libc::ECANCELED));
+        left -= 1;
+        left == 0
+    });
+    let deadline = Instant::now() + DEADLINE;
+    while !ring.is_quiet() {
+        assert!(Instant::now() < deadline, "{} operations are left", ring.in_flight());
+        ring.submit_and_wait(Some(Duration::from_millis(10))).unwrap();
+        while ring.next_completion().is_some() {}
+    }
+}

@@ -113,7 +113,7 @@ pub fn serve_lan<I: Send + 'static>(
     inbox: mpsc::Sender<I>,
     routes: Router<Inbox<I>>,
 ) -> io::Result<()> {
-    let listener = net::bind(address, BACKLOG, true)?;
+    let listener = net::bind_kept(address, BACKLOG, true)?;
     listener.set_nonblocking(true)?;
     let router = finished(routes, inbox);
     spawn(async move || {
@@ -159,7 +159,7 @@ where
     loop {
         // Never closed, so it cannot fail.
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-        match accept().await {
+        match net::accepting(&accept).await {
             Ok((stream, caller)) => {
                 let Some(seat) = Seat::take(&sources, caller) else {
                     tracing::debug!(?caller, "turned away: it has too many connections already");

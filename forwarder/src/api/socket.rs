@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use crate::net::{self, ListenPlace};
+
 /// Only the daemon's own user may ask.
 const MODE: u32 = 0o600;
 
@@ -33,18 +35,24 @@ pub struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Gone already: just as well.
-        fs::remove_file(&self.0).ok();
+        // It is another process's as long as that one has not been taken over from.
+        if net::is_accepting() {
+            // Gone already: just as well.
+            fs::remove_file(&self.0).ok();
+        }
     }
 }
 
 /// Listens on `path`, in place of a socket that nobody answers on.
 pub(super) fn listen(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
-    if UnixStream::connect(path).is_ok() {
-        return Err(SocketError::Taken(path.into()));
-    }
-    let listener =
-        bind(path).map_err(|source| SocketError::Unusable { path: path.into(), source })?;
+    let unusable = |source| SocketError::Unusable { path: path.into(), source };
+    let place = ListenPlace::Unix(path.into());
+    let listener = match net::inherited(&place) {
+        Some(listener) => listener.into(),
+        None if UnixStream::connect(path).is_ok() => return Err(SocketError::Taken(path.into())),
+        None => bind(path).map_err(unusable)?,
+    };
+    net::keep(place, &listener).map_err(unusable)?;
     Ok((listener, SocketFile(path.into())))
 }
 

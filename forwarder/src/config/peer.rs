@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_proto::limits::CONTACTS_MAX;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::file::{File, OneOrMany, Seen};
@@ -40,7 +40,7 @@ const HEALTH_S_MIN: u64 = 1;
 const HEALTH_S_MAX: u64 = 3_600;
 
 /// An internal peer, and the contact point that it is to have.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     /// Its name, unique at the forwarder.
     pub name: String,
@@ -76,7 +76,7 @@ impl Peer {
 }
 
 /// Where an internal peer listens.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Address {
     /// A TCP port.
     Tcp(Place),

@@ -4,9 +4,11 @@
 mod tests;
 
 mod actions;
+mod calling;
 mod reload;
 mod report;
 mod requests;
+mod upgrade;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -38,6 +40,7 @@ use crate::net::{self, NetworkChanged, Signal};
 use crate::registrar::Registrar;
 use crate::service::ServiceManager;
 use crate::status::{Ask, Gathering};
+use crate::upgrade::{Upgrade, UpgradeStep};
 
 /// How long flows may take to end after the first signal …
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -62,6 +65,7 @@ pub(super) enum Input {
     StdioEnded(Result<(), String>),
     Terminate,
     Reload(Option<Reply<Reloaded>>),
+    Upgrade(UpgradeStep),
     NetworkChanged,
 }
 
@@ -82,6 +86,7 @@ impl From<Signal> for Input {
         match signal {
             Signal::Reload => Self::Reload(None),
             Signal::Terminate => Self::Terminate,
+            Signal::Upgrade => Self::Upgrade(UpgradeStep::Asked(None, None)),
         }
     }
 }
@@ -125,6 +130,9 @@ pub(super) struct Daemon {
     live: Live,
     audit: Audit,
     service: ServiceManager,
+    upgrade: Upgrade,
+    /// Inputs that wait until it is known whether this process goes on.
+    held: Vec<Input>,
     ending: Option<Ending>,
     /// Why this ends in a failure.
     failure: Option<Failed>,
@@ -166,6 +174,8 @@ impl Daemon {
             last_error: None,
             gathering: Gathering::new(1),
             service: ServiceManager::from_environment(1, now),
+            upgrade: Upgrade::new(1),
+            held: Vec::new(),
             ending: None,
             failure: None,
         })
@@ -190,7 +200,7 @@ impl Daemon {
             }
             let until = self.poll_timeout();
             if let Ok(Some(input)) = tokio::time::timeout_at(until.into(), inputs.recv()).await {
-                self.handle(input, Instant::now())?;
+                self.handle_or_hold(input, Instant::now())?;
             }
         }
     }
@@ -232,6 +242,7 @@ impl Daemon {
             Input::StdioEnded(outcome) => return self.handle_stdio_ended(outcome, now),
             Input::Reload(reply) => return self.handle_reload(reply, now),
             Input::Terminate => return self.terminate(now),
+            Input::Upgrade(step) => return self.handle_upgrade(step, now),
         }
         Ok(())
     }
@@ -291,7 +302,12 @@ impl Daemon {
     fn handle_event(&mut self, event: Event, now: Instant) -> Result<(), Failed> {
         let session = match &event {
             // Nothing here asks to hear.
-            Event::Pulse(_) | Event::Report(_) | Event::Heard { .. } => None,
+            Event::Pulse(_)
+            | Event::Report(_)
+            | Event::Heard { .. }
+            | Event::Quiet
+            | Event::Packed { .. }
+            | Event::Restored(_) => None,
             Event::Up { session, .. }
             | Event::Frame { session, .. }
             | Event::Opened { session, .. }
@@ -327,7 +343,15 @@ impl Daemon {
             Event::Pulse(asked) => self.service.handle_pulse(asked, now),
             Event::Report(report) if report.times.is_some() => self.live.handle_report(report),
             Event::Report(report) => self.gathering.handle_report(report),
-            Event::Heard { .. } => {}
+            Event::Quiet => {
+                let deed = self.upgrade.handle_quiet();
+                return self.perform(deed, now);
+            }
+            Event::Packed { pump, packed } => {
+                let deed = self.upgrade.handle_packed(pump, packed);
+                return self.perform(deed, now);
+            }
+            Event::Heard { .. } | Event::Restored(_) => {}
         }
         Ok(())
     }
@@ -392,30 +416,6 @@ impl Daemon {
         }
     }
 
-    /// Somebody who waits at standard input hears at once that there is no way.
-    fn give_up_if_called(
-        &mut self,
-        why: &dyn std::fmt::Display,
-        now: Instant,
-    ) -> Result<(), Failed> {
-        let is_waiting = matches!(self.role, Role::Caller { stdio: Some(_) });
-        if is_waiting && self.ending.is_none() {
-            let message = format!("no tunnel to the relay {}: {why}", self.name);
-            self.failure = Some(Failed::new(Exit::Unreachable, message));
-            return self.close(now);
-        }
-        Ok(())
-    }
-
-    fn handle_stdio_ended(
-        &mut self,
-        outcome: Result<(), String>,
-        now: Instant,
-    ) -> Result<(), Failed> {
-        self.failure = outcome.err().map(|message| Failed::new(Exit::Failure, message));
-        if self.ending.is_some() { Ok(()) } else { self.terminate(now) }
-    }
-
     fn terminate(&mut self, now: Instant) -> Result<(), Failed> {
         let is_second = self.ending.is_some();
         if is_second {
@@ -447,18 +447,30 @@ impl Daemon {
     }
 
     fn poll_timeout(&self) -> Instant {
-        let tunnel = self.tunnel.poll_timeout();
+        let tunnel = self.tunnel.poll_timeout().filter(|_| !self.upgrade.is_still());
         let ending = self.ending.map(|ending| match ending {
             Ending::Draining { until } | Ending::Closing { until } => until,
         });
-        let service = self.service.poll_timeout();
-        let asked = [self.gathering.poll_timeout(), self.live.poll_timeout(), service];
+        if self.upgrade.is_held() {
+            return self.upgrade.poll_timeout().unwrap_or(Instant::now() + IDLE_MAX);
+        }
+        let asked = [
+            self.gathering.poll_timeout(),
+            self.live.poll_timeout(),
+            self.service.poll_timeout(),
+            self.upgrade.poll_timeout(),
+        ];
         let others = [self.registrar.poll_timeout(), tunnel, ending].into_iter().chain(asked);
         let idle = Instant::now() + IDLE_MAX;
         others.flatten().fold(idle, Instant::min)
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), Failed> {
+        let deed = self.upgrade.handle_timeout(now);
+        self.perform(deed, now)?;
+        if self.upgrade.is_held() {
+            return Ok(());
+        }
         self.registrar.handle_timeout(now);
         self.report(now)?;
         if let Some(Ending::Draining { until }) = self.ending
@@ -468,7 +480,8 @@ impl Daemon {
         }
         // Flows that are to end in peace need a carrier, too.
         let is_wanted = self.ending.is_none() || self.tunnel.session().is_some();
-        if is_wanted && let Some(attempt) = self.tunnel.poll_dial(now) {
+        let may_dial = is_wanted && !self.upgrade.is_still();
+        if may_dial && let Some(attempt) = self.tunnel.poll_dial(now) {
             self.dial(attempt);
         }
         Ok(())

@@ -42,8 +42,8 @@ impl Listeners {
     pub(super) fn bind(listeners: &[Outward]) -> Result<Self, Failed> {
         let bind = |Outward { name, listen, protocol, to }: &Outward| {
             let bound = match protocol {
-                Protocol::Tcp => net::bind(*listen, BACKLOG, true).map(ContactSocket::Tcp),
-                Protocol::Udp => net::bind_datagrams(*listen, true, false).map(ContactSocket::Udp),
+                Protocol::Tcp => net::bind_kept(*listen, BACKLOG, true).map(ContactSocket::Tcp),
+                Protocol::Udp => net::bind_datagrams_kept(*listen, true).map(ContactSocket::Udp),
             };
             let socket = bound.map_err(|error| {
                 Failed::new(

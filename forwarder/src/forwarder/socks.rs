@@ -66,7 +66,7 @@ pub(super) fn serve(
 ) -> Result<(), Failed> {
     let failed =
         |error| Failed::new(Exit::Failure, format!("socks: cannot listen on {listen}: {error}"));
-    let listener = net::bind(listen, BACKLOG, true).map_err(failed)?;
+    let listener = net::bind_kept(listen, BACKLOG, true).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = TcpListener::from_std(listener).map_err(failed)?;
     tracing::info!(%listen, "SOCKS5 is offered inside");
@@ -82,7 +82,7 @@ async fn accept_all(
     let room = Arc::new(Semaphore::new(REQUESTS_MAX));
     loop {
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
-        let (stream, source) = match listener.accept().await {
+        let (stream, source) = match net::accepting(async || listener.accept().await).await {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "SOCKS5 cannot accept; trying again shortly");
@@ -145,7 +145,7 @@ fn destination(target: &TargetAddr) -> Option<Destination> {
 
 /// What the asker is told (RFC 1928 §6); it has no use for the address that the relay dials from.
 pub(super) fn replies() -> Replies {
-    Replies { accepted: reply(ReplyError::Succeeded), refused }
+    Replies::new(reply(ReplyError::Succeeded), refused)
 }
 
 fn reply(code: ReplyError) -> Vec<u8> {

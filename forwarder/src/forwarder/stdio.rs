@@ -18,7 +18,7 @@ const NOT_THERE: u8 = 0;
 
 /// What the pump says first; the threads take it off again.
 pub(super) fn replies() -> Replies {
-    Replies { accepted: vec![THERE], refused: |reason| vec![NOT_THERE, code(reason)] }
+    Replies::new(vec![THERE], |reason| vec![NOT_THERE, code(reason)])
 }
 
 fn code(reason: ResetReason) -> u8 {

@@ -83,6 +83,18 @@ impl Tunnel {
         }
     }
 
+    /// Goes on with a session that another process had, without a carrier: the first attempt is due at
+    /// once.
+    pub(super) fn take_over(&mut self, session: Option<(SessionKey, SessionId)>, last: u64) {
+        self.session = session.map(|(key, id)| Session { key, id: Some(id) });
+        self.last_session = last;
+    }
+
+    /// The number of the last session that was begun.
+    pub(super) fn last_session(&self) -> u64 {
+        self.last_session
+    }
+
     /// The session, from its first carrier's greeting to its end.
     pub(super) fn session(&self) -> Option<SessionKey> {
         self.session.map(|session| session.key)

@@ -1,20 +1,22 @@
 //! What the control plane tells a pump.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_proto::frame::{ControlFrame, Destination, GoawayReason, Open, ResetReason};
+use adit_proto::frame::{ControlFrame, Destination, GoawayReason, Open, Protocol, ResetReason};
 use adit_proto::id::{ContactId, FlowId, Side};
 use adit_proto::record::RecordLayer;
 use adit_ring::Target;
+use serde::{Deserialize, Serialize};
 
 use super::{Asked, Filter};
 
 use crate::key::PublicKey;
 use crate::probe::Token;
 use crate::sources::Sources;
+use crate::upgrade::Parcel;
 
 /// The control plane's name for a session on a pump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,7 +60,7 @@ pub struct ProxyHeader {
 }
 
 /// A form of the PROXY protocol's header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ProxyVersion {
     /// One line of text.
     V1,
@@ -67,12 +69,25 @@ pub enum ProxyVersion {
 }
 
 /// What a caller is told, in bytes of its own protocol, before those of the flow.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Replies {
     /// When the flow is connected at its far end.
     pub accepted: Vec<u8>,
-    /// When it is not.
-    pub refused: fn(ResetReason) -> Vec<u8>,
+    /// When it is not: one for each reason, in their order.
+    refused: Vec<Vec<u8>>,
+}
+
+impl Replies {
+    /// What is said when there is a far end, and when there is none for some reason.
+    pub fn new(accepted: Vec<u8>, refused: impl Fn(ResetReason) -> Vec<u8>) -> Self {
+        Self { accepted, refused: ResetReason::ALL.into_iter().map(refused).collect() }
+    }
+
+    /// What is said when there is no far end.
+    pub fn refused(&self, reason: ResetReason) -> &[u8] {
+        let at = ResetReason::ALL.into_iter().position(|known| known == reason);
+        at.and_then(|at| self.refused.get(at)).map(Vec::as_slice).unwrap_or_default()
+    }
 }
 
 /// Who waits to hear whether a flow's far end is there.
@@ -97,7 +112,7 @@ pub enum Answer {
 }
 
 /// How much of something a session's owner may use; without a figure as much as there is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quota {
     /// Flows at once.
     pub flows_max: Option<usize>,
@@ -146,6 +161,24 @@ impl ContactSocket {
         match self {
             Self::Tcp(socket) => socket.try_clone().map(Self::Tcp),
             Self::Udp(socket) => socket.try_clone().map(Self::Udp),
+        }
+    }
+}
+
+impl From<(Protocol, OwnedFd)> for ContactSocket {
+    fn from((protocol, socket): (Protocol, OwnedFd)) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Tcp(socket.into()),
+            Protocol::Udp => Self::Udp(socket.into()),
+        }
+    }
+}
+
+impl AsFd for ContactSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Udp(socket) => socket.as_fd(),
         }
     }
 }
@@ -296,6 +329,18 @@ pub enum Command {
     Measure(Asked, Filter),
     /// Lets all histograms begin anew.
     ResetTimes,
+    /// Stands still: lets go of all carriers, and gives the kernel nothing more. An [`Event::Quiet`](super::Event::Quiet)
+    /// follows when the kernel has nothing of the pump's any more.
+    Freeze,
+    /// Packs all that a pump has that stands still, for another process: an
+    /// [`Event::Packed`](super::Event::Packed) with this number of the pump follows. No other command but
+    /// [`Command::Thaw`] may come behind it.
+    Pack(usize),
+    /// Takes over what a pump of another process has left, standing still: an
+    /// [`Event::Restored`](super::Event::Restored) follows.
+    Restore(Parcel),
+    /// Goes on with what is there.
+    Thaw,
     /// Ends every session and then the pump's thread.
     Stop,
 }

@@ -7,6 +7,7 @@ use adit_proto::id::{FlowId, SessionId};
 use serde::{Deserialize, Serialize};
 
 use super::{ContactReport, SessionKey, Times};
+use crate::upgrade::Parcel;
 
 /// What a pump tells the control plane.
 #[derive(Debug)]
@@ -77,6 +78,17 @@ pub enum Event {
     Pulse(Asked),
     /// What the pump holds at the moment.
     Report(Report),
+    /// The pump stands still: the kernel has nothing of it.
+    Quiet,
+    /// All that a pump has, for another process.
+    Packed {
+        /// Which pump, as it was asked.
+        pump: usize,
+        /// All of it, or why not.
+        packed: Result<Parcel, String>,
+    },
+    /// The pump has taken over what was left to it, or why not.
+    Restored(Result<(), String>),
 }
 
 /// Why a session ended.

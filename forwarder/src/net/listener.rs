@@ -1,8 +1,8 @@
 //! Listening sockets: those on which a relay is dialled, and those of contact points.
 
-use std::fmt;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsFd;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
@@ -83,12 +83,9 @@ fn explained(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), cure)
 }
 
-/// Accepts connections; dropping it stops listening.
-pub struct Listener {
-    inner: tokio_uring::net::TcpListener,
-    /// The same socket: the runtime's handle can be neither asked nor shut down.
-    socket: TcpListener,
-}
+/// Accepts connections.
+#[derive(Debug)]
+pub struct Listener(tokio::net::TcpListener);
 
 impl Listener {
     /// Listens on `address`, as [`bind`] does.
@@ -96,9 +93,22 @@ impl Listener {
     /// # Errors
     /// As of [`bind`].
     pub fn bind(address: SocketAddr, is_only_v6: bool) -> io::Result<Self> {
-        let socket = bind(address, BACKLOG, is_only_v6)?;
-        let inner = tokio_uring::net::TcpListener::from_std(socket.try_clone()?);
-        Ok(Self { inner, socket })
+        Self::new(bind(address, BACKLOG, is_only_v6)?)
+    }
+
+    /// The same for the life of the daemon, as [`bind_kept`](super::bind_kept) does.
+    ///
+    /// # Errors
+    /// As of [`bind`].
+    pub fn bind_kept(address: SocketAddr, is_only_v6: bool) -> io::Result<Self> {
+        Self::new(super::bind_kept(address, BACKLOG, is_only_v6)?)
+    }
+
+    fn new(socket: TcpListener) -> io::Result<Self> {
+        // Not the ring's accept: one that is given up would still take a caller, who is to wait for the
+        // process that takes over.
+        socket.set_nonblocking(true)?;
+        Ok(Self(tokio::net::TcpListener::from_std(socket)?))
     }
 
     /// A second handle, for [`stop_listening`] by another task.
@@ -106,30 +116,17 @@ impl Listener {
     /// # Errors
     /// When the process has no descriptor left.
     pub fn handle(&self) -> io::Result<TcpListener> {
-        self.socket.try_clone()
+        Ok(self.0.as_fd().try_clone_to_owned()?.into())
     }
 
-    /// The next connection.
+    /// The next connection, while [`accepting`](super::accepting).
     ///
     /// # Errors
     /// When the process or the system has no descriptor left, or the listening was stopped.
     pub async fn accept(&self) -> io::Result<Stream> {
-        let (stream, remote) = self.inner.accept().await?;
+        let (stream, remote) = super::accepting(async || self.0.accept().await).await?;
         // An IPv4 caller of an IPv6 socket is shown, counted and limited as an IPv4 caller.
         let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-        Ok(Stream::new(stream, remote))
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // An accept that was given up would go on listening.
-        stop_listening(&self.socket);
-    }
-}
-
-impl fmt::Debug for Listener {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listener").field("socket", &self.socket).finish_non_exhaustive()
+        Stream::from_tokio(stream, remote, Vec::new())
     }
 }

@@ -12,6 +12,19 @@ pub enum Signal {
     Terminate,
     /// `SIGHUP`: read the configuration again.
     Reload,
+    /// `SIGUSR2`: let the program's file, which may be a newer one by now, take over.
+    Upgrade,
+}
+
+impl Signal {
+    /// The signal, as the kernel names it.
+    pub(crate) fn kind(self) -> nix::sys::signal::Signal {
+        match self {
+            Self::Terminate => nix::sys::signal::Signal::SIGTERM,
+            Self::Reload => nix::sys::signal::Signal::SIGHUP,
+            Self::Upgrade => nix::sys::signal::Signal::SIGUSR2,
+        }
+    }
 }
 
 /// Puts signals into `inbox` from now on, instead of letting them kill the process.
@@ -26,6 +39,7 @@ where
         (SignalKind::terminate(), Signal::Terminate),
         (SignalKind::interrupt(), Signal::Terminate),
         (SignalKind::hangup(), Signal::Reload),
+        (SignalKind::user_defined2(), Signal::Upgrade),
     ];
     for (kind, meaning) in kinds {
         let mut arrivals = signal(kind)?;

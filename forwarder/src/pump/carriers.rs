@@ -350,6 +350,11 @@ impl CarrierSocket {
     }
 }
 
+/// Whether an operation was called back.
+pub(super) fn is_cancelled(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(nix::errno::Errno::ECANCELED as i32)
+}
+
 /// Whether the group of buffers was empty: a state, not an error.
 pub(super) fn is_dry(error: &io::Error) -> bool {
     error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32)

@@ -13,6 +13,7 @@ use adit_proto::id::ContactId;
 use adit_ring::Socket;
 
 use super::Pump;
+use super::carriers::is_cancelled;
 use super::meter::SharedMeter;
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
@@ -46,6 +47,7 @@ pub(super) struct Listener {
     tunnel: Slot,
     door: Door,
     socket: Socket,
+    is_accepting: bool,
 }
 
 /// What a listening socket is for.
@@ -74,7 +76,8 @@ impl Pump {
         // The same contact point once more forgives nothing.
         let meter = match tunnel.contacts.get(&contact) {
             Some(Contact::Serve { meter, .. }) => Rc::clone(meter),
-            _ => SharedMeter::default(),
+            // Flows that another process has left may have it already.
+            _ => tunnel.meters_left.remove(&contact).unwrap_or_default(),
         };
         meter.borrow_mut().handle_quota(service.quota);
         let served = Contact::Serve { peer: Arc::clone(&peer), service, meter };
@@ -98,7 +101,7 @@ impl Pump {
         let Some((tunnel, _)) = self.tunnel_of(key) else { return };
         let contact = door.contact;
         let socket = Socket::from(OwnedFd::from(listener));
-        let slot = self.listeners.insert(Listener { tunnel, door, socket });
+        let slot = self.listeners.insert(Listener { tunnel, door, socket, is_accepting: false });
         if let Some((_, tunnel)) = self.tunnel_of(key) {
             let old = tunnel.contacts.insert(contact, Contact::Listen(slot));
             old.into_iter().for_each(|old| self.drop_contact(old));
@@ -138,19 +141,26 @@ impl Pump {
     }
 
     pub(super) fn arm_accept(&mut self, slot: Slot) {
-        if let Some(listener) = self.listeners.get(slot) {
+        let is_still = self.is_still();
+        if let Some(listener) = self.listeners.get_mut(slot).filter(|_| !is_still)
+            && !std::mem::replace(&mut listener.is_accepting, true)
+        {
             self.ring.accept(&listener.socket, slot.token(Purpose::Accept));
         }
     }
 
     pub(super) fn handle_accepted(&mut self, slot: Slot, result: io::Result<Socket>, more: bool) {
-        let Some(listener) = self.listeners.get(slot) else {
+        let Some(listener) = self.listeners.get_mut(slot) else {
             // The contact point was withdrawn while a connection came in.
             if let Ok(socket) = result {
                 socket.set_reset_on_close().ok();
             }
             return;
         };
+        listener.is_accepting = more;
+        if result.as_ref().is_err_and(is_cancelled) {
+            return;
+        }
         let (tunnel, door) = (listener.tunnel, listener.door.clone());
         let is_error = result.is_err();
         match result {

@@ -3,21 +3,22 @@
 use std::io;
 use std::sync::Arc;
 
-use adit_proto::frame::ResetReason;
+use adit_proto::frame::{Open, ResetReason};
 use adit_proto::id::FlowId;
 use adit_proto::limits::{
     FLOW_RECEIVE_SLOTS, FLOW_SEND_PIECES, FLOW_SLOTS_LOW, FLUSH_MAX, PAYLOAD_MAX,
     SESSION_HELD_WHEN_LOW,
 };
-use adit_ring::{Received, SendHow, Slice, SliceList, Socket};
+use adit_ring::{Received, SendHow, Slice, SliceList, Socket, Target};
 
 use super::Pump;
-use super::carriers::{CarrierSocket, is_dry};
+use super::carriers::{CarrierSocket, is_cancelled, is_dry};
 use super::measures::{Arrivals, Gauge};
 use super::meter::Seat;
 use super::slots::{Purpose, Slot};
 use super::story::Story;
 use super::timers::Timer;
+use super::upgrade::Standing;
 use crate::collector;
 use crate::distributor::Outlet;
 use crate::handoff::{Listening, Way};
@@ -41,7 +42,7 @@ pub(super) struct FlowSocket {
     /// It waits for slots to come back.
     is_dry: bool,
     /// The socket has sent its last byte.
-    has_ended: bool,
+    pub(super) has_ended: bool,
     is_to_send: bool,
     /// It waits for its bytes to be paid for.
     pub(super) is_unpaid: bool,
@@ -54,9 +55,9 @@ pub(super) struct FlowSocket {
 #[derive(Clone, Debug)]
 pub(super) enum State {
     /// The control plane judges where it leads.
-    Judged,
-    /// It is being connected; its peer is then told this first.
-    Connecting(Vec<u8>),
+    Judged(Open),
+    /// It is being connected, once it is known where to; its peer is then told this first.
+    Connecting(Option<Target>, Vec<u8>),
     /// It is connected, and its peer waits to hear that the far end is, too.
     Announced(Listening),
     Connected,
@@ -100,7 +101,7 @@ impl FlowSocket {
 
     /// Whether it has yet to come to its socket.
     pub(super) fn is_opening(&self) -> bool {
-        matches!(self.state, State::Judged | State::Connecting(_))
+        matches!(self.state, State::Judged(_) | State::Connecting(..))
     }
 
     pub(super) fn copy_out(&mut self) {
@@ -126,7 +127,7 @@ impl Pump {
         let Some(socket) = flow.socket.as_ref().filter(|_| flow.state.is_connected()) else {
             return;
         };
-        if flow.is_receiving || flow.has_ended {
+        if flow.is_receiving || flow.has_ended || self.standing != Standing::Running {
             return;
         }
         let Some(tunnel) = self.tunnels.get_mut(flow.tunnel) else { return };
@@ -184,6 +185,7 @@ impl Pump {
         let received = match result {
             Ok(received) => received,
             Err(error) if is_dry(&error) => return self.retry_flow(slot),
+            Err(error) if is_cancelled(&error) => return,
             Err(_) => return self.fail_flow(slot, ResetReason::Peer),
         };
         let (tunnel_slot, id) = (flow.tunnel, flow.id);
@@ -242,8 +244,12 @@ impl Pump {
 
     /// Gives the flow's socket what waits for it, and shuts it down after the last byte.
     pub(super) fn send_flow(&mut self, slot: Slot) {
+        let is_still = self.is_still();
         let Some(flow) = self.flows.get_mut(slot) else { return };
         flow.is_to_send = false;
+        if is_still {
+            return;
+        }
         // One that outlives its session has nobody to wake it when it is paid for.
         let is_metered = self.tunnels.get(flow.tunnel).is_some();
         let meter = is_metered.then(|| flow.seat.meter().borrow());
@@ -280,6 +286,7 @@ impl Pump {
         let taken = match result {
             Ok(taken) => taken,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) if is_cancelled(&error) => 0,
             Err(_) => return self.fail_flow(slot, ResetReason::Peer),
         };
         flow.outlet.handle_sent(taken, &mut slices);
@@ -287,7 +294,9 @@ impl Pump {
         let is_blocked = flow.outlet.is_blocked;
         if let Some(socket) = flow.socket.as_ref().filter(|_| is_blocked) {
             self.flows_blocked.insert(slot);
-            self.ring.poll_writable(socket, slot.token(Purpose::FlowWritable));
+            if self.standing == Standing::Running {
+                self.ring.poll_writable(socket, slot.token(Purpose::FlowWritable));
+            }
         }
         flow.story.handle_moved(Way::FromTunnel, taken);
         self.measures.count_bytes(flow.gauge, Way::FromTunnel, taken, now);
@@ -365,7 +374,7 @@ impl Pump {
             && tunnel.flows.get(&flow.id) == Some(&slot)
         {
             tunnel.flows.remove(&flow.id);
-            tunnel.judged -= usize::from(matches!(flow.state, State::Judged));
+            tunnel.judged -= usize::from(matches!(flow.state, State::Judged(_)));
             tunnel.session.handle_taken(flow.id, flow.outlet.bytes(), now);
         }
         if let Some(socket) = &flow.socket {

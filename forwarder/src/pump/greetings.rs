@@ -35,6 +35,10 @@ fn random_id() -> SessionId {
 impl Pump {
     /// Takes a carrier: at the relay it awaits `HELLO`, at the forwarder it begins with it.
     pub(super) fn carry(&mut self, side: Side, arrival: Arrival, mut carrier: Carrier) {
+        if self.is_still() {
+            let why = Down::Lost("this process hands over to another".into());
+            return self.emit(Event::Dropped { session: arrival.session, why });
+        }
         let leftover = std::mem::take(&mut carrier.leftover);
         let slot = match side {
             Side::Relay => self.insert_carrier(carrier, Role::AwaitsHello(arrival)),

@@ -21,6 +21,7 @@ use adit_ring::{Socket, Target};
 
 use super::Pump;
 use super::associations::{Association, End};
+use super::carriers::is_cancelled;
 use super::flows::{FlowSocket, State};
 use super::measures::Gauge;
 use super::meter::{Queue, Seat};
@@ -130,7 +131,8 @@ impl Pump {
             let end = End::Judged(Vec::new());
             self.insert_association(Association::new((tunnel, id), peer, end, seat, now, story));
         } else {
-            let flow = FlowSocket::new((tunnel, id), peer, None, State::Judged, seat, story);
+            let judged = State::Judged(open.clone());
+            let flow = FlowSocket::new((tunnel, id), peer, None, judged, seat, story);
             let slot = self.insert_flow(flow);
             self.expect_opening(slot);
         }
@@ -145,10 +147,10 @@ impl Pump {
         }
         let Some(slot) = self.slot_of(tunnel, id) else { return };
         let Some(flow) = self.flows.get_mut(slot) else { return };
-        if !matches!(flow.state, State::Judged) {
+        if !matches!(flow.state, State::Judged(_)) {
             return;
         }
-        flow.state = State::Connecting(Vec::new());
+        flow.state = State::Connecting(None, Vec::new());
         if let Some(state) = self.tunnels.get_mut(tunnel) {
             state.judged -= 1;
         }
@@ -172,7 +174,7 @@ impl Pump {
         let Some((peer, service, seat)) = self.admit_caller(tunnel, id, open) else { return };
         let story = Story::new(id, open.protocol, open.source);
         let header = service.proxy.map(|proxy| proxy_header(proxy, open.protocol, open.source));
-        let connecting = State::Connecting(Vec::new());
+        let connecting = State::Connecting(None, Vec::new());
         let flow = FlowSocket::new((tunnel, id), peer, None, connecting, seat, story);
         let slot = self.insert_flow(flow);
         self.expect_opening(slot);
@@ -217,7 +219,13 @@ impl Pump {
     }
 
     /// Connects the flow's socket; `first` goes ahead of the flow's bytes.
-    fn connect(&mut self, slot: Slot, target: &Target, first: Vec<u8>) {
+    pub(super) fn connect(&mut self, slot: Slot, target: &Target, first: Vec<u8>) {
+        if self.is_still() {
+            if let Some(flow) = self.flows.get_mut(slot) {
+                flow.state = State::Connecting(Some(target.clone()), first);
+            }
+            return;
+        }
         let connecting = target.socket().and_then(|socket| {
             // Neither is known to a socket in the file system, nor missed there.
             socket.set_nodelay().ok();
@@ -229,7 +237,7 @@ impl Pump {
             Ok(socket) => {
                 let Some(flow) = self.flows.get_mut(slot) else { return };
                 flow.socket = Some(socket);
-                flow.state = State::Connecting(first);
+                flow.state = State::Connecting(Some(target.clone()), first);
             }
             Err(error) => {
                 tracing::warn!(%target, %error, "no socket to dial with");
@@ -246,7 +254,7 @@ impl Pump {
         self.schedule_send(tunnel);
     }
 
-    fn insert_flow(&mut self, mut flow: FlowSocket) -> Slot {
+    pub(super) fn insert_flow(&mut self, mut flow: FlowSocket) -> Slot {
         // Should this process be killed, its flows are cut short, and are not to look finished.
         if let Some(socket) = &flow.socket {
             socket.set_reset_on_close().ok();
@@ -269,7 +277,7 @@ impl Pump {
         gauge
     }
 
-    /// The flow is counted, and told of.
+    /// The flow is counted, and told of; one that another process began was, there.
     pub(super) fn begin_story(
         &mut self,
         tunnel: Slot,
@@ -277,13 +285,13 @@ impl Pump {
         gauge: Gauge,
         story: &mut Story,
     ) {
-        let Some(state) = self.tunnels.get(tunnel) else { return };
+        let Some(state) = self.tunnels.get(tunnel).filter(|_| !story.has_begun()) else { return };
         self.measures.count_flow(gauge, self.now);
         self.teller.tell_begin(story, state.session.id(), peer, self.now);
     }
 
     /// The flow has [`CONNECT_MAX`] from now on to come to its socket.
-    fn expect_opening(&mut self, slot: Slot) {
+    pub(super) fn expect_opening(&mut self, slot: Slot) {
         let is_awaited = |slot: Slot| self.flows.get(slot).is_some_and(FlowSocket::is_opening);
         self.openings.expect(slot, self.now + CONNECT_MAX, is_awaited);
     }
@@ -304,9 +312,12 @@ impl Pump {
     }
 
     pub(super) fn handle_connected(&mut self, slot: Slot, result: io::Result<()>) {
+        if self.is_still() && result.as_ref().is_err_and(is_cancelled) {
+            return;
+        }
         let Some(flow) = self.flows.get_mut(slot) else { return };
         let first = match std::mem::replace(&mut flow.state, State::Connected) {
-            State::Connecting(first) => first,
+            State::Connecting(_, first) => first,
             _ => Vec::new(),
         };
         let told = match &flow.socket {
@@ -398,7 +409,7 @@ impl Pump {
     /// Lets whoever listens hear that there is no far end; whether that was the caller itself.
     fn let_hear(&mut self, socket: &Socket, listening: &Listening, reason: ResetReason) -> bool {
         match listening {
-            Listening::Caller(replies) => socket.send_now(&(replies.refused)(reason)).is_ok(),
+            Listening::Caller(replies) => socket.send_now(replies.refused(reason)).is_ok(),
             Listening::ControlPlane(call) => {
                 self.emit(Event::Heard { call: *call, heard: Err(reason) });
                 false

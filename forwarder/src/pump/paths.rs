@@ -78,6 +78,18 @@ pub(super) struct PathState {
     sends_singly: bool,
 }
 
+impl PathState {
+    /// The address that the path was first opened to.
+    pub(super) fn remote(&self) -> Option<SocketAddr> {
+        self.remote
+    }
+
+    /// Goes on with a path that another process has opened.
+    pub(super) fn go_on(&mut self, id: u32, remote: Option<SocketAddr>) {
+        *self = Self { id: Some(id), remote, ..Self::default() };
+    }
+}
+
 fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).expect("invariant: the system's random source works");
@@ -257,6 +269,9 @@ impl Pump {
 
     /// Sends the session's packets; whether there may be more.
     pub(super) fn send_packets(&mut self, at: Slot) -> bool {
+        if self.is_still() {
+            return false;
+        }
         let now = self.now;
         let Some(tunnel) = self.tunnels.get_mut(at) else { return false };
         let Some(slot) = tunnel.path.socket else { return false };

@@ -10,6 +10,7 @@ use adit_proto::id::{ContactId, FlowId, Time};
 use adit_proto::limits::{CARRIER_BUFFERS_LOW, EVENTS_WAITING_MAX, FLOW_SLOTS_LOW};
 use adit_proto::session::{self, SessionError};
 use adit_ring::{Memory, Slice, Target};
+use serde::{Deserialize, Serialize};
 
 use super::Pump;
 use super::carriers::Role;
@@ -21,7 +22,9 @@ use super::paths::PathState;
 use super::slots::Slot;
 use super::timers::Timer;
 use crate::collector::broken;
-use crate::handoff::{DatagramReport, Down, Event, Service, SessionKey, SessionReport};
+use crate::handoff::{
+    Asked, DatagramReport, Down, Event, Report, Service, SessionKey, SessionReport, Times,
+};
 use crate::key::PublicKey;
 
 /// The least time between two runs of a session's timer.
@@ -56,6 +59,8 @@ pub(super) struct Tunnel {
     pub(super) meter: SharedMeter,
     /// Flows that wait until their bytes are paid for.
     pub(super) unpaid: BTreeMap<Queue, VecDeque<Slot>>,
+    /// What flows of another process are measured by whose contact points have yet to come.
+    pub(super) meters_left: BTreeMap<ContactId, SharedMeter>,
     /// Flows that wait to be judged.
     pub(super) judged: usize,
     /// What the control plane was told for this session since it last had everything, and when that
@@ -87,7 +92,7 @@ pub(super) struct Tunnel {
 }
 
 /// Datagrams that a pump drops, by cause; the session counts its own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Drops {
     /// Longer than the buffer that they came into.
     pub(super) cut: u64,
@@ -135,6 +140,7 @@ impl Tunnel {
             flows_over_quota: 0,
             meter,
             unpaid: BTreeMap::new(),
+            meters_left: BTreeMap::new(),
             judged: 0,
             events_waiting: (0, 0),
             carrier: None,
@@ -151,6 +157,11 @@ impl Tunnel {
             in_flight: InFlight::default(),
             timer: None,
         }
+    }
+
+    /// Who is at the other end.
+    pub(super) fn owner(&self) -> PublicKey {
+        self.owner
     }
 
     fn report_datagrams(&self, unread: u64) -> DatagramReport {
@@ -421,6 +432,21 @@ impl Pump {
             Contact::Serve { .. } | Contact::Listen(_) => 0,
         };
         tunnel.contacts.values().map(drops).sum()
+    }
+
+    /// What the pump holds, and what was measured where that was asked for.
+    pub(super) fn report(&mut self, asked: Asked, times: Option<Vec<Times>>) {
+        let groups = [self.groups.carriers, self.groups.flows, self.groups.messages];
+        let pools = groups.map(|group| self.ring.pool(group));
+        let report = Report {
+            asked,
+            memory_held: pools.iter().map(|pool| pool.held() * pool.stride()).sum(),
+            memory_max: pools.iter().map(|pool| pool.buffers() * pool.stride()).sum(),
+            sessions: self.tunnels.iter().map(|(_, tunnel)| self.report_session(tunnel)).collect(),
+            contacts: self.measures.contacts(),
+            times,
+        };
+        self.emit(Event::Report(report));
     }
 
     pub(super) fn report_session(&self, tunnel: &Tunnel) -> SessionReport {

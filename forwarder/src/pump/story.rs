@@ -10,6 +10,7 @@ use std::time::Duration;
 use adit_proto::frame::Protocol;
 use adit_proto::id::{FlowId, SessionId, Time};
 use adit_proto::limits::STORIES_PER_S;
+use serde::{Deserialize, Serialize};
 
 use super::meter::Pace;
 use crate::handoff::Way;
@@ -18,7 +19,7 @@ use crate::handoff::Way;
 const TARGET: &str = "adit::flow";
 
 /// One flow's story.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Story {
     session: SessionId,
     id: FlowId,
@@ -36,6 +37,11 @@ impl Story {
         let (session, began) = (SessionId::NONE, Time::default());
         let (to_tunnel, from_tunnel, is_told) = (0, 0, false);
         Self { session, id, protocol, source, began, to_tunnel, from_tunnel, is_told }
+    }
+
+    /// Whether it is known which session's it is, so that its beginning is past.
+    pub(super) fn has_begun(&self) -> bool {
+        self.session != SessionId::NONE
     }
 
     /// So many bytes have passed the socket.

@@ -66,6 +66,13 @@ impl Table {
     /// Takes an entry in, whose name and contact point are free, under an id of its own.
     pub(super) fn insert(&mut self, entry: Entry) -> ContactId {
         let id = self.next_id();
+        self.insert_at(id, entry);
+        id
+    }
+
+    /// The same under an id that it has had before, of which there is no other.
+    pub(super) fn insert_at(&mut self, id: ContactId, entry: Entry) {
+        self.last_id = self.last_id.max(id.0);
         self.ids_by_name.insert(entry.peer.name.clone(), id);
         if let Contact::Public(port) = entry.peer.contact {
             self.ids_by_port.insert((entry.peer.protocol(), port), id);
@@ -74,7 +81,6 @@ impl Table {
         self.due.extend(due.map(|at| (at, id)));
         self.inside.enter(entry.inside());
         self.entries.insert(id, entry);
-        id
     }
 
     /// Ids come again only after all the others, so that a late answer cannot find a new tenant.

@@ -284,3 +284,33 @@ fn those_who_want_to_reach_out_wait_for_a_bounded_time() {
     assert!(accepts(&registrar.poll_sources(own).unwrap(), "192.168.50.3"));
     assert_eq!(registrar.poll_timeout(), None);
 }
+
+/// In the process that takes over what is registered stays so, under its id, and what has changed in
+/// the configuration follows.
+#[test]
+fn peers_stay_registered_when_another_process_takes_over() {
+    let now = Instant::now();
+    let db = peer("db", "192.168.50.9:5432", 5432);
+    let mut old = Registrar::new(vec![web(), db], now);
+    old.handle_up(SESSION, now);
+    actions(&mut old);
+    old.handle_frame(registered(2), now);
+    let bytes = postcard::to_allocvec(&old.leave(now)).unwrap();
+    let left: Vec<PeerLeft> = postcard::from_bytes(&bytes).unwrap();
+    let peers = vec![web(), peer("wiki", "192.168.50.4:80", 8081)];
+    let mut new = Registrar::take_over(left, Some(SESSION), (peers, &[]), now);
+    assert_eq!(
+        actions(&mut new),
+        [
+            "serve 1 192.168.50.9:5432",
+            "serve 2 192.168.50.3:80",
+            "unregister 1",
+            "withdraw 1",
+            "serve 3 192.168.50.4:80",
+            "register 3 wiki:8081",
+        ]
+    );
+    let states: Vec<_> = new.peers(now).into_iter().map(|peer| (peer.name, peer.state)).collect();
+    let states: Vec<_> = states.iter().map(|(name, state)| (&**name, &**state)).collect();
+    assert_eq!(states, [("web", "registered"), ("wiki", "asked")]);
+}

@@ -23,6 +23,8 @@ const WORD_BYTES_MAX: usize = 4_096;
 pub(crate) struct Managed {
     socket: UnixDatagram,
     child: Child,
+    /// Who has taken over from it.
+    heir: Option<Pid>,
 }
 
 impl Managed {
@@ -34,7 +36,7 @@ impl Managed {
         program.env_remove("WATCHDOG_PID").current_dir(dir);
         let log = fs::File::create(dir.join("log")).unwrap();
         let child = program.stdin(Stdio::null()).stderr(log).spawn().unwrap();
-        Self { socket, child }
+        Self { socket, child, heir: None }
     }
 
     fn hear(&self, until: Instant) -> Option<String> {
@@ -78,8 +80,21 @@ impl Managed {
         kill(self.pid(), signal).unwrap();
     }
 
+    /// Waits until `program`, the command that lets another process take over, is done, until the daemon has
+    /// ended and the other one has said that it is the daemon now.
+    pub(crate) fn upgrade(&mut self, mut program: Command) {
+        let output = program.output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let pid = said.split(' ').find_map(|word| word.parse().ok());
+        let pid =
+            pid.unwrap_or_else(|| panic!("{said}{}", String::from_utf8_lossy(&output.stderr)));
+        self.heir = Some(Pid::from_raw(pid));
+        self.wait_for(&format!("MAINPID={pid}\nREADY=1"));
+        assert_eq!(self.wait(), Some(0));
+    }
+
     fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id().try_into().unwrap())
+        self.heir.unwrap_or_else(|| Pid::from_raw(self.child.id().try_into().unwrap()))
     }
 
     /// Stops one of the threads that move bytes, and no other.
@@ -106,6 +121,9 @@ impl Drop for Managed {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
+        if let Some(heir) = self.heir {
+            kill(heir, Signal::SIGKILL).ok();
+        }
     }
 }
 

@@ -65,6 +65,8 @@ impl Unit {
     /// What both daemons need to run at all, and what keeps them small.
     pub(crate) fn is_tight(&self) {
         assert_eq!(self.value("Type"), "notify");
+        // Another process takes over, and says so itself.
+        assert_eq!(self.value("NotifyAccess"), "all");
         assert!(self.value("WatchdogSec").parse::<u32>().unwrap() >= 10);
         assert_eq!(self.value("Restart"), "always");
         let calls = self.all("SystemCallFilter").join(" ");

@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 
 use super::{code, pages, read};
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 7] = [
     "forwarder/src/api.rs",
     "forwarder/src/api/condition.rs",
     "forwarder/src/api/histograms.rs",
     "forwarder/src/api/peers.rs",
+    "forwarder/src/api/reload.rs",
+    "forwarder/src/api/upgrade.rs",
     "relay/src/api.rs",
 ];
 

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use adit::exit::Failed;
+use adit::exit::{Exit, Failed};
 use adit::handoff::{Command, PathSocket};
 use adit::net;
 
@@ -33,8 +33,15 @@ impl Daemon {
         };
         tracing::info!(%address, "datagram paths");
         self.path_port = Some(address.port());
-        let count = u32::try_from(sockets.len()).unwrap_or(1);
-        for ((index, socket), pump) in (0..).zip(sockets).zip(0..) {
+        self.path_sockets = sockets;
+        self.hand_out_paths()
+    }
+
+    /// Gives each pump its socket.
+    pub(super) fn hand_out_paths(&self) -> Result<(), Failed> {
+        let count = u32::try_from(self.path_sockets.len()).unwrap_or(1);
+        for ((index, socket), pump) in (0..).zip(&self.path_sockets).zip(0..) {
+            let socket = socket.try_clone().map_err(|error| Failed::new(Exit::Failure, error))?;
             self.tell(pump, Command::OfferPaths(PathSocket { socket, pump: (index, count) }))?;
         }
         Ok(())

@@ -117,7 +117,7 @@ impl Daemon {
     }
 
     /// Lets the holder's pump take callers, where there is a listener for them.
-    fn listen_at(&self, contact: &Contact) -> Result<io::Result<()>, Failed> {
+    pub(super) fn listen_at(&self, contact: &Contact) -> Result<io::Result<()>, Failed> {
         let Some(lease) = self.registrar.lease(contact) else { return Ok(Ok(())) };
         let (Some(listener), Some(holder)) = (&lease.listener, lease.holder()) else {
             return Ok(Ok(()));
@@ -155,6 +155,21 @@ impl Daemon {
         tracing::info!(peer = %lease.peer, contact = %lease.contact, "the lease is over");
         self.record(&entry_of(Event::LeaseOver, lease));
         self.close_contact(lease)
+    }
+
+    /// Ends a contact point for good: no new flows, and the port is free.
+    pub(super) fn close_contact(&self, lease: &Lease<ContactSocket>) -> Result<(), Failed> {
+        if let Some(holder) = lease.holder()
+            && let Some(state) = self.sessions.get(&holder.session)
+        {
+            let (session, contact) = (holder.session, holder.contact);
+            self.tell(state.pump, Command::Withdraw { session, contact })?;
+        }
+        // The pump may close its handle a little later; the port must be free now.
+        if let Some(ContactSocket::Tcp(listener)) = &lease.listener {
+            net::stop_listening(listener);
+        }
+        Ok(())
     }
 
     /// Takes back what a reload no longer allows, and says so.

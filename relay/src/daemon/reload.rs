@@ -29,7 +29,7 @@ impl Daemon {
         self.service.reloading();
         self.refusals.borrow().audit().reopen();
         let outcome = match RelayConfig::load(&self.file) {
-            Ok(config) => Ok(self.take_over(config)?),
+            Ok(config) => Ok(self.put_in_force(config)?),
             Err(error) => Err(format!("nothing is changed: {error}")),
         };
         self.service.ready();
@@ -44,7 +44,7 @@ impl Daemon {
         Ok(())
     }
 
-    fn take_over(&mut self, mut config: RelayConfig) -> Result<Reloaded, Failed> {
+    fn put_in_force(&mut self, mut config: RelayConfig) -> Result<Reloaded, Failed> {
         if config.state != self.config.state {
             self.keep_enrolled(&mut config);
         }

@@ -286,3 +286,28 @@ fn a_judgement_says_what_a_registration_would_and_changes_nothing() {
     }
     assert!(matches!(judged(&registrar, OFFICE, 8081, true), Err(Refusal::Limit)));
 }
+
+/// In the process that takes over each contact point is whose it was, for as long as it was.
+#[test]
+fn contact_points_stay_when_another_process_takes_over() {
+    let (mut old, mut opened) = (Registrar::default(), 0);
+    let start = Instant::now();
+    register(&mut old, &mut opened, OFFICE, holder(1, 1), 8080).unwrap();
+    register_name(&mut old, OFFICE, holder(2, 1), "db").unwrap();
+    old.handle_down(SessionKey(2), start);
+    let mut new = Registrar::default();
+    for lease in old.leases() {
+        new.take_over(lease.leave(start), lease.listener, start);
+    }
+    for contact in [Contact::Public(8080, Protocol::Tcp), Contact::Private("db".to_owned())] {
+        let [was, is] = [&old, &new].map(|registrar| {
+            let lease = registrar.lease(&contact).unwrap();
+            (lease.key, lease.listener, lease.holder(), lease.kept_until())
+        });
+        assert_eq!(was, is, "{contact}");
+    }
+    assert!(register(&mut new, &mut opened, GARAGE, holder(3, 1), 8080).is_err());
+    assert_eq!(new.handle_timeout(start + CONTACT_LEASE).len(), 1);
+    assert!(new.handle_unregister(holder(1, 1)).is_some());
+    assert!(new.counts_by_key.is_empty());
+}

@@ -277,8 +277,7 @@ impl Member {
         let (far, source) = listener.accept().unwrap();
         let (session, contact, peer) = (SESSION, self.next_contact(), "inside".into());
         let refused = |reason| format!("{reason:?}\n").into_bytes();
-        let listening =
-            Some(Listening::Caller(Replies { accepted: b"accepted\n".to_vec(), refused }));
+        let listening = Some(Listening::Caller(Replies::new(b"accepted\n".to_vec(), refused)));
         let (open, far) = (Open { contact, source, protocol: Protocol::Tcp, to }, far.into());
         self.pump.send(Command::Open { session, open, peer, stream: far, listening }).unwrap();
         let mut line = String::new();

@@ -138,6 +138,19 @@ impl Opening {
         Self { chain, generation: 0, previous: None, current, next }
     }
 
+    /// Goes on where packets below `counter` were opened before.
+    pub(super) fn skip_to(&mut self, counter: u64) {
+        while self.generation < self.chain.generation(counter.saturating_sub(1)) {
+            self.advance();
+        }
+    }
+
+    fn advance(&mut self) {
+        let next = std::mem::replace(&mut self.next, self.chain.next());
+        self.previous = Some(std::mem::replace(&mut self.current, next));
+        self.generation += 1;
+    }
+
     /// Opens content and tag in place; the content keeps its place. Any failure is one and the
     /// same.
     pub(super) fn open(
@@ -158,9 +171,7 @@ impl Opening {
         };
         key.aead.open_in_place(key.nonce(counter), Aad::from(header), sealed)?;
         if generation > self.generation {
-            let next = std::mem::replace(&mut self.next, self.chain.next());
-            self.previous = Some(std::mem::replace(&mut self.current, next));
-            self.generation = generation;
+            self.advance();
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use aws_lc_rs::error::Unspecified;
+use serde::{Deserialize, Serialize};
 
 use super::challenge::{Challenge, is_same};
 use super::keys::{Opening, Sealing};
@@ -54,6 +55,15 @@ impl PathCounters {
         };
         *counter += 1;
     }
+}
+
+/// What of a path one process leaves to another, so that no packet number comes twice under one key,
+/// either way.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct PathSnapshot {
+    counter: u64,
+    heard_up_to: u64,
+    remote: Option<SocketAddr>,
 }
 
 /// An authentic packet.
@@ -123,6 +133,21 @@ impl Path {
             heard: now,
             counters: PathCounters::default(),
         }
+    }
+
+    pub(crate) fn snapshot(&self) -> PathSnapshot {
+        let (counter, heard_up_to) = (self.counter, self.window.end());
+        PathSnapshot { counter, heard_up_to, remote: self.remote }
+    }
+
+    /// The path as it was left. It is closed until a probe is answered, and of what was on its way
+    /// nothing is taken: whether it has come before is not known any more.
+    pub(crate) fn restore(side: Side, offer: &PathOffer, left: &PathSnapshot, now: Time) -> Self {
+        let mut path = Self::new(side, offer, left.remote, now);
+        path.counter = left.counter;
+        path.window = Window::beginning_at(left.heard_up_to);
+        path.opening.skip_to(left.heard_up_to);
+        path
     }
 
     /// Whether the path has proven itself: datagrams may go on it.

@@ -19,6 +19,20 @@ impl Window {
         Self { end: 0, words: [0; WORDS] }
     }
 
+    /// A window to which every counter below `end` counts as seen.
+    pub(super) fn beginning_at(end: u64) -> Self {
+        let mut words = [u64::MAX; WORDS];
+        // Those of the last word that are still to come are fresh, in whatever order.
+        let last = end.saturating_sub(1);
+        words[index(last)] = if end == 0 { 0 } else { u64::MAX >> (WORD - 1 - last % WORD) };
+        Self { end, words }
+    }
+
+    /// One above the highest counter seen.
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
     /// Whether a packet with this counter may still be opened.
     pub(super) fn is_fresh(&self, counter: u64) -> bool {
         if counter >= self.end {
@@ -78,6 +92,19 @@ mod tests {
                     seen.insert(counter);
                     highest = highest.max(counter);
                 }
+            }
+        }
+    }
+
+    /// What another process may have seen is not taken again, and what comes later is.
+    #[test]
+    fn a_window_that_goes_on_takes_nothing_older() {
+        for end in [0, 1, 63, 64, 65, 5_000] {
+            let mut window = Window::beginning_at(end);
+            assert!((0..end).all(|counter| !window.is_fresh(counter)), "{end}");
+            for counter in end..end + 3 * PATH_WINDOW {
+                assert!(window.is_fresh(counter) && window.insert(counter), "{end} {counter}");
+                assert!(!window.is_fresh(counter));
             }
         }
     }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut};
 
+use serde::{Deserialize, Serialize};
+
 use crate::id::{ContactId, SessionId};
 use crate::limits::{NAME_MAX, PATH_SECRET, TEXT_MAX};
 
@@ -92,7 +94,7 @@ impl std::fmt::Debug for PathOffer {
 }
 
 impl PathOffer {
-    fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(7 + PATH_SECRET);
         out.put_u32(self.id);
         out.put_u16(self.port);
@@ -102,7 +104,7 @@ impl PathOffer {
     }
 
     /// `Some(None)` of no bytes at all.
-    fn parse(mut body: &[u8]) -> Option<Option<Self>> {
+    pub(crate) fn parse(mut body: &[u8]) -> Option<Option<Self>> {
         if body.is_empty() {
             return Some(None);
         }
@@ -119,7 +121,7 @@ impl PathOffer {
 }
 
 /// What a contact point carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Protocol {
     /// TCP connections.

@@ -12,18 +12,21 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
 use super::departed::Departures;
 use super::{Event, Session};
 use crate::datagram;
-use crate::datagram::Path;
 use crate::datagram::join::{Joins, Part};
 use crate::datagram::queue::{Queue, Taken};
+use crate::datagram::{Path, PathSnapshot};
 use crate::frame::{Datagram, PathOffer};
-use crate::id::{FlowId, Time};
+use crate::id::{FlowId, Side, Time};
 use crate::limits::{DATAGRAM_AGE_MAX, DATAGRAM_MAX, DATAGRAM_SEGMENTS_MAX, DATAGRAMS_QUEUED_MAX};
 
 /// What was counted of a session's datagrams.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatagramCounters {
     /// Datagrams sent, on a TCP carrier or the path.
     pub sent: u64,
@@ -50,7 +53,7 @@ pub struct DatagramCounters {
 }
 
 /// How far a flow has come, and with it where its datagrams may go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Stage {
     /// Behind its `OPEN`, on the carrier that brings it.
     Opening,
@@ -68,7 +71,7 @@ pub(super) struct Room {
 }
 
 /// One flow.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct DatagramFlow {
     stage: Stage,
     /// Its `OPEN` has been handed to a carrier, or came on one.
@@ -101,7 +104,57 @@ pub(super) struct Datagrams {
     pub(super) path: Option<Path>,
 }
 
+/// What of them one process leaves to another: not what waits, which is soon too old.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct DatagramsSnapshot {
+    flows: Vec<(FlowId, DatagramFlow)>,
+    number: u16,
+    counters: DatagramCounters,
+    offer: Bytes,
+    path: Option<PathSnapshot>,
+}
+
+impl DatagramsSnapshot {
+    pub(super) fn flows(&self) -> usize {
+        self.flows.len()
+    }
+}
+
 impl Datagrams {
+    pub(super) fn snapshot(&self) -> DatagramsSnapshot {
+        let mut flows: Vec<_> = self.flows.iter().map(|(id, flow)| (*id, flow.clone())).collect();
+        flows.sort_unstable_by_key(|(id, _)| *id);
+        let dropped_incomplete = self.counters.dropped_incomplete + self.joins.dropped();
+        DatagramsSnapshot {
+            flows,
+            number: self.number,
+            counters: DatagramCounters { dropped_incomplete, ..self.counters },
+            offer: self.offer.as_ref().map(PathOffer::to_bytes).unwrap_or_default().into(),
+            path: self.path.as_ref().map(Path::snapshot),
+        }
+    }
+
+    /// Takes over what was left; `None` when that makes no sense.
+    pub(super) fn restore(&mut self, left: DatagramsSnapshot, side: Side, now: Time) -> Option<()> {
+        let idle = |(id, flow)| (id, DatagramFlow { early: 0, ..flow });
+        self.flows = left.flows.into_iter().map(idle).collect();
+        (self.number, self.counters) = (left.number, left.counters);
+        self.offer = PathOffer::parse(&left.offer)?;
+        self.path = match (&self.offer, left.path) {
+            (Some(offer), Some(path)) => Some(Path::restore(side, offer, &path, now)),
+            (None, Some(_)) => return None,
+            (_, None) => None,
+        };
+        self.tell_wanted();
+        Some(())
+    }
+
+    pub(super) fn flow_ids(&self) -> Vec<FlowId> {
+        let mut ids: Vec<FlowId> = self.flows.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
     pub(super) fn flows(&self) -> usize {
         self.flows.len()
     }
@@ -382,7 +435,8 @@ impl<B> Session<B> {
     /// What was counted of datagrams so far.
     pub fn datagram_counters(&self) -> DatagramCounters {
         DatagramCounters {
-            dropped_incomplete: self.datagrams.joins.dropped(),
+            dropped_incomplete: self.datagrams.counters.dropped_incomplete
+                + self.datagrams.joins.dropped(),
             ..self.datagrams.counters
         }
     }

@@ -16,6 +16,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::error::TransmitError;
 use super::liveness::Liveness;
 use super::{Sealed, Session, SessionError};
@@ -25,7 +27,7 @@ use crate::limits::{
     FLOW_WINDOW, GRACE_MAX, PAYLOAD_MAX, RECORD_HEADER, RECORD_TRAILER, SESSION_WINDOW,
     THROTTLED_WAKE_MAX, VERSION,
 };
-use crate::record::{ContentType, SealError, SealedBy, Sealer};
+use crate::record::{ContentType, RecordError, SealError, SealedBy, Sealer};
 
 /// Whether something carries the session at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,44 +51,95 @@ pub enum Greeted {
 
 /// A record that was sent and not acknowledged, and what it takes to open it again.
 #[derive(Debug)]
-pub(super) struct Retained<B> {
-    sealed: Sealed<B>,
-    key: SealedBy,
-    sequence: u64,
+pub(super) enum Retained<B> {
+    /// As a carrier of this process had it.
+    Sealed {
+        /// The record.
+        sealed: Sealed<B>,
+        /// What opens it.
+        key: SealedBy,
+        /// Its number under that key.
+        sequence: u64,
+    },
+    /// Its content, as another process had it: no carrier of this one has.
+    Opened(Bytes),
+}
+
+impl<B> From<Bytes> for Retained<B> {
+    fn from(content: Bytes) -> Self {
+        Self::Opened(content)
+    }
 }
 
 impl<B> Retained<B> {
     /// Lets `copy` replace the record's memory.
     pub(super) fn move_out(&mut self, copy: impl Fn(&B) -> Option<B>) {
-        if let Some(memory) = copy(&self.sealed.memory) {
-            self.sealed.memory = Rc::new(memory);
+        if let Self::Sealed { sealed, .. } = self
+            && let Some(memory) = copy(&sealed.memory)
+        {
+            sealed.memory = Rc::new(memory);
         }
     }
 
     pub(super) fn new(sealed: Sealed<B>, key: SealedBy, sequence: u64) -> Self {
-        Self { sealed, key, sequence }
+        Self::Sealed { sealed, key, sequence }
     }
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Retained<B> {
-    /// Opens the record in place and seals it again under the present carrier's key.
+    /// Seals the record under the present carrier's key: what an older one's had sealed is opened in
+    /// place first.
     pub(super) fn seal_again(&mut self, sealer: &mut Sealer) -> Result<Sealed<B>, TransmitError> {
-        let len = self.sealed.len;
-        if Rc::get_mut(&mut self.sealed.memory).is_none() {
+        let (sealed, key, sequence) = match self {
+            Self::Sealed { sealed, key, sequence } => (sealed, key, sequence),
+            Self::Opened(content) => {
+                let sealed = seal_first(content, sealer)?;
+                let (key, sequence) = (sealer.sealed_by(), sealer.sealed() - 1);
+                *self = Self::Sealed { sealed: sealed.clone(), key, sequence };
+                return Ok(sealed);
+            }
+        };
+        let len = sealed.len;
+        if Rc::get_mut(&mut sealed.memory).is_none() {
             // The old carrier's last send still reads it: that memory must not change.
-            let copy: Box<[u8]> =
-                (*self.sealed.memory).as_ref().get(..len).unwrap_or_default().into();
-            self.sealed.memory = Rc::new(B::from(copy));
+            let copy: Box<[u8]> = (*sealed.memory).as_ref().get(..len).unwrap_or_default().into();
+            sealed.memory = Rc::new(B::from(copy));
         }
-        let memory = Rc::get_mut(&mut self.sealed.memory)
+        let memory = Rc::get_mut(&mut sealed.memory)
             .expect("invariant: memory that nobody shares can be had")
             .as_mut();
         let record = memory.get_mut(..len).unwrap_or_default();
-        let (_, content) = self.key.reopen(self.sequence, record)?;
-        (self.key, self.sequence) = (sealer.sealed_by(), sealer.sealed());
-        self.sealed.len = sealer.seal(ContentType::ApplicationData, memory, content.len())?;
-        Ok(self.sealed.clone())
+        let (_, content) = key.reopen(*sequence, record)?;
+        (*key, *sequence) = (sealer.sealed_by(), sealer.sealed());
+        sealed.len = sealer.seal(ContentType::ApplicationData, memory, content.len())?;
+        Ok(sealed.clone())
     }
+
+    /// What the record holds; it stays sealed as it is.
+    pub(super) fn content(&self) -> Result<Bytes, RecordError> {
+        match self {
+            Self::Sealed { sealed, key, sequence } => {
+                let memory = (*sealed.memory).as_ref();
+                let mut record = memory.get(..sealed.len).unwrap_or_default().to_vec();
+                let (_, content) = key.reopen(*sequence, &mut record)?;
+                Ok(Bytes::from(record).slice(content))
+            }
+            Self::Opened(content) => Ok(content.clone()),
+        }
+    }
+}
+
+fn seal_first<B>(content: &[u8], sealer: &mut Sealer) -> Result<Sealed<B>, SealError>
+where
+    B: AsMut<[u8]> + From<Box<[u8]>>,
+{
+    let mut record = Vec::with_capacity(RECORD_HEADER + content.len() + RECORD_TRAILER);
+    record.extend_from_slice(&[0; RECORD_HEADER]);
+    record.extend_from_slice(content);
+    record.extend_from_slice(&[0; RECORD_TRAILER]);
+    let mut memory = B::from(record.into_boxed_slice());
+    let len = sealer.seal(ContentType::ApplicationData, memory.as_mut(), content.len())?;
+    Ok(Sealed { memory: Rc::new(memory), len })
 }
 
 /// Reads the first record of a carrier, which holds one greeting and nothing else.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use adit_proto::datagram::{PACKET_HEADER, PACKET_TRAILER, PacketError};
 use adit_proto::frame::{PathCipher, PathOffer};
 use adit_proto::limits::{DATAGRAM_MAX, PACKETS_BYTES_MAX, PACKETS_MAX};
-use adit_proto::session::{Greeted, Packets};
+use adit_proto::session::{Greeted, Packets, Session};
 
 use super::datagrams::{numbered, open_datagrams, received};
 use super::pair::open_udp;
@@ -100,6 +100,20 @@ impl Line {
             self.batches.push((side, batch, out.len()));
             packets.extend(out.chunks(batch.segment).map(<[u8]>::to_vec));
         }
+    }
+
+    /// The next packet that an end sends, which goes nowhere.
+    fn next_packet(&mut self, side: Side) -> Vec<u8> {
+        for _ in 0..1_000 {
+            self.pair.now = self.pair.now + Duration::from_millis(100);
+            let now = self.pair.now;
+            // Its carrier may well seem silent meanwhile.
+            self.end(side).session.handle_timeout(now).ok();
+            if let Some(packet) = self.poll(side).into_iter().next() {
+                return packet;
+            }
+        }
+        panic!("the {side:?} sends no packet");
     }
 
     fn deliver(&mut self, side: Side, mut packet: Vec<u8>) {
@@ -338,4 +352,33 @@ proptest! {
             prop_assert_eq!(count, total);
         }
     }
+}
+
+/// An end whose process was replaced goes on with its path: no packet number comes twice under one key, and
+/// nothing from before is taken again.
+#[test]
+fn an_upgraded_end_goes_on_counting_packets() {
+    for side in [Side::Forwarder, Side::Relay] {
+        let mut line = Line::new();
+        let mut from_before = line.next_packet(side.other());
+        line.take(side, &mut from_before.clone()).unwrap();
+        let sent = line.end(side).session.path().unwrap().counters().sent;
+        assert!(sent > 0);
+        let end = line.end(side);
+        let bytes = postcard::to_allocvec(&end.session.snapshot().unwrap()).unwrap();
+        let now = line.pair.now;
+        let end = line.end(side);
+        end.session = Session::restore(postcard::from_bytes(&bytes).unwrap(), now).unwrap();
+        assert_eq!(line.pair.greet().unwrap(), Greeted::Resumed);
+        let refused = line.take(side, &mut from_before);
+        assert!(matches!(refused, Err(PacketError::Replayed(_))), "{refused:?}");
+        let next = line.next_packet(side);
+        assert_eq!(number(&next), sent, "{side:?}");
+        line.open();
+    }
+}
+
+/// Which packet of its path it is.
+fn number(packet: &[u8]) -> u64 {
+    u64::from_be_bytes(packet[4..PACKET_HEADER].try_into().unwrap())
 }

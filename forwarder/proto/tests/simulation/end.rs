@@ -176,6 +176,17 @@ impl End {
         Err(format!("the timer of the {:?} spins: {:?}", self.side, self.session))
     }
 
+    /// Goes on with a session that was left, and with its sockets, of which nothing is known but that
+    /// they are there.
+    pub(crate) fn take_over(&mut self, session: Session<Box<[u8]>>, now: Time) {
+        self.session = Some(session);
+        self.lost_at = Some(self.clock(now));
+        for (id, socket) in &mut self.sockets {
+            socket.is_waiting = false;
+            self.ready.insert(*id);
+        }
+    }
+
     /// Closes a carrier's socket at this end.
     pub(crate) fn close(&mut self, carrier: u32) -> bool {
         let Some(link) = self.links.remove(&carrier) else { return false };

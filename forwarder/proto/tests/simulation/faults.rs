@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use adit_proto::id::Side;
+use adit_proto::session::Session;
 
 use crate::oracle::{Cause, Outcome, index};
 use crate::world::{Task, World};
@@ -38,6 +39,7 @@ impl World {
             (72..84, _) => self.doubt(),
             (84..92, _) => self.race(),
             (92..96, _) => return self.swizzle(),
+            (96..99, _) => return self.upgrade(side),
             _ => {}
         }
         Ok(())
@@ -174,6 +176,39 @@ impl World {
         let delay = self.random.micros(10_000, 20_000_000);
         self.later(delay, Task::Restart(side));
         Ok(())
+    }
+
+    /// Another process takes over what this end has: its sockets and its session, but no carrier.
+    fn upgrade(&mut self, side: Side) -> Outcome {
+        if !self.end(side).is_running {
+            return Ok(());
+        }
+        self.note("upgrade", [index(side) as u64, 0]);
+        let carriers: Vec<u32> = self.end(side).links.keys().copied().collect();
+        for carrier in carriers {
+            self.lose(carrier, side)?;
+        }
+        let (now, clock) = (self.now, self.clock(side));
+        let end = self.end(side);
+        let Some(session) = end.session.take() else { return Ok(()) };
+        let snapshot = session.snapshot().map_err(|error| format!("the {side:?}: {error}"))?;
+        let bytes = postcard::to_allocvec(&snapshot).map_err(|error| error.to_string())?;
+        let snapshot = postcard::from_bytes(&bytes).map_err(|error| error.to_string())?;
+        let restored = Session::restore(snapshot, clock);
+        let restored = restored.map_err(|error| format!("the {side:?}: {error}"))?;
+        let [was, is] = [&session, &restored].map(|session| {
+            let queued = (session.bytes_queued(), session.bytes_waiting(), session.counters());
+            (queued, session.records_retained(), session.stream_flows(), session.datagram_flows())
+        });
+        if was != is {
+            return Err(format!("the {side:?} is another after an upgrade: {was:?}, {is:?}"));
+        }
+        end.take_over(restored, now);
+        self.oracle.count("an end was upgraded");
+        if is.1 > 0 {
+            self.oracle.count("an end was upgraded with records retained");
+        }
+        self.turn(side)
     }
 
     pub(crate) fn restart(&mut self, side: Side) -> Outcome {

@@ -35,7 +35,7 @@ impl Daemon {
         self.service.reloading();
         self.audit.reopen();
         let outcome = match self.read_again(&file) {
-            Ok((config, gateway)) => Ok(self.take_over(&file, config, gateway, now)?),
+            Ok((config, gateway)) => Ok(self.put_in_force(&file, config, gateway, now)?),
             Err(text) => Err(format!("nothing is changed: {text}")),
         };
         self.service.ready();
@@ -61,7 +61,7 @@ impl Daemon {
         Ok((config, gateway.map_err(|error| error.to_string())?))
     }
 
-    fn take_over(
+    fn put_in_force(
         &mut self,
         file: &Path,
         config: ForwarderConfig,

@@ -1,0 +1,143 @@
+//! Another process takes over from this one, or this one from another.
+
+use std::time::Instant;
+
+use adit_proto::id::SessionId;
+use serde::{Deserialize, Serialize};
+
+use super::{Daemon, Input, Role};
+use crate::api::{Refusal, StatusCode};
+use crate::exit::{Exit, Failed};
+use crate::gateway::Ended;
+use crate::handoff::{Command, Event, EventReceiver, SessionKey};
+use crate::net::{self, Signal};
+use crate::registrar::{PeerLeft, Registrar};
+use crate::upgrade::{self, Deed, Packer, Parcel, Predecessor, UpgradeStep};
+
+/// What the forwarder's control plane leaves.
+#[derive(Debug, Serialize, Deserialize)]
+struct Left {
+    session: Option<(u64, SessionId)>,
+    last_session: u64,
+    peers: Vec<PeerLeft>,
+}
+
+impl From<UpgradeStep> for Input {
+    fn from(step: UpgradeStep) -> Self {
+        Self::Upgrade(step)
+    }
+}
+
+impl Daemon {
+    /// Handles an input, unless it has to wait until it is known who goes on.
+    pub(super) fn handle_or_hold(&mut self, input: Input, now: Instant) -> Result<(), Failed> {
+        let is_of_upgrade = matches!(input, Input::Upgrade(_) | Input::Event(_));
+        let is_wish = matches!(input, Input::Reload(_) | Input::Terminate);
+        if is_wish && self.upgrade.is_under_way() || self.upgrade.is_held() && !is_of_upgrade {
+            // What does not fit is answered by being dropped.
+            if self.held.len() < net::INBOX_MAX {
+                self.held.push(input);
+            }
+            return Ok(());
+        }
+        self.handle(input, now)
+    }
+
+    /// Brings an upgrade on its way.
+    pub(super) fn handle_upgrade(&mut self, step: UpgradeStep, now: Instant) -> Result<(), Failed> {
+        let is_possible = matches!(self.role, Role::Contact(_)) && self.ending.is_none();
+        let deed = match step {
+            UpgradeStep::Asked(_, reply) if !is_possible => {
+                let text = "this process is ending, or no service: there is nothing to take over";
+                let refusal = Refusal::new(StatusCode::CONFLICT, text);
+                reply.into_iter().for_each(|reply| reply.send(Err(refusal.clone())));
+                None
+            }
+            step => self.upgrade.handle_step(step, &self.inbox, now),
+        };
+        self.perform(deed, now)
+    }
+
+    /// Does what the upgrade wants done.
+    pub(super) fn perform(&mut self, deed: Option<Deed>, now: Instant) -> Result<(), Failed> {
+        match deed {
+            None => Ok(()),
+            Some(Deed::Freeze) => {
+                if self.dialling.take().is_some() {
+                    self.tunnel.handle_not_dialled(Ended::Failed, now);
+                }
+                self.tell(Command::Freeze)
+            }
+            Some(Deed::Pack) => self.tell(Command::Pack(0)),
+            Some(Deed::Pass) => {
+                let own = self.pack(now);
+                let deed = self.upgrade.pass(own, &self.inbox);
+                self.perform(deed, now)
+            }
+            Some(Deed::Thaw) => {
+                self.tell(Command::Thaw)?;
+                let held = std::mem::take(&mut self.held);
+                held.into_iter().try_for_each(|input| self.handle(input, now))
+            }
+            Some(Deed::Leave) => {
+                // Whoever waits for an answer asks the other process.
+                let held = std::mem::take(&mut self.held).into_iter();
+                let signals = held.filter_map(|input| match input {
+                    Input::Reload(None) => Some(Signal::Reload),
+                    Input::Terminate => Some(Signal::Terminate),
+                    _ => None,
+                });
+                let signals: Vec<Signal> = signals.collect();
+                self.upgrade.leave(&signals)
+            }
+        }
+    }
+
+    fn pack(&self, now: Instant) -> std::io::Result<Parcel> {
+        let mut packer = Packer::new()?;
+        let session = self.tunnel.session().zip(self.tunnel.id());
+        packer.put(&Left {
+            session: session.map(|(key, id)| (key.0, id)),
+            last_session: self.tunnel.last_session(),
+            peers: self.registrar.leave(now),
+        })?;
+        packer.finish()
+    }
+
+    /// Takes over from another process; nothing is touched before that says so.
+    pub(in crate::forwarder) fn take_over(
+        &mut self,
+        predecessor: Predecessor,
+        events: &EventReceiver,
+    ) -> Result<(), Failed> {
+        let pumps = std::slice::from_ref(&self.pump);
+        upgrade::freeze(pumps, events)?;
+        let (mut control, parcels) = predecessor.receive()?;
+        let restored = upgrade::restore(pumps, parcels, events).and_then(|early| {
+            let left = control.take::<Left>();
+            Ok((early, left.map_err(|error| Failed::new(Exit::Failure, error))?))
+        });
+        let (early, left) = restored.map_err(|error| predecessor.refuse(error))?;
+        predecessor.commit()?;
+        self.service.taken_over();
+        let now = Instant::now();
+        let session = left.session.map(|(key, id)| (SessionKey(key), id));
+        self.tunnel.take_over(session, left.last_session);
+        let (peers, tokens) = (self.config.peers.clone(), self.config.tokens.as_slice());
+        let key = session.map(|(key, _)| key);
+        self.registrar = Registrar::take_over(left.peers, key, (peers, tokens), now);
+        if let Some(session) = key {
+            let commands = self.outward.handle_up(session, &self.inbox)?;
+            commands.into_iter().try_for_each(|command| self.tell(command))?;
+        }
+        net::forget_inherited();
+        net::resume_accepting();
+        tracing::info!(session = key.map(|key| key.0), "taken over from another process");
+        self.tell(Command::Thaw)?;
+        early.into_iter().try_for_each(|event| self.handle_early(event, now))
+    }
+
+    fn handle_early(&mut self, event: Event, now: Instant) -> Result<(), Failed> {
+        self.handle(Input::Event(event), now)
+    }
+}

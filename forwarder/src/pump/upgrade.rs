@@ -1,0 +1,130 @@
+//! Standing still, so that another process can take over what the pump has; and going on, there or,
+//! should that fail, here.
+//!
+//! ```text
+//!            Freeze              the kernel has nothing of ours       Pack
+//!  Running ─────────▶ Stopping ─────────────────────────────▶ Still ────────▶ Packed
+//!     ▲                  │                                      │                │
+//!     └──────────────────┴────────────── Thaw ─────────────────┴────────────────┘
+//!
+//!  in the process that takes over: Freeze, Restore, Thaw
+//! ```
+//!
+//! **Architecture Invariant:** what was received is in a session before anything is packed: a pump that
+//! stands still has no operation in the kernel.
+//!
+//! Carriers are not passed on: their keys are the TLS library's own. A session outlives its carriers
+//! anyway.
+
+mod pack;
+mod unpack;
+
+use std::time::Duration;
+
+use adit_proto::limits::ANNOUNCED_MAX;
+
+use super::Pump;
+use super::flows::State;
+use super::slots::{Purpose, Slot};
+use super::timers::Timer;
+use crate::handoff::{Down, Event};
+
+/// How often what the kernel still has is called back.
+const CALL_BACK: Duration = Duration::from_millis(10);
+
+/// Whether the pump moves anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Standing {
+    #[default]
+    Running,
+    Stopping,
+    Still,
+    Packed,
+}
+
+impl Pump {
+    /// Whether nothing new may be given to the kernel.
+    pub(super) fn is_still(&self) -> bool {
+        self.standing != Standing::Running
+    }
+
+    /// Whether what the pump has is another process's by now, perhaps.
+    pub(super) fn is_packed(&self) -> bool {
+        self.standing == Standing::Packed
+    }
+
+    /// How long the pump may wait while it calls back what the kernel has.
+    pub(super) fn call_back_in(&self) -> Option<Duration> {
+        (self.standing == Standing::Stopping).then_some(CALL_BACK)
+    }
+
+    /// Moves nothing more, and lets go of all carriers.
+    pub(super) fn freeze(&mut self) {
+        if self.is_still() {
+            return;
+        }
+        self.standing = Standing::Stopping;
+        let carriers: Vec<Slot> = self.carriers.iter().map(|(slot, _)| slot).collect();
+        for carrier in carriers {
+            self.lose_carrier(carrier, Down::Lost("this process hands over to another".into()));
+        }
+        let closing = self.tunnels.iter().filter(|(_, tunnel)| tunnel.is_closing);
+        for slot in closing.map(|(slot, _)| slot).collect::<Vec<_>>() {
+            self.end(slot, Down::Closed);
+        }
+    }
+
+    /// Looks whether the pump stands still by now.
+    pub(super) fn stand(&mut self) {
+        if self.standing == Standing::Stopping {
+            if !self.ring.is_quiet() {
+                return self.ring.cancel_all();
+            }
+            self.standing = Standing::Still;
+            self.emit(Event::Quiet);
+        }
+        if self.is_still() && std::mem::take(&mut self.is_thaw_due) {
+            self.thaw();
+        }
+    }
+
+    /// Goes on with all that is here.
+    fn thaw(&mut self) {
+        self.standing = Standing::Running;
+        let tunnels: Vec<Slot> = self.tunnels.iter().map(|(slot, _)| slot).collect();
+        for slot in tunnels {
+            self.schedule_send(slot);
+            self.set_session_timer(slot);
+        }
+        let flows: Vec<Slot> = self.flows.iter().map(|(slot, _)| slot).collect();
+        flows.into_iter().for_each(|slot| self.thaw_flow(slot));
+        for slot in self.listeners.iter().map(|(slot, _)| slot).collect::<Vec<_>>() {
+            self.arm_accept(slot);
+        }
+        let inlets = self.inlets.iter().map(|(slot, _)| (Purpose::InletReceive, slot));
+        let own = |slot| (Purpose::AssociationReceive, slot);
+        let associations = self.associations.iter().map(|(slot, _)| own(slot));
+        let paths = self.paths.sockets.iter().map(|(slot, _)| (Purpose::PathReceive, slot));
+        let messages: Vec<_> = inlets.chain(associations).chain(paths).collect();
+        self.messages_dry.clear();
+        messages.into_iter().for_each(|(purpose, slot)| self.arm_messages(purpose, slot));
+    }
+
+    fn thaw_flow(&mut self, slot: Slot) {
+        let Some(flow) = self.flows.get_mut(slot) else { return };
+        match flow.state.clone() {
+            State::Connected => {
+                flow.outlet.is_blocked = false;
+                self.flows_blocked.remove(&slot);
+                self.schedule_flow(slot);
+                self.arm_flow(slot);
+            }
+            // What was under way was called back.
+            State::Connecting(Some(target), first) => self.connect(slot, &target, first),
+            State::Announced(_) => {
+                self.timers.set(self.now + ANNOUNCED_MAX, Timer::Announced(slot));
+            }
+            State::Judged(_) | State::Connecting(None, _) => {}
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Another process takes over from this one, or this one from another.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use adit::api::{Refusal, StatusCode};
+use adit::exit::{Exit, Failed};
+use adit::handoff::{Command, ContactSocket, EventReceiver, SessionKey};
+use adit::key::PublicKey;
+use adit::net::{self, Signal};
+use adit::upgrade::{self, Deed, Packer, Parcel, Predecessor, Unpacker, UpgradeStep};
+use adit_proto::id::SessionId;
+use serde::{Deserialize, Serialize};
+
+use super::{Daemon, Input, Session};
+use crate::contact::Contact;
+use crate::registrar::LeaseLeft;
+
+/// What the relay's control plane leaves; contact points follow, each as a [`LeaseLeft`]. The first
+/// sockets are those of the datagram paths.
+#[derive(Debug, Serialize, Deserialize)]
+struct Left {
+    last_session: u64,
+    sessions: Vec<SessionLeft>,
+    sessions_by_key: Vec<(PublicKey, u64)>,
+    path_port: Option<u16>,
+    path_sockets: usize,
+    leases: usize,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SessionLeft {
+    session: u64,
+    key: PublicKey,
+    name: String,
+    pump: usize,
+    remote: SocketAddr,
+    local: IpAddr,
+    id: Option<SessionId>,
+}
+
+impl From<UpgradeStep> for Input {
+    fn from(step: UpgradeStep) -> Self {
+        Self::Upgrade(step)
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> Failed {
+    Failed::new(Exit::Failure, error)
+}
+
+impl Daemon {
+    /// Handles an input, unless it has to wait until it is known who goes on.
+    pub(super) fn handle_or_hold(&mut self, input: Input, now: Instant) -> Result<(), Failed> {
+        let is_of_upgrade = matches!(input, Input::Upgrade(_) | Input::Event(_));
+        let is_wish = matches!(input, Input::Reload(_) | Input::Terminate);
+        if is_wish && self.upgrade.is_under_way() || self.upgrade.is_held() && !is_of_upgrade {
+            // What does not fit is answered by being dropped.
+            if self.held.len() < net::INBOX_MAX {
+                self.held.push(input);
+            }
+            return Ok(());
+        }
+        self.handle(input, now)
+    }
+
+    /// Brings an upgrade on its way.
+    pub(super) fn handle_upgrade(&mut self, step: UpgradeStep, now: Instant) -> Result<(), Failed> {
+        let deed = match step {
+            UpgradeStep::Asked(_, reply) if self.ending.is_some() => {
+                let refusal = Refusal::new(StatusCode::CONFLICT, "the relay is ending");
+                reply.into_iter().for_each(|reply| reply.send(Err(refusal.clone())));
+                None
+            }
+            step => self.upgrade.handle_step(step, &self.inbox, now),
+        };
+        self.perform(deed, now)
+    }
+
+    /// Does what the upgrade wants done.
+    pub(super) fn perform(&mut self, deed: Option<Deed>, now: Instant) -> Result<(), Failed> {
+        match deed {
+            None => Ok(()),
+            Some(Deed::Freeze) => self.tell_all(|| Command::Freeze),
+            Some(Deed::Pack) => {
+                let mut pumps = 0..self.pumps.len();
+                pumps.try_for_each(|pump| self.tell(pump, Command::Pack(pump)))
+            }
+            Some(Deed::Pass) => {
+                let own = self.pack(now);
+                let deed = self.upgrade.pass(own, &self.inbox);
+                self.perform(deed, now)
+            }
+            Some(Deed::Thaw) => {
+                self.tell_all(|| Command::Thaw)?;
+                let held = std::mem::take(&mut self.held);
+                held.into_iter().try_for_each(|input| self.handle(input, now))
+            }
+            Some(Deed::Leave) => {
+                // Whoever waits for an answer asks the other process.
+                let held = std::mem::take(&mut self.held).into_iter();
+                let signals = held.filter_map(|input| match input {
+                    Input::Reload(None) => Some(Signal::Reload),
+                    Input::Terminate => Some(Signal::Terminate),
+                    _ => None,
+                });
+                let signals: Vec<Signal> = signals.collect();
+                self.upgrade.leave(&signals)
+            }
+        }
+    }
+
+    fn pack(&self, now: Instant) -> io::Result<Parcel> {
+        let mut packer = Packer::new()?;
+        let session = |(key, state): (&SessionKey, &Session)| SessionLeft {
+            session: key.0,
+            key: state.key,
+            name: state.name.to_string(),
+            pump: state.pump,
+            remote: state.remote,
+            local: state.local,
+            id: state.id,
+        };
+        packer.put(&Left {
+            last_session: self.last_session,
+            sessions: self.sessions.iter().map(session).collect(),
+            sessions_by_key: self.sessions_by_key.iter().map(|(key, at)| (*key, at.0)).collect(),
+            path_port: self.path_port,
+            path_sockets: self.path_sockets.len(),
+            leases: self.registrar.leases().count(),
+        })?;
+        self.path_sockets.iter().try_for_each(|socket| packer.put_socket(socket))?;
+        for lease in self.registrar.leases() {
+            packer.put(&lease.leave(now))?;
+            lease.listener.iter().try_for_each(|listener| packer.put_socket(listener))?;
+        }
+        packer.finish()
+    }
+
+    /// Takes over from another process; nothing is touched before that says so.
+    pub(super) fn take_over(
+        &mut self,
+        predecessor: Predecessor,
+        events: &EventReceiver,
+    ) -> Result<(), Failed> {
+        let now = Instant::now();
+        upgrade::freeze(&self.pumps, events)?;
+        let (mut control, parcels) = predecessor.receive()?;
+        let restored = self
+            .restore(&mut control, now)
+            // Sessions go on with their paths, so the pumps have those first.
+            .and_then(|contacts| Ok((contacts, upgrade::restore(&self.pumps, parcels, events)?)));
+        let (contacts, early) = restored.map_err(|error| predecessor.refuse(error))?;
+        predecessor.commit()?;
+        self.service.taken_over();
+        for contact in contacts {
+            self.listen_at(&contact)?.map_err(failed)?;
+        }
+        let sessions: Vec<_> = self.sessions.keys().copied().collect();
+        sessions.into_iter().try_for_each(|session| self.limit(session))?;
+        // The configuration may be another by now.
+        self.revoke()?;
+        self.close_removed()?;
+        net::forget_inherited();
+        net::resume_accepting();
+        tracing::info!(sessions = self.sessions.len(), "taken over from another process");
+        self.tell_all(|| Command::Thaw)?;
+        early.into_iter().try_for_each(|event| self.handle(Input::Event(event), now))
+    }
+
+    /// Goes on with what the other control plane has left; returns the contact points.
+    fn restore(&mut self, control: &mut Unpacker, now: Instant) -> Result<Vec<Contact>, Failed> {
+        let left: Left = control.take().map_err(failed)?;
+        self.last_session = left.last_session;
+        self.path_port = left.path_port;
+        for _ in 0..left.path_sockets {
+            self.path_sockets.push(control.take_socket().map_err(failed)?.into());
+        }
+        if self.path_sockets.is_empty() {
+            self.offer_paths()?
+        } else {
+            self.hand_out_paths()?
+        }
+        for left in left.sessions {
+            let SessionLeft { session, key, name, pump, remote, local, id } = left;
+            let (name, is_carried) = (Arc::from(name), false);
+            let state = Session { key, name, pump, remote, local, id, is_carried };
+            self.sessions.insert(SessionKey(session), state);
+        }
+        let newest = left.sessions_by_key.into_iter();
+        self.sessions_by_key = newest.map(|(key, session)| (key, SessionKey(session))).collect();
+        let mut contacts = Vec::new();
+        for _ in 0..left.leases {
+            let left: LeaseLeft = control.take().map_err(failed)?;
+            let listener = left.has_listener.then(|| control.take_socket()).transpose();
+            let protocol = left.protocol;
+            let listener =
+                listener.map_err(failed)?.map(|socket| ContactSocket::from((protocol, socket)));
+            contacts.push(left.contact.clone());
+            self.registrar.take_over(left, listener, now);
+        }
+        Ok(contacts)
+    }
+}
