@@ -39,10 +39,11 @@ fn pages() -> Vec<(String, String)> {
     pages.into_iter().map(|path| (path.clone(), read(&path))).collect()
 }
 
-/// What a page shows as code: the lines of its blocks, and the spans of its sentences.
+/// What a page shows as code: the lines of its blocks, and the spans of its sentences. A line that goes
+/// on in the next one is one with it.
 fn code(page: &str) -> Vec<String> {
     let (mut found, mut is_fenced) = (Vec::new(), false);
-    for line in page.lines() {
+    for line in page.replace("\\\n", " ").lines() {
         if line.trim_start().starts_with("```") {
             is_fenced = !is_fenced;
         } else if is_fenced || line.starts_with("    ") {

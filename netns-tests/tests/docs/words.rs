@@ -138,6 +138,7 @@ fn codes_and_variables_exist() {
         "bench/src",
         "netns-tests/tests",
         "forwarder/proto/tests",
+        "forwarder/tests",
     ];
     let source: String = programs.map(sources).concat();
     let (mut codes, mut variables) = (BTreeSet::new(), BTreeSet::new());
