@@ -41,7 +41,7 @@ pub fn image(program: &str, out: PathBuf) -> Result<PathBuf, LabError> {
     Ok(out)
 }
 
-/// The root of a Debian 12 with nothing but what each Debian has. It is made once, and kept among
+/// The root of a Debian 12 with nothing but what each Debian has, and curl. It is made once, and kept among
 /// what cargo has built; nobody is to write there.
 ///
 /// # Errors
@@ -50,7 +50,7 @@ pub fn bare_debian() -> Result<PathBuf, LabError> {
     preflight::ensure_packing()?;
     let lock = lock_file("debian.lock")?;
     lock.lock().map_err(LabError::io("waiting for another bare Debian"))?;
-    let root = target().join("bare").join(SUITE);
+    let root = target().join("roots").join(SUITE);
     if root.is_dir() {
         return Ok(root);
     }
@@ -60,7 +60,9 @@ pub fn bare_debian() -> Result<PathBuf, LabError> {
     }
     fs::create_dir_all(&unfinished).map_err(LabError::io("making a folder for Debian"))?;
     let mut command = Command::new("mmdebstrap");
-    command.args(["--quiet", "--variant=minbase", "--mode=root", SUITE]).arg(&unfinished);
+    // With the one program that the pages use and that is not everywhere.
+    command.args(["--quiet", "--variant=minbase", "--mode=root", "--include=curl", SUITE]);
+    command.arg(&unfinished);
     succeed(command.env("PATH", preflight::search_path()))?;
     fs::rename(&unfinished, &root).map_err(LabError::io("keeping the Debian"))?;
     Ok(root)

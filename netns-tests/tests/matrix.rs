@@ -47,7 +47,7 @@ const QUARTER: &[&str] = &[
     "pooling",
     "mtu-black-hole",
     "loss-1/tcp/inwards",
-    "rate-10/tcp/outwards",
+    "rate-10-rtt-40/tcp/outwards",
 ];
 /// How many rows at once.
 const JOBS: usize = 4;

@@ -318,17 +318,22 @@ fn lines() -> Vec<Scenario> {
         play: Play::Impaired(link),
     };
     let lossy = Link { delay_ms: 5.0, ..Link::CLEAR };
+    // Without a limit to the rate it would be the processors that are compared.
+    let limited = |rate: f64, delay_ms| Link { rate_mbit: Some(rate), delay_ms, ..Link::CLEAR };
     vec![
         line("loss-1", "1 % lost, 10 ms round trip", Link { loss: 0.01, ..lossy }),
         line("loss-5", "5 % lost, 10 ms round trip", Link { loss: 0.05, ..lossy }),
         line("loss-20", "20 % lost, 10 ms round trip", Link { loss: 0.2, ..lossy }),
         line("reorder-5", "5 % overtaken, 10 ms round trip", Link { reordering: 0.05, ..lossy }),
         line("duplicate-5", "5 % twice, 10 ms round trip", Link { duplication: 0.05, ..lossy }),
-        line("rtt-0", "no delay", Link::CLEAR),
-        line("rtt-40", "40 ms round trip", Link { delay_ms: 20.0, ..Link::CLEAR }),
-        line("rtt-200", "200 ms round trip", Link { delay_ms: 100.0, ..Link::CLEAR }),
-        line("rate-1", "1 Mbit/s, 10 ms round trip", Link { rate_mbit: Some(1.0), ..lossy }),
-        line("rate-10", "10 Mbit/s, 10 ms round trip", Link { rate_mbit: Some(10.0), ..lossy }),
-        line("rate-100", "100 Mbit/s, 10 ms round trip", Link { rate_mbit: Some(100.0), ..lossy }),
+        line("rate-1-rtt-0", "1 Mbit/s, no delay", limited(1.0, 0.0)),
+        line("rate-1-rtt-40", "1 Mbit/s, 40 ms round trip", limited(1.0, 20.0)),
+        line("rate-1-rtt-200", "1 Mbit/s, 200 ms round trip", limited(1.0, 100.0)),
+        line("rate-10-rtt-0", "10 Mbit/s, no delay", limited(10.0, 0.0)),
+        line("rate-10-rtt-40", "10 Mbit/s, 40 ms round trip", limited(10.0, 20.0)),
+        line("rate-10-rtt-200", "10 Mbit/s, 200 ms round trip", limited(10.0, 100.0)),
+        line("rate-100-rtt-0", "100 Mbit/s, no delay", limited(100.0, 0.0)),
+        line("rate-100-rtt-40", "100 Mbit/s, 40 ms round trip", limited(100.0, 20.0)),
+        line("rate-100-rtt-200", "100 Mbit/s, 200 ms round trip", limited(100.0, 100.0)),
     ]
 }

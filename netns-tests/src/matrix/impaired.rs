@@ -40,16 +40,16 @@ struct Path {
 /// How much to carry each time.
 fn bytes(link: &Link) -> u64 {
     const KILO: u64 = 1_000;
-    match (link.rate_mbit, link.loss, link.delay_ms) {
-        (Some(rate), ..) if rate < 5.0 => 250 * KILO,
-        (Some(rate), ..) if rate < 50.0 => 1_250 * KILO,
-        (Some(_), ..) => 12_500 * KILO,
-        (None, loss, _) if loss > 0.1 => 100 * KILO,
-        (None, loss, _) if loss > 0.02 => 500 * KILO,
-        (None, loss, _) if loss > 0.0 => 2_000 * KILO,
-        (None, _, delay) if delay > 50.0 => 100_000 * KILO,
-        _ if is_of_chance(link) => 4_000 * KILO,
-        _ => 100_000 * KILO,
+    // So many seconds that it is not slow start that is compared.
+    let times = if link.delay_ms > 50.0 { 4 } else { 1 };
+    match (link.rate_mbit, link.loss) {
+        (Some(rate), _) if rate < 5.0 => times * 250 * KILO,
+        (Some(rate), _) if rate < 50.0 => times * 2_500 * KILO,
+        (Some(_), _) => times * 25_000 * KILO,
+        (None, loss) if loss > 0.1 => 100 * KILO,
+        (None, loss) if loss > 0.02 => 500 * KILO,
+        (None, loss) if loss > 0.0 => 2_000 * KILO,
+        (None, _) => 4_000 * KILO,
     }
 }
 
