@@ -4,7 +4,8 @@
 //! Deliberately absent: rotation, which is the work of `logrotate` and a reload; secrets, which nobody
 //! passes here.
 //!
-//! What a flood can cause is written in part ([`Bound`]), and its next line says how much was not.
+//! All is written within a bound for its kind ([`Bound`]): of a flood a part is, and the next line says how
+//! much was not.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,8 +18,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use adit_proto::limits::{
-    AUDIT_COMPLAINT_EVERY, AUDIT_KNOWN_AT_ONCE, AUDIT_KNOWN_EVERY, AUDIT_STRANGERS_AT_ONCE,
-    AUDIT_STRANGERS_EVERY, AUDIT_TEXT_CHARS_MAX,
+    AUDIT_CHANGES_AT_ONCE, AUDIT_CHANGES_EVERY, AUDIT_COMPLAINT_EVERY, AUDIT_KNOWN_AT_ONCE,
+    AUDIT_KNOWN_EVERY, AUDIT_STRANGERS_AT_ONCE, AUDIT_STRANGERS_EVERY, AUDIT_TEXT_CHARS_MAX,
 };
 use serde_json::{Map, Value};
 
@@ -149,6 +150,9 @@ impl Bound {
         Self { at_once: AUDIT_STRANGERS_AT_ONCE, every: AUDIT_STRANGERS_EVERY };
     /// For what only those can cause who are let in.
     pub const OF_KNOWN: Self = Self { at_once: AUDIT_KNOWN_AT_ONCE, every: AUDIT_KNOWN_EVERY };
+    /// For what those who are let in may do as often as they like, such as to register.
+    pub const OF_CHANGES: Self =
+        Self { at_once: AUDIT_CHANGES_AT_ONCE, every: AUDIT_CHANGES_EVERY };
 }
 
 /// How far one cause has come with its bound.
@@ -229,11 +233,10 @@ impl Audit {
         }
     }
 
-    /// Counts what happened, and writes it down.
+    /// Counts what happened, and writes it down, unless there are too many lines of its event.
     pub fn record(&self, entry: &Entry) {
-        let mut state = self.0.borrow_mut();
-        *state.counts.entry(entry.event).or_default() += 1;
-        state.write(entry, Instant::now());
+        let (event, bound, now) = (entry.event, Bound::OF_CHANGES, Instant::now());
+        self.record_bounded(event.name(), bound, event, now, |_| entry.clone());
     }
 
     /// Counts what happened, and writes it down, with `fields`, unless there are too many lines of its
@@ -353,6 +356,24 @@ mod tests {
         let all = 60 * minutes * 5 + 1;
         assert_eq!((audit.counts()["refused"], audit.unrecorded()), (all, all - written));
         assert!(lines.iter().any(|line| line["unrecorded"].as_u64() > Some(200)), "{lines:?}");
+    }
+
+    /// Who is let in may register and unregister without end: that fills no disk either, another event
+    /// keeps its own lines, and all are counted.
+    #[test]
+    fn a_flood_of_changes_fills_no_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        let audit = Audit::open(Some(&path), &Event::OF_RELAY).unwrap();
+        // Longer than it takes for some more to be let through.
+        let all = 2 * u64::from(AUDIT_CHANGES_AT_ONCE);
+        (0..all).for_each(|_| audit.record(&Entry::new(Event::Registered)));
+        audit.record(&Entry::new(Event::Revoked));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let written = text.matches("\"registered\"").count() as u64;
+        assert!((AUDIT_CHANGES_AT_ONCE.into()..all).contains(&written), "{written}");
+        assert_eq!((audit.counts()["registered"], audit.unrecorded()), (all, all - written));
+        assert!(text.contains("\"revoked\""));
     }
 
     /// A file that cannot be opened is an error at the start; one that cannot be opened again leaves

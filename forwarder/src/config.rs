@@ -2,7 +2,8 @@
 //! file and the line where something is wrong.
 //!
 //! Deliberately absent: defaults for what only the owner can know (keys, addresses), environment
-//! variables (but for the proxy, which a system has for all its programs), includes. Paths are relative to the file that names them.
+//! variables (but for the proxy, which a system has for all its programs), includes. Paths are relative
+//! to the file that names them.
 
 mod audit;
 mod file;

@@ -24,6 +24,8 @@ const KEPT: Capability = Capability::CAP_NET_BIND_SERVICE;
 
 /// What is in the folders is for the user alone.
 const FOLDER_MODE: u32 = 0o700;
+/// The folders above stay root's, as on any host.
+const PARENT_MODE: u32 = 0o755;
 
 /// Why a daemon does not become who it should be.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +57,10 @@ pub enum NotDropped {
         source: io::Error,
     },
     /// A folder that is there already is not the user's to write in.
-    #[error("{user} may not write in {path}: chown -R {user} {path}")]
+    #[error(
+        "{user} may not write in {path}: name a folder of its own in the file, or, if this one is the \
+         daemon's alone, chown -R {user} {path}"
+    )]
     NotWritable {
         /// Which.
         path: PathBuf,
@@ -113,9 +118,11 @@ pub fn drop_to(user: Option<&str>, file: &Path, folders: &[&Path]) -> Result<(),
     if access(file, AccessFlags::R_OK).is_err() {
         return Err(NotDropped::NotReadable { path: file.into(), user: name() });
     }
-    for folder in folders.iter().filter(|folder| folder.exists()) {
-        if access(*folder, AccessFlags::W_OK | AccessFlags::X_OK).is_err() {
-            return Err(NotDropped::NotWritable { path: folder.into(), user: name() });
+    for folder in folders {
+        match access(*folder, AccessFlags::W_OK | AccessFlags::X_OK) {
+            // It is made when it is needed.
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(_) => return Err(NotDropped::NotWritable { path: folder.into(), user: name() }),
         }
     }
     tracing::info!(user = %user.name, "root is given up for good");
@@ -145,7 +152,10 @@ fn make(folder: &Path, user: &User) -> Result<(), NotDropped> {
         return Ok(());
     }
     let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
-    let made = DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder);
+    let mut parents = DirBuilder::new();
+    parents.recursive(true).mode(PARENT_MODE);
+    let made = folder.parent().map_or(Ok(()), |parent| parents.create(parent));
+    let made = made.and_then(|()| DirBuilder::new().mode(FOLDER_MODE).create(folder));
     let made = made.and_then(|()| chown(folder, Some(uid), Some(gid)));
     let name = || user.name.clone();
     made.map_err(|source| NotDropped::Folder { path: folder.into(), user: name(), source })

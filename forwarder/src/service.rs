@@ -12,7 +12,6 @@
 
 mod watchdog;
 
-use std::fmt::Write as _;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -35,8 +34,8 @@ const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// The service manager, as a daemon's loop sees it.
 #[derive(Debug)]
 pub struct ServiceManager {
-    /// Where it listens, if there is one.
-    address: Option<SocketAddr>,
+    /// The way to it, if there is one.
+    channel: Option<Channel>,
     watchdog: Option<Watchdog>,
     /// The status line that it has, and since when.
     told: Option<(String, Instant)>,
@@ -47,17 +46,15 @@ pub struct ServiceManager {
 impl ServiceManager {
     /// The one of the environment, for a daemon with so many pumps.
     pub fn from_environment(pumps: usize, now: Instant) -> Self {
-        let address = address();
-        let interval = sd_notify::watchdog_enabled().filter(|_| address.is_some());
+        let channel = Channel::from_environment();
+        let interval = sd_notify::watchdog_enabled().filter(|_| channel.is_some());
         let watchdog = interval.map(|interval| Watchdog::new(interval, pumps, now));
-        Self { address, watchdog, told: None, wanted: None }
+        Self { channel, watchdog, told: None, wanted: None }
     }
 
     fn say(&self, states: &[NotifyState<'_>]) {
-        if let Some(address) = &self.address
-            && let Err(error) = send(address, states)
-        {
-            tracing::warn!("the service manager behind {SOCKET_VARIABLE} hears nothing: {error}");
+        if let Some(channel) = &self.channel {
+            channel.say(states);
         }
     }
 
@@ -87,7 +84,7 @@ impl ServiceManager {
 
     /// Takes how the daemon is, in one line for people; `line` is called only if somebody reads it.
     pub fn set_status(&mut self, line: impl FnOnce() -> String) {
-        if self.address.is_some() {
+        if self.channel.is_some() {
             // One line in the manager's protocol, too.
             let line = line().replace('\n', "; ");
             let is_known = self.told.as_ref().is_some_and(|(told, _)| *told == line);
@@ -123,11 +120,41 @@ impl ServiceManager {
 
 /// Tells the service manager, if there is one, that another process is the daemon from now on.
 pub(crate) fn tell_main_process(pid: u32) {
-    if let Some(address) = address()
-        && let Err(error) = send(&address, &[NotifyState::MainPid(pid)])
-    {
-        tracing::warn!("the service manager behind {SOCKET_VARIABLE} hears nothing: {error}");
+    if let Some(channel) = Channel::from_environment() {
+        channel.say(&[NotifyState::MainPid(pid)]);
     }
+}
+
+/// Where the service manager listens, and the socket by which it is told. That is opened once: a daemon
+/// that has no descriptor left must still feed its watchdog.
+#[derive(Debug)]
+struct Channel {
+    socket: UnixDatagram,
+    address: SocketAddr,
+}
+
+impl Channel {
+    /// That to the service manager of the environment, if there is one.
+    fn from_environment() -> Option<Self> {
+        let address = address()?;
+        let opened = UnixDatagram::unbound().and_then(|socket| {
+            socket.set_write_timeout(Some(SAY_MAX))?;
+            Ok(socket)
+        });
+        opened.map(|socket| Self { socket, address }).inspect_err(complain).ok()
+    }
+
+    /// As the library would, which would wait for ever.
+    fn say(&self, states: &[NotifyState<'_>]) {
+        let words: String = states.iter().map(|state| format!("{state}\n")).collect();
+        if let Err(error) = self.socket.send_to_addr(words.as_bytes(), &self.address) {
+            complain(&error);
+        }
+    }
+}
+
+fn complain(error: &io::Error) {
+    tracing::warn!("the service manager behind {SOCKET_VARIABLE} hears nothing: {error}");
 }
 
 /// Where the service manager of the environment listens, if there is one.
@@ -137,15 +164,4 @@ fn address() -> Option<SocketAddr> {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name).ok(),
         _ => SocketAddr::from_pathname(&name).ok(),
     }
-}
-
-/// As the library would, which would wait for ever.
-fn send(address: &SocketAddr, states: &[NotifyState<'_>]) -> io::Result<()> {
-    let mut words = String::new();
-    for state in states {
-        writeln!(words, "{state}").map_err(io::Error::other)?;
-    }
-    let socket = UnixDatagram::unbound()?;
-    socket.set_write_timeout(Some(SAY_MAX))?;
-    socket.send_to_addr(words.as_bytes(), address).map(drop)
 }

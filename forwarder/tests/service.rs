@@ -6,6 +6,7 @@ mod manager;
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use adit::key::PrivateKey;
 use manager::{Managed, WATCHDOG};
@@ -74,13 +75,31 @@ fn a_stuck_pump_starves_the_watchdog() {
         managed.wait_for("WATCHDOG=1");
     }
     let stopped = managed.stop_pump();
-    managed.forget();
+    managed.hears("WATCHDOG=1", WATCHDOG); // One may be on its way.
     assert!(!managed.hears("WATCHDOG=1", 3 * WATCHDOG));
     let answered = run(dir.path(), &["peers", "-c", "adit.toml"]);
     assert!(answered.status.success(), "the control: the loop itself turns: {answered:?}");
     assert!(!managed.hears("WATCHDOG=1", WATCHDOG));
     drop(stopped);
     managed.wait_for("WATCHDOG=1");
+}
+
+/// A daemon that has no descriptor left still feeds its watchdog: what runs is not killed for it.
+#[test]
+fn a_daemon_without_descriptors_feeds_its_watchdog() {
+    let dir = tempfile::tempdir().unwrap();
+    let managed = start(dir.path());
+    managed.wait_for("WATCHDOG=1");
+    let (pid, max) = (managed.pid().to_string(), 4);
+    let limit = format!("--nofile={max}:{max}");
+    let limited = Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap();
+    assert!(limited.success());
+    let is_taken = |number: i32| Path::new(&format!("/proc/{pid}/fd/{number}")).exists();
+    assert!((0..max).all(is_taken), "the control: no descriptor is left");
+    while managed.hears("", Duration::from_millis(1)) {} // What was said before.
+    for _ in 0..3 {
+        managed.wait_for("WATCHDOG=1");
+    }
 }
 
 /// Who takes over says that it is the main process now, and is ready; it feeds the watchdog from then on,

@@ -25,11 +25,13 @@ fn every_command_and_path_of_the_unit_exists() {
     assert_eq!((unit.value("User"), unit.value("Group")), ("adit", "adit"));
 }
 
-/// It runs with no capability at all, and is known to systemd key by key.
+/// It runs with no capability at all, and is known to systemd key by key; the page says how
+/// exposed it is.
 #[test]
 fn the_unit_is_tight_and_known_to_systemd() {
     let unit = adit_service();
     unit.is_tight();
     assert_eq!((unit.value("CapabilityBoundingSet"), unit.value("AmbientCapabilities")), ("", ""));
     unit.is_known_to_systemd();
+    unit.is_as_exposed_as_said();
 }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use netns_tests::LabError;
 
+#[path = "docs/alerts.rs"]
+mod alerts;
 #[path = "docs/commands.rs"]
 mod commands;
 #[path = "docs/configuration.rs"]

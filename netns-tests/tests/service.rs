@@ -176,12 +176,13 @@ fn daemons_give_up_root_and_keep_low_ports() -> Outcome {
     }
     let _echo = lab.host("peer3").serve("echo", 7, &[])?;
     let user = format!("user = \"{USER}\"\n");
-    let state = lab.path().join("relay-state");
+    let state = lab.path().join("deep/relay-state");
     let builder = Tunnel::builder().allow(&["80", "8003"]).peer("echo", "192.168.50.3:7", 8003);
     let mut tunnel =
-        builder.extra(&user, &format!("{user}state = \"relay-state\"\n")).prepare(&lab)?;
+        builder.extra(&user, &format!("{user}state = \"deep/relay-state\"\n")).prepare(&lab)?;
     let (folder, relay) = (lab.path().display(), lab.host("relay"));
     refuses_low_ports_without_the_capability(&relay, &folder.to_string())?;
+    refuses_a_folder_of_others(&relay, &folder.to_string())?;
     // The sockets stand beside the keys, which stay root's.
     relay.shell(&format!("chmod 777 {folder}; chmod 644 {folder}/*.toml"))?;
     tunnel.start_relay()?;
@@ -199,8 +200,9 @@ fn daemons_give_up_root_and_keep_low_ports() -> Outcome {
             assert!(lines.contains(&"NoNewPrivs:1".to_owned()), "{lines:?}");
         }
     }
-    let owner = relay.shell(&format!("stat -c %U {}", state.display()))?.stdout;
-    assert_eq!(owner.trim(), USER);
+    let owners = format!("stat -c %U:%a {0} {0}/..", state.display());
+    let owners = relay.shell(&owners)?.stdout;
+    assert_eq!(owners.lines().collect::<Vec<_>>(), [&format!("{USER}:700"), "root:755"]);
     let words = ["register", "low", "tcp", "192.168.50.3:7", "--contact", "public:80"];
     let registered = tunnel.ask(Daemon::Forwarder, &words)?;
     assert!(registered.success(), "{}", registered.stderr);
@@ -208,6 +210,20 @@ fn daemons_give_up_root_and_keep_low_ports() -> Outcome {
     for daemon in [Daemon::Forwarder, Daemon::Relay] {
         assert!(reloaded(&tunnel, daemon)?.contains("nothing has changed"));
     }
+    Ok(())
+}
+
+/// In a folder that is not the user's no socket is made, and nobody is told to give away what others have in
+/// it before another way is named.
+fn refuses_a_folder_of_others(relay: &Host<'_>, folder: &str) -> Outcome {
+    let program = netns_tests::binaries()?.relay;
+    let script = format!(
+        "chmod 644 {folder}/relay.toml; exec {} run -c {folder}/relay.toml",
+        program.display()
+    );
+    let output = relay.run(["sh", "-c", &script])?;
+    let said = format!("{USER} may not write in {folder}: name a folder of its own");
+    assert!(!output.success() && output.stderr.contains(&said), "{}", output.stderr);
     Ok(())
 }
 

@@ -28,7 +28,8 @@ fn every_command_and_path_of_the_unit_exists() {
     assert_eq!((unit.value("User"), unit.value("Group")), ("adit-relay", "adit-relay"));
 }
 
-/// It has the one capability that binds its ports, and is known to systemd key by key.
+/// It has the one capability that binds its ports, and is known to systemd key by key; the page says how
+/// exposed it is.
 #[test]
 fn the_unit_is_tight_and_known_to_systemd() {
     let unit = relay_service();
@@ -37,4 +38,5 @@ fn the_unit_is_tight_and_known_to_systemd() {
         assert_eq!(unit.value(key), "CAP_NET_BIND_SERVICE");
     }
     unit.is_known_to_systemd();
+    unit.is_as_exposed_as_said();
 }

@@ -350,6 +350,11 @@ pub const AUDIT_STRANGERS_EVERY: Duration = Duration::from_secs(60);
 pub const AUDIT_KNOWN_AT_ONCE: u32 = 1_000;
 /// … and how long until one more.
 pub const AUDIT_KNOWN_EVERY: Duration = Duration::from_secs(1);
+/// The same of all else, by event: a relay that starts may have all of its forwarders' contact points
+/// registered at once …
+pub const AUDIT_CHANGES_AT_ONCE: u32 = 100_000;
+/// … and how long until one more: with 300 bytes a line some 250 MB a day.
+pub const AUDIT_CHANGES_EVERY: Duration = Duration::from_millis(100);
 /// How often it is said that the audit log cannot be written.
 pub const AUDIT_COMPLAINT_EVERY: Duration = Duration::from_secs(60);
 

@@ -176,28 +176,47 @@ impl ForwarderConfig {
 
     /// Takes what a reload of `path` may change from `new`, and leaves the rest as it was.
     pub fn reload(&mut self, path: &Path, new: Self) -> Reloaded {
+        // Each by its name, so that none is forgotten.
+        let Self {
+            key,
+            relay,
+            relay_keys,
+            socket,
+            user,
+            log_level,
+            datagram_path,
+            gateway,
+            peers,
+            api,
+            tokens,
+            listeners,
+            socks,
+            metrics,
+            audit,
+        } = new;
         let mut reloaded = Reloaded::new(path);
-        reloaded.compare(&self.peers, &new.peers, |peer| &peer.name);
+        reloaded.compare(&self.peers, &peers, |peer| &peer.name);
         let in_force = [
-            ("relay_key", self.relay_keys != new.relay_keys),
-            ("log_level", self.log_level != new.log_level),
-            ("token", self.tokens != new.tokens),
+            ("relay_key", self.relay_keys != relay_keys),
+            ("log_level", self.log_level != log_level),
+            ("token", self.tokens != tokens),
         ];
         let at_restart = [
-            ("key", self.key != new.key),
-            ("relay", self.relay != new.relay),
-            ("socket", self.socket != new.socket),
-            ("user", self.user != new.user),
-            ("datagram_path", self.datagram_path != new.datagram_path),
-            ("[gateway]", self.gateway != new.gateway),
-            ("[api]", self.api != new.api),
-            ("[[listener]]", self.listeners != new.listeners),
-            ("[socks]", self.socks != new.socks),
-            ("[metrics]", self.metrics != new.metrics),
+            ("key", self.key != key),
+            ("relay", self.relay != relay),
+            ("socket", self.socket != socket),
+            ("user", self.user != user),
+            ("datagram_path", self.datagram_path != datagram_path),
+            ("[gateway]", self.gateway != gateway),
+            ("[api]", self.api != api),
+            ("[[listener]]", self.listeners != listeners),
+            ("[socks]", self.socks != socks),
+            ("[metrics]", self.metrics != metrics),
+            ("[audit]", self.audit != audit),
         ];
         reloaded.settings(&in_force, &at_restart);
-        (self.peers, self.tokens) = (new.peers, new.tokens);
-        (self.relay_keys, self.log_level) = (new.relay_keys, new.log_level);
+        (self.peers, self.tokens) = (peers, tokens);
+        (self.relay_keys, self.log_level) = (relay_keys, log_level);
         reloaded
     }
 }

@@ -162,26 +162,41 @@ impl RelayConfig {
 
     /// Takes what a reload of `path` may change from `new`, and leaves the rest as it was.
     pub fn reload(&mut self, path: &Path, new: Self) -> Reloaded {
+        // Each by its name, so that none is forgotten.
+        let Self {
+            key,
+            listen,
+            address,
+            contact_address,
+            socket,
+            state,
+            user,
+            log_level,
+            grace,
+            datagram_path,
+            metrics,
+            audit,
+            admitted,
+        } = new;
         let mut reloaded = Reloaded::new(path);
-        reloaded.compare(&self.admitted, &new.admitted, |admitted| &admitted.name);
-        let in_force = [
-            ("address", self.address != new.address),
-            ("log_level", self.log_level != new.log_level),
-        ];
+        reloaded.compare(&self.admitted, &admitted, |admitted| &admitted.name);
+        let in_force =
+            [("address", self.address != address), ("log_level", self.log_level != log_level)];
         let at_restart = [
-            ("key", self.key != new.key),
-            ("listen", self.listen != new.listen),
-            ("contact_address", self.contact_address != new.contact_address),
-            ("socket", self.socket != new.socket),
-            ("state", self.state != new.state),
-            ("user", self.user != new.user),
-            ("datagram_path", self.datagram_path != new.datagram_path),
-            ("[session]", self.grace != new.grace),
-            ("[metrics]", self.metrics != new.metrics),
+            ("key", self.key != key),
+            ("listen", self.listen != listen),
+            ("contact_address", self.contact_address != contact_address),
+            ("socket", self.socket != socket),
+            ("state", self.state != state),
+            ("user", self.user != user),
+            ("datagram_path", self.datagram_path != datagram_path),
+            ("[session]", self.grace != grace),
+            ("[metrics]", self.metrics != metrics),
+            ("[audit]", self.audit != audit),
         ];
         reloaded.settings(&in_force, &at_restart);
-        (self.admitted, self.address) = (new.admitted, new.address);
-        self.log_level = new.log_level;
+        (self.admitted, self.address) = (admitted, address);
+        self.log_level = log_level;
         reloaded
     }
 }

@@ -80,6 +80,34 @@ impl fmt::Display for Reloaded {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{ForwarderConfig, RelayConfig};
+    use crate::key::PrivateKey;
+
+    /// Every setting that has changed is named: those of `[audit]` wait for a restart, as all that is
+    /// opened at the start does.
+    #[test]
+    fn a_changed_audit_log_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("adit.toml");
+        let key = PrivateKey::generate().unwrap().public();
+        let forwarder =
+            format!("key = \"k\"\nrelay = \"relay.example.net:443\"\nrelay_key = \"{key}\"\n");
+        let relay = "key = \"k\"\nlisten = \"0.0.0.0:443\"\nstate = \"s\"\n";
+        let write = |text: &str, audit: &str| {
+            std::fs::write(&path, format!("{text}{audit}")).unwrap();
+            path.clone()
+        };
+        for (changed, expected) in
+            [("", &[][..]), ("[audit]\nfile = \"a\"\n", &["[audit]".to_owned()][..])]
+        {
+            let mut old = ForwarderConfig::load(&write(&forwarder, "")).unwrap();
+            let new = ForwarderConfig::load(&write(&forwarder, changed)).unwrap();
+            assert_eq!(old.reload(&path, new).at_restart, expected);
+            let mut old = RelayConfig::load(&write(relay, "")).unwrap();
+            let new = RelayConfig::load(&write(relay, changed)).unwrap();
+            assert_eq!(old.reload(&path, new).at_restart, expected);
+        }
+    }
 
     /// What is new, gone or otherwise is said by name, and what is the same is not.
     #[test]

@@ -29,8 +29,8 @@ pub fn bind(address: SocketAddr, backlog: i32, is_only_v6: bool) -> io::Result<T
     Ok(socket.into())
 }
 
-/// A UDP socket at `address`; an unspecified IPv6 address takes IPv4 too, unless `is_only_v6`. One that `shares_port` does so
-/// with others of this process's user that say so, too.
+/// A UDP socket at `address`; an unspecified IPv6 address takes IPv4 too, unless `is_only_v6`. One that
+/// `shares_port` does so with others of this process's user that say so, too.
 ///
 /// # Errors
 /// As of [`bind`].

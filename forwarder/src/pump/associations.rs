@@ -190,7 +190,8 @@ impl Pump {
     /// The other end has ended the association.
     pub(super) fn reset_association(&mut self, slot: Slot, reason: ResetReason) {
         let Some(association) = self.associations.get_mut(slot) else { return };
-        tracing::debug!(peer = %association.peer, flow = association.id.0, ?reason, "ended by the other end");
+        let name = association.story.name();
+        tracing::debug!(peer = %association.peer, flow = %name, ?reason, "ended by the other end");
         let listening = association.listening.take();
         self.tell_listening(listening, Err(reason));
         self.flush_association(slot);

@@ -1,6 +1,7 @@
 //! Contact points on a pump: what a flow opened through one leads to, and listeners that open
 //! flows.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -14,7 +15,7 @@ use adit_ring::Socket;
 
 use super::Pump;
 use super::carriers::is_cancelled;
-use super::meter::SharedMeter;
+use super::meter::{Queue, SharedMeter};
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
 use crate::handoff::{ContactSocket, Protocol, Service, SessionKey};
@@ -76,15 +77,29 @@ impl Pump {
         // The same contact point once more forgives nothing.
         let meter = match tunnel.contacts.get(&contact) {
             Some(Contact::Serve { meter, .. }) => Rc::clone(meter),
-            // Flows that another process has left may have it already.
-            _ => tunnel.meters_left.remove(&contact).unwrap_or_default(),
+            // Flows of its last contact point, or of another process, may have it already.
+            _ => tunnel.meters_left.remove(&peer).unwrap_or_default(),
         };
         meter.borrow_mut().handle_quota(service.quota);
+        let shared = Rc::clone(&meter);
         let served = Contact::Serve { peer: Arc::clone(&peer), service, meter };
         let old = tunnel.contacts.insert(contact, served);
         self.measures.contact(&name, &peer, self.now);
         old.into_iter().for_each(|old| self.drop_contact(old));
-        self.handle_paid(slot, Some(contact));
+        // Flows of its last contact point wait in that one's queue.
+        for queue in self.unpaid_by(slot, &shared) {
+            self.handle_paid(slot, queue);
+        }
+    }
+
+    /// The queues in which flows wait that this meter measures.
+    fn unpaid_by(&self, tunnel: Slot, meter: &SharedMeter) -> Vec<Queue> {
+        let unpaid = self.tunnels.get(tunnel).into_iter().flat_map(|tunnel| &tunnel.unpaid);
+        let seat = |slot: &Slot| Some(&self.flows.get(*slot)?.seat);
+        let is_its = |waiting: &VecDeque<Slot>| {
+            waiting.iter().find_map(seat).is_some_and(|seat| seat.is_at(meter))
+        };
+        unpaid.filter(|(_, waiting)| is_its(waiting)).map(|(queue, _)| *queue).collect()
     }
 
     pub(super) fn listen(&mut self, key: SessionKey, door: Door, socket: ContactSocket) {
@@ -123,8 +138,14 @@ impl Pump {
     }
 
     pub(super) fn withdraw(&mut self, key: SessionKey, contact: ContactId) {
+        let now = self.now;
         let Some((_, tunnel)) = self.tunnel_of(key) else { return };
         let old = tunnel.contacts.remove(&contact);
+        if let Some(Contact::Serve { peer, meter, .. }) = &old {
+            // Its flows run on, and are to count when the peer comes back.
+            tunnel.meters_left.insert(Arc::clone(peer), Rc::clone(meter));
+            tunnel.meters_left.retain(|_, meter| meter.borrow().is_in_debt(now));
+        }
         old.into_iter().for_each(|old| self.drop_contact(old));
     }
 

@@ -332,7 +332,8 @@ impl Pump {
         }
         let Some(slot) = self.slot_of(tunnel, id) else { return };
         let Some(flow) = self.flows.get(slot) else { return };
-        tracing::debug!(peer = %flow.peer, flow = id.0, ?reason, "flow reset by the other end");
+        let name = flow.story.name();
+        tracing::debug!(peer = %flow.peer, flow = %name, ?reason, "flow reset by the other end");
         let is_told = self.tell_refused(slot, reason);
         self.drop_flow(slot, !is_told);
     }

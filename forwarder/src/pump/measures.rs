@@ -30,7 +30,8 @@ use crate::handoff::{Filter, Measure, Times, TimesOf, Way};
 /// Whose times are kept together when there are too many.
 const OTHERS: &str = "other";
 
-/// A contact point's histograms, by their place and which of its tenants that has: the session's protocol core hands it back as a tag.
+/// A contact point's histograms, by their place and which of its tenants that has: the session's protocol
+/// core hands it back as a tag.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Gauge(pub(super) u16);
 

@@ -79,6 +79,11 @@ impl Seat {
         &self.meter
     }
 
+    /// Whether it is among those that share `meter`.
+    pub(super) fn is_at(&self, meter: &SharedMeter) -> bool {
+        Rc::ptr_eq(&self.meter, meter)
+    }
+
     pub(super) fn queue(&self) -> Queue {
         self.queue
     }

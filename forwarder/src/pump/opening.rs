@@ -329,7 +329,8 @@ impl Pump {
                 io::ErrorKind::ConnectionRefused => ResetReason::ConnectRefused,
                 _ => ResetReason::ConnectFailed,
             };
-            tracing::warn!(peer = %flow.peer, %error, "peer not connected: flow reset");
+            let name = flow.story.name();
+            tracing::warn!(peer = %flow.peer, flow = %name, %error, "peer not connected: flow reset");
             return self.fail_opening(slot, reason);
         }
         let (tunnel, id) = (flow.tunnel, flow.id);
@@ -342,7 +343,8 @@ impl Pump {
     fn handle_connect_timeout(&mut self, slot: Slot) {
         let Some(flow) = self.flows.get(slot) else { return };
         if flow.is_opening() {
-            tracing::warn!(peer = %flow.peer, "peer not connected in time: flow reset");
+            let name = flow.story.name();
+            tracing::warn!(peer = %flow.peer, flow = %name, "peer not connected in time: flow reset");
             self.fail_opening(slot, ResetReason::ConnectFailed);
         }
     }

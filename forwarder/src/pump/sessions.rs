@@ -59,8 +59,8 @@ pub(super) struct Tunnel {
     pub(super) meter: SharedMeter,
     /// Flows that wait until their bytes are paid for.
     pub(super) unpaid: BTreeMap<Queue, VecDeque<Slot>>,
-    /// What flows of another process are measured by whose contact points have yet to come.
-    pub(super) meters_left: BTreeMap<ContactId, SharedMeter>,
+    /// What flows are measured by whose contact point is away or has yet to come, by the peer's name.
+    pub(super) meters_left: BTreeMap<Arc<str>, SharedMeter>,
     /// Flows that wait to be judged.
     pub(super) judged: usize,
     /// What the control plane was told for this session since it last had everything, and when that
@@ -245,7 +245,6 @@ impl Pump {
             session::Event::Finished(flow) => self.finish_flow(slot, flow),
             session::Event::Reset(flow, reason) => self.reset_flow(slot, flow, reason),
             session::Event::Control(frame) => self.handle_control(slot, frame),
-            // No flow here has a socket for datagrams.
         }
     }
 

@@ -65,7 +65,8 @@ impl Story {
         }
     }
 
-    fn name(&self) -> String {
+    /// The same in both daemons.
+    pub(super) fn name(&self) -> String {
         format!("{}-{:x}", self.session, self.id.0)
     }
 }

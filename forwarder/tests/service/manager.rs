@@ -70,12 +70,6 @@ impl Managed {
         std::iter::from_fn(|| self.hear(until)).any(|word| word.contains(part))
     }
 
-    /// Forgets what has been said.
-    pub(crate) fn forget(&self) {
-        let now = Instant::now();
-        while self.hear(now + Duration::from_millis(1)).is_some() {}
-    }
-
     pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
     }
@@ -93,7 +87,7 @@ impl Managed {
         assert_eq!(self.wait(), Some(0));
     }
 
-    fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         self.heir.unwrap_or_else(|| Pid::from_raw(self.child.id().try_into().unwrap()))
     }
 

@@ -7,6 +7,8 @@ use std::process::Command;
 
 /// Where packages put programs.
 const PROGRAMS: &str = "/usr/bin";
+/// Whose count of what is left the page has.
+const COUNTED_BY: &[u8] = b"systemd 252 ";
 /// What systemd of Debian 12 (252) does not know, and passes over with a warning.
 const NEWER: [&str; 2] = ["RestartSteps", "RestartMaxDelaySec"];
 
@@ -84,6 +86,20 @@ impl Unit {
 
     /// systemd itself knows every key and every value, where it is installed.
     pub(crate) fn is_known_to_systemd(&self) {
+        // The manual is not installed here.
+        let text = fs::read_to_string(&self.path).unwrap().replace("Documentation=man:", "#");
+        let Some(wrong) = self.complaints(&text) else {
+            println!("skipped: there is no systemd-analyze here");
+            return;
+        };
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        let strange = format!("{text}\n[Service]\nFrobnicate=yes\n");
+        let wrong = self.complaints(&strange).unwrap();
+        assert!(wrong.iter().any(|line| line.contains("Frobnicate")), "the control: {wrong:#?}");
+    }
+
+    /// What systemd says of the unit, were `text` its file.
+    fn complaints(&self, text: &str) -> Option<Vec<String>> {
         let root = tempfile::tempdir().unwrap();
         let programs = root.path().join("usr/bin");
         fs::create_dir_all(&programs).unwrap();
@@ -91,20 +107,34 @@ impl Unit {
         let units = root.path().join("etc/systemd/system");
         fs::create_dir_all(&units).unwrap();
         let unit = self.path.file_name().unwrap();
-        // The manual is not installed here.
-        let text = fs::read_to_string(&self.path).unwrap().replace("Documentation=man:", "#");
         fs::write(units.join(unit), text).unwrap();
         let mut command = Command::new("systemd-analyze");
         command.args(["verify", "--man=no", "--recursive-errors=no", "--root"]).arg(root.path());
-        let Ok(output) = command.arg(unit).output() else {
-            println!("skipped: there is no systemd-analyze here");
-            return;
-        };
+        let output = command.arg(unit).output().ok()?;
         let said = String::from_utf8_lossy(&output.stderr);
         let is_of_ours = |line: &&str| line.contains(&*unit.to_string_lossy());
         let is_newer = |line: &str| NEWER.iter().any(|key| line.contains(&format!("'{key}'")));
-        let wrong: Vec<_> =
-            said.lines().filter(is_of_ours).filter(|line| !is_newer(line)).collect();
-        assert!(wrong.is_empty(), "{wrong:#?}");
+        let wrong = said.lines().filter(is_of_ours).filter(|line| !is_newer(line));
+        Some(wrong.map(str::to_owned).collect())
+    }
+
+    /// The page has what the systemd that it names finds left to do for who takes the service over.
+    pub(crate) fn is_as_exposed_as_said(&self) {
+        let version = Command::new("systemd-analyze").arg("--version").output();
+        if !version.is_ok_and(|output| output.stdout.starts_with(COUNTED_BY)) {
+            println!("skipped: the version of systemd-analyze that the page names is not here");
+            return;
+        }
+        let mut command = Command::new("systemd-analyze");
+        let output = command.args(["security", "--offline=true"]).arg(&self.path).output().unwrap();
+        let (unit, said) =
+            (self.path.file_name().unwrap(), String::from_utf8_lossy(&output.stdout));
+        let line = format!("Overall exposure level for {}: ", unit.to_string_lossy());
+        let (_, counted) = said.split_once(&line).unwrap_or_else(|| panic!("{said}"));
+        let counted = counted.split_whitespace().next().unwrap();
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let page = fs::read_to_string(page.join("docs/operations.md")).unwrap();
+        let row = format!("| `{}` | {counted} |", unit.to_string_lossy());
+        assert!(page.contains(&row), "docs/operations.md has no {row}");
     }
 }

@@ -75,6 +75,33 @@ fn every_block_is_a_configuration() {
     assert!(load(&format!("{forwarder}speed = 1\n"), false).is_err());
 }
 
+/// What the pages have the daemons write lies where their units let them write.
+#[test]
+fn files_are_where_the_units_let_them_be() {
+    let folder = |unit: &str| {
+        let unit = read(unit);
+        let folder = unit.lines().find_map(|line| line.strip_prefix("LogsDirectory="));
+        format!("/var/log/{}/", folder.expect("a folder for logs"))
+    };
+    let folders = ["forwarder/dist/adit.service", "relay/dist/adit-relay.service"].map(folder);
+    let files = |block: &str| -> Vec<String> {
+        let is_file =
+            |line: &&str| line.starts_with("file = ") || line.starts_with("histogram_log");
+        let lines = block.lines().filter(is_file).filter_map(|line| line.split('"').nth(1));
+        lines.map(str::to_owned).collect()
+    };
+    for (block, folder) in blocks(&read("docs/configuration.md")).iter().zip(&folders) {
+        let files = files(block);
+        assert_eq!(files.len(), 2, "{files:?}");
+        assert!(files.iter().all(|file| file.starts_with(folder)), "{files:?} and {folder}");
+    }
+    for (path, page) in pages() {
+        for file in blocks(&page).iter().flat_map(|block| files(block)) {
+            assert!(folders.iter().any(|folder| file.starts_with(folder)), "{path}: {file}");
+        }
+    }
+}
+
 /// The keys that stand in a file, each with its table.
 fn keys(block: &str) -> BTreeSet<(String, String)> {
     let table: toml::Table = block.parse().expect("TOML");

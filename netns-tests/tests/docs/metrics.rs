@@ -8,10 +8,11 @@ use adit::histogram::exposition;
 use adit::status::{AdmittedStatus, ForwarderStatus, PeerStatus, RelayStatus};
 use hdrhistogram::Histogram;
 
+use super::alerts::rules;
 use super::{pages, read, rows, sources, spans};
 
 /// A metric's type and labels.
-type Shape = (String, BTreeSet<String>);
+pub(super) type Shape = (String, BTreeSet<String>);
 
 fn one(name: &str) -> BTreeMap<String, u64> {
     BTreeMap::from([(name.to_owned(), 1)])
@@ -82,7 +83,7 @@ fn labels(text: &str) -> BTreeSet<String> {
     names.filter(|name| !name.is_empty() && name != "le").collect()
 }
 
-fn all() -> BTreeMap<String, Shape> {
+pub(super) fn all() -> BTreeMap<String, Shape> {
     answers().iter().flat_map(|text| exposed(text)).collect()
 }
 
@@ -161,8 +162,7 @@ fn labels_that_are_used_exist() {
     let targets = panels.filter_map(|panel| panel["targets"].as_array()).flatten();
     let mut queries: Vec<String> =
         targets.filter_map(|target| Some(target["expr"].as_str()?.to_owned())).collect();
-    let rules = read("docs/prometheus/alerts.yml");
-    queries.extend(rules.lines().filter(|line| line.contains("adit_")).map(str::to_owned));
+    queries.extend(rules().into_iter().map(|rule| rule.expression));
     assert!(queries.len() > 30, "{queries:#?}");
     for query in queries {
         let metrics: Vec<_> =
@@ -182,7 +182,7 @@ fn labels_selected(query: &str) -> BTreeSet<String> {
     parts.flat_map(|part| labels(&format!("{{{part}"))).collect()
 }
 
-fn labels_grouped(query: &str) -> BTreeSet<String> {
+pub(super) fn labels_grouped(query: &str) -> BTreeSet<String> {
     let groups = query.split("by (").skip(1).chain(query.split("on (").skip(1));
     let names = groups.filter_map(|group| group.split(')').next()).flat_map(|list| list.split(','));
     names.map(|name| name.trim().to_owned()).filter(|name| name != "le").collect()

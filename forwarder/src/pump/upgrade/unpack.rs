@@ -128,13 +128,13 @@ impl Pump {
         Ok(())
     }
 
-    /// What a flow is measured by: its contact point, which comes later, or its session's owner.
-    fn restore_seat(&mut self, at: Slot, queue: Queue) -> Seat {
+    /// What a flow is measured by: with its peer, whose contact point comes later, or its session's owner.
+    fn restore_seat(&mut self, at: Slot, peer: &Arc<str>, queue: Queue) -> Seat {
         let Some(tunnel) = self.tunnels.get_mut(at) else {
             return Seat::new(&SharedMeter::default(), queue);
         };
         match queue {
-            Some(contact) => Seat::new(tunnel.meters_left.entry(contact).or_default(), queue),
+            Some(_) => Seat::new(tunnel.meters_left.entry(Arc::clone(peer)).or_default(), queue),
             None => Seat::from(&tunnel.meter),
         }
     }
@@ -154,7 +154,8 @@ impl Pump {
             StateLeft::Connected => State::Connected,
             StateLeft::GivenUp => return Ok(None),
         };
-        let (seat, peer) = (self.restore_seat(at, left.queue), Arc::from(left.peer));
+        let peer: Arc<str> = Arc::from(left.peer);
+        let seat = self.restore_seat(at, &peer, left.queue);
         let mut flow = FlowSocket::new((at, left.id), peer, socket, state, seat, left.story);
         let is_connected = matches!(flow.state, State::Connected);
         flow.outlet = Outlet::restore(&left.waiting, left.is_finishing, left.is_shut, is_connected);
