@@ -79,6 +79,8 @@ pub(super) fn carry(
         })
     };
     let heard = read(&stream, hears, meter, on_first);
+    // Whom only the other's end of stream has reached is connected still (getpeername(2)).
+    let is_down = stream.peer_addr().is_err();
     if heard != End::Right {
         meter.set_end(heard.clone());
     }
@@ -87,14 +89,18 @@ pub(super) fn carry(
         writer.join().unwrap_or_else(|_| (Err(io::Error::other("the writer panicked")), true));
     // The socket goes first: whoever counts ends may rely on it.
     drop(stream);
-    meter.set_end(if meter.is_aborted() { End::Aborted } else { settle(heard, wrote, came_first) });
+    meter.set_end(if meter.is_aborted() {
+        End::Aborted
+    } else {
+        settle(heard, wrote, came_first || is_down)
+    });
 }
 
 /// A reset that the writer was told of, the reader sees as a mere end.
-fn settle(heard: End, wrote: io::Result<()>, came_first: bool) -> End {
+fn settle(heard: End, wrote: io::Result<()>, is_of_writer: bool) -> End {
     match (heard, wrote) {
         (End::Right, Err(error)) => ended_by(&error),
-        (End::Early, Err(error)) if came_first => ended_by(&error),
+        (End::Early, Err(error)) if is_of_writer => ended_by(&error),
         (heard, _) => heard,
     }
 }
