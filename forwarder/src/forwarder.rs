@@ -114,10 +114,11 @@ fn start(
         // First: a signal to one that takes over is heeded once it has.
         net::forward_signals(&inbox).map_err(failed)?;
         let mut daemon = Daemon::new(role, config, key, gateway, pump, inbox.clone())?;
+        // It begins with the loop; what can fail comes before another process ends.
+        listen_to(events.clone(), &inbox).map_err(failed)?;
         if let Some(predecessor) = predecessor {
             daemon.take_over(predecessor, &events)?;
         }
-        listen_to(events, &inbox).map_err(failed)?;
         daemon.run(inputs).await
     })
 }

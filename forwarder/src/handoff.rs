@@ -12,6 +12,7 @@ mod event;
 mod times;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use adit_proto::frame::{ControlFrame, Destination, GoawayReason, Open, Protocol, ResetReason};
 use adit_proto::limits::HANDOFF_MAX;
@@ -30,6 +31,9 @@ pub use contacts::{ContactReport, Limit};
 pub use event::{Asked, DatagramReport, Down, Event, Report, SessionReport};
 pub use times::{BadMeasure, BadWay, Filter, Measure, TUNNEL, Times, TimesOf, Way};
 
+/// How long the control plane waits for room in a pump's queue: many turns of a pump that is busy.
+const ROOM_MAX: Duration = Duration::from_secs(1);
+
 /// The control plane's end towards one pump.
 #[derive(Clone, Debug)]
 pub struct PumpHandle {
@@ -37,18 +41,28 @@ pub struct PumpHandle {
     waker: Waker,
 }
 
-/// The pump is gone, or has more commands waiting than [`HANDOFF_MAX`].
+/// The pump is gone, or has had [`HANDOFF_MAX`] commands waiting for a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the pump does not take commands: its thread has ended or is overloaded")]
 pub struct PumpGone;
 
 impl PumpHandle {
-    /// Hands `command` over and wakes the pump.
+    /// Hands `command` over and wakes the pump. Who has more to say at once than the queue holds waits
+    /// for a moment.
     ///
     /// # Errors
-    /// When the pump's thread has ended or its queue is full.
+    /// When the pump's thread has ended or its queue stays full.
     pub fn send(&self, command: Command) -> Result<(), PumpGone> {
-        hand_over(&self.commands, &self.waker, command).map_err(|_full_or_gone| PumpGone)
+        match hand_over(&self.commands, &self.waker, command) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Disconnected(_)) => Err(PumpGone),
+            // It is awake by now, and never waits for us.
+            Err(TrySendError::Full(command)) => {
+                let sent = self.commands.send_timeout(command, ROOM_MAX);
+                self.waker.wake();
+                sent.map_err(|_full_or_gone| PumpGone)
+            }
+        }
     }
 }
 
@@ -101,8 +115,8 @@ impl EventSender {
 }
 
 /// Where the control plane takes events from: wait until `wake` is readable, read it, then call
-/// [`EventReceiver::poll_event`] until there is none.
-#[derive(Debug)]
+/// [`EventReceiver::poll_event`] until there is none. Each event goes to one of its clones.
+#[derive(Clone, Debug)]
 pub struct EventReceiver {
     events: Receiver<Event>,
     wake: Arc<EventFd>,
@@ -129,4 +143,42 @@ pub fn events() -> std::io::Result<(EventSender, EventReceiver)> {
     let (sender, receiver) = bounded(HANDOFF_MAX);
     let reader = EventReceiver { events: receiver, wake: Arc::clone(&wake) };
     Ok((EventSender { events: sender, wake }, reader))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use adit_ring::Ring;
+
+    use super::*;
+
+    /// Who has more to say than the queue holds waits for a pump that takes its time; only one that is
+    /// gone is a failure.
+    #[test]
+    fn a_burst_of_commands_waits_for_room() {
+        const MORE: usize = 100;
+        let ring = Ring::new(adit_ring::probe().unwrap()).unwrap();
+        let (handle, end) = crossing(ring.waker(), events().unwrap().0);
+        let is_sent = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let sent =
+                    (0..HANDOFF_MAX + MORE).try_for_each(|_| handle.send(Command::ResetTimes));
+                is_sent.store(true, Ordering::Relaxed);
+                sent.unwrap();
+            });
+            while !is_sent.load(Ordering::Relaxed) {
+                // It takes nothing before there is no room, and somebody has found that out.
+                let is_full = end.commands.is_full();
+                (0..100).for_each(|_| thread::yield_now());
+                if is_full {
+                    end.poll_command().unwrap();
+                }
+            }
+        });
+        drop(end);
+        assert_eq!(handle.send(Command::ResetTimes), Err(PumpGone));
+    }
 }

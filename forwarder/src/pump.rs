@@ -250,7 +250,7 @@ impl Pump {
         if !self.unsent.is_empty() {
             return Duration::from_millis(1);
         }
-        if let Some(wait) = self.call_back_in() {
+        if let Some(wait) = self.wait_still() {
             return wait;
         }
         let is_work_left = !self.tunnels_to_send.is_empty()
@@ -426,7 +426,8 @@ impl Pump {
             (Purpose::InletReceive, Ok(message)) => self.handle_called(slot, &message),
             (Purpose::AssociationReceive, Ok(message)) => self.collect(slot, &message),
             (_, Ok(message)) => self.handle_packets(slot, message),
-            (Purpose::PathReceive, Err(error)) if !is_dry => {
+            // One that stands still has called it back.
+            (Purpose::PathReceive, Err(error)) if !is_dry && !self.is_still() => {
                 self.handle_path_receive_error(slot, &error);
             }
             // That nobody listens at the other end is nothing that lasts: the socket goes on.

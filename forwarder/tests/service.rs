@@ -5,7 +5,7 @@
 mod manager;
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use adit::key::PrivateKey;
@@ -24,6 +24,11 @@ fn run(dir: &Path, args: &[&str]) -> Output {
 
 /// A forwarder whose relay is out of reach.
 fn start(dir: &Path) -> Managed {
+    configure(dir);
+    Managed::start(adit(dir, &["run", "-c", "adit.toml"]), dir)
+}
+
+fn configure(dir: &Path) {
     let key = PrivateKey::generate().unwrap();
     key.save(&dir.join("adit.key")).unwrap();
     let config = format!(
@@ -31,7 +36,6 @@ fn start(dir: &Path) -> Managed {
         key.public()
     );
     std::fs::write(dir.join("adit.toml"), config).unwrap();
-    Managed::start(adit(dir, &["run", "-c", "adit.toml"]), dir)
 }
 
 /// It is ready when its configuration is in force, whether or not there is a way to the relay; it says
@@ -122,6 +126,65 @@ fn a_process_that_takes_over_is_the_main_one() {
     managed.wait_for("RELOADING=1");
     managed.signal(Signal::SIGTERM);
     managed.wait_for("STOPPING=1");
+}
+
+/// Where a package has put another file in the program's place, that one takes over.
+#[test]
+fn a_new_file_of_the_program_takes_over() {
+    let dir = tempfile::tempdir().unwrap();
+    configure(dir.path());
+    let program = dir.path().canonicalize().unwrap().join("adit");
+    let newer = dir.path().join("adit.new");
+    for copy in [&program, &newer] {
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_adit")).arg(copy).status();
+        assert!(copied.unwrap().success());
+    }
+    let mut command = Command::new(&program);
+    command.args(["run", "-c", "adit.toml"]).env_remove("ADIT_LOG");
+    let mut managed = Managed::start(command, dir.path());
+    managed.wait_for("READY=1");
+    std::fs::rename(&newer, &program).unwrap();
+    let heir = managed.upgrade(adit(dir.path(), &["upgrade", "-c", "adit.toml"]));
+    assert_eq!(std::fs::read_link(format!("/proc/{heir}/exe")).unwrap(), program);
+    managed.signal(Signal::SIGTERM);
+    managed.wait_for("STOPPING=1");
+}
+
+/// The first process of a container takes all others with it, so nobody takes over from it; it goes on.
+#[test]
+fn a_first_process_is_not_upgraded() {
+    let dir = tempfile::tempdir().unwrap();
+    configure(dir.path());
+    let mut first = Command::new("unshare");
+    first.args(["--user", "--map-root-user", "--pid", "--fork", "--kill-child"]);
+    first.arg(env!("CARGO_BIN_EXE_adit")).args(["run", "-c", "adit.toml"]).env_remove("ADIT_LOG");
+    let managed = Managed::start(first, dir.path());
+    managed.wait_for("READY=1");
+    let output = run(dir.path(), &["upgrade", "-c", "adit.toml"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("replace the container"), "{said}");
+    let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
+    assert!(log.contains("no upgrade: this is the first process"), "{log}");
+    assert!(run(dir.path(), &["peers", "-c", "adit.toml"]).status.success());
+}
+
+/// What another version passes on in a form that this one does not know is refused, and it is said why.
+#[test]
+fn another_form_is_not_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    configure(dir.path());
+    let (near, far) = adit_ring::passage().unwrap();
+    let mut heir = adit(dir.path(), &["run", "-c", "adit.toml", "--takeover"]);
+    let heir = heir.stdin(Stdio::from(far)).stderr(Stdio::piped()).spawn().unwrap();
+    // HELLO, a form that there is not, one pump.
+    let none: [std::fs::File; 0] = [];
+    adit_ring::pass(&near, &[0, 127, 1], &none).unwrap();
+    let (refusal, _) = adit_ring::receive_passed(&near).unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&refusal).contains("restart the daemon instead"));
+    drop(near);
+    let output = heir.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("in form 127"), "{said}");
 }
 
 /// The file's log level is followed by a reload, there and back.

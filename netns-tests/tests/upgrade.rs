@@ -40,19 +40,24 @@ fn finish(mut swarm: Swarm, scene: &mut Scene<'_>, flows: u64, callers: u64) -> 
     Ok(())
 }
 
-/// Lets `done` happen while somebody connects again and again; how many were served, all of them well.
+/// Lets `done` happen while somebody connects again and again, and so before and after as well; how many
+/// were served, all of them well.
 fn among_callers(scene: &Scene<'_>, done: impl FnOnce() -> Outcome) -> Result<usize, LabError> {
     let is_over = AtomicBool::new(false);
     let plan = SwarmPlan::new(2).bytes(20_000).slice(Duration::from_millis(5));
     thread::scope(|scope| {
         let calling = scope.spawn(|| {
             let mut served = 0;
-            while !is_over.load(Ordering::Relaxed) {
+            loop {
+                // Asked first: whoever comes last comes after it.
+                let is_last = is_over.load(Ordering::Relaxed);
                 let tally = scene.launch(&plan)?.finish(PATIENCE)?;
                 assert_eq!(tally.right, 2, "a caller: {tally:?}");
                 served += 1;
+                if is_last {
+                    return Ok(served);
+                }
             }
-            Ok(served)
         });
         let outcome = done();
         is_over.store(true, Ordering::Relaxed);
@@ -106,15 +111,30 @@ fn a_hundred_flows_outlive_upgrades_of_both_daemons() -> Outcome {
     })
 }
 
+fn script(lab: &Lab, name: &str, lines: &str) -> PathBuf {
+    let file = lab.path().join(name);
+    fs::write(&file, lines).expect("a file of the test");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("a file of the test");
+    file
+}
+
 /// A program that is to take over and does not: `lines` of Perl, of which the first hears of the running
 /// daemon's listeners.
 fn impostor(lab: &Lab, name: &str, lines: &str) -> PathBuf {
-    let file = lab.path().join(name);
     let begin = "#!/usr/bin/perl\nopen(my $to, '+<&=', 0); \
                  sysread($to, my $heard, 65536) for 1 .. 3;\n";
-    fs::write(&file, format!("{begin}{lines}\n")).expect("a file of the test");
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("a file of the test");
-    file
+    script(lab, name, &format!("{begin}{lines}\n"))
+}
+
+/// The running program itself, which may have a few files less open than the running process has: it gets
+/// ready, and finds that out when everything stands still.
+fn too_narrow(lab: &Lab, scene: &mut Scene<'_>, daemon: Daemon) -> Result<PathBuf, LabError> {
+    const LESS: usize = 10;
+    let program = format!("/proc/{}/exe", scene.tunnel.process_mut(daemon)?.pid());
+    let program = fs::read_link(program).expect("a daemon that runs");
+    let files = scene.tunnel.open_files(daemon)? - LESS;
+    let lines = format!("#!/bin/sh\nulimit -n {files}\nexec {} \"$@\"\n", program.display());
+    Ok(script(lab, &format!("narrow-{daemon:?}"), &lines))
 }
 
 /// Whatever is wrong with the new process, and whenever it dies, the running one goes on with all that it
@@ -128,18 +148,28 @@ fn a_failed_upgrade_leaves_everything_as_it_was() -> Outcome {
         let mut swarm = scene.swarm(&plan)?;
         let session = scene.tunnel.session()?;
         // READY is 1, a refusal 3 with a text behind its length.
+        let ready = "syswrite($to, \"\\x01\")";
         let programs = [
-            (PathBuf::from("/nowhere/adit"), "cannot be found"),
-            (PathBuf::from("/bin/false"), "its log says why"),
-            (impostor(lab, "refuses", "syswrite($to, \"\\x03\\x06not so\"); sleep 9"), "not so"),
+            (PathBuf::from("/nowhere/adit"), "cannot be found", 1_000),
+            (PathBuf::from("/bin/false"), "its log says why", 1_000),
+            (
+                impostor(lab, "refuses", "syswrite($to, \"\\x03\\x06not so\"); sleep 9"),
+                "not so",
+                1_000,
+            ),
             // It dies when all stands still and is being passed on.
             (
-                impostor(lab, "dies", "syswrite($to, \"\\x01\"); sysread($to, $heard, 65536)"),
+                impostor(lab, "dies", &format!("{ready}; sysread($to, $heard, 65536)")),
                 "did not take over",
+                1_000,
             ),
+            // As long as it may take to pack and to take over.
+            (impostor(lab, "hangs", &format!("{ready}; sleep 60")), "not take over in time", 8_000),
         ];
         for daemon in DAEMONS {
-            for (program, why) in &programs {
+            let narrow = too_narrow(lab, &mut scene, daemon)?;
+            let narrow = (narrow, "is the limit on open files too low?", 1_000);
+            for (program, why, stall_ms_max) in programs.iter().chain([&narrow]) {
                 stalls(&mut swarm, &mut scene)?;
                 let more = ["--program".as_ref(), program.as_os_str()];
                 let output = scene.tunnel.upgrade(daemon, &more)?;
@@ -147,7 +177,7 @@ fn a_failed_upgrade_leaves_everything_as_it_was() -> Outcome {
                 assert!(output.stderr.contains(why), "{daemon:?}, {program:?}: {}", output.stderr);
                 let (p99, max) = stalls(&mut swarm, &mut scene)?;
                 println!("{daemon:?}, {why}: p99 {p99} ms, max {max} ms");
-                assert!(p99 < 1_000, "{daemon:?}: stalls of {p99} ms");
+                assert!(p99 < *stall_ms_max, "{daemon:?}, {program:?}: stalls of {p99} ms");
                 assert!(scene.tunnel.process_mut(daemon)?.runs());
             }
             upgraded(&scene.tunnel, daemon)?;
@@ -230,4 +260,34 @@ fn limits_and_conditions_go_on_after_upgrades() -> Outcome {
     }
     drop(held);
     wait_until(SHORT, "the place of the flow that has ended", is_let_in)
+}
+
+/// Where contact points are, and whether there are datagram paths, is as the file says by now: what it has
+/// closed to the world is closed, and callers are served where it has it.
+#[test]
+fn a_relay_listens_where_its_file_says_after_an_upgrade() -> Outcome {
+    let lab = Topology::STANDARD.build("upgrade-address")?;
+    let _echo = lab.host("peer3").serve("echo", 7, &[])?;
+    let tunnel = Tunnel::builder().peer("echo", "192.168.50.3:7", 8003).start(&lab)?;
+    let (relay, contact) = (lab.host("relay"), tunnel.contact(8003));
+    let bound = |kind: &str, port: &str| {
+        let asked = relay.run_ok(["ss", kind, "--no-header", &format!("sport = :{port}")]);
+        asked.map(|output| output.stdout).unwrap_or_default()
+    };
+    let is_only_there = || {
+        let bound = bound("-ltn", "8003");
+        bound.lines().count() == 1 && bound.contains(&contact)
+    };
+    assert!(!is_only_there() && !bound("-lun", "443").is_empty(), "the control");
+    let file = lab.path().join("relay.toml");
+    let before = fs::read_to_string(&file).expect("the relay's configuration");
+    let address = contact.trim_end_matches(":8003");
+    let now = format!("contact_address = \"{address}\"\ndatagram_path = false\n{before}");
+    fs::write(&file, now).expect("a file of the test");
+    upgraded(&tunnel, Daemon::Relay)?;
+    wait_until(SHORT, "the contact point to be at its new address alone", is_only_there)?;
+    wait_until(SHORT, "the datagram paths' port to be closed", || bound("-lun", "443").is_empty())?;
+    wait_until(SHORT, "a caller to be served", || {
+        lab.host("ext").play("half-close", &contact, &["100"]).is_ok()
+    })
 }

@@ -190,12 +190,14 @@ pub(crate) fn run(file: &Path, is_takeover: bool) -> Result<(), Failed> {
         let mut daemon = Daemon::new(file, config, key.public(), pumps, admission, inbox)?;
         // First: a signal to one that takes over is heeded once it has.
         net::forward_signals(&daemon.inbox).map_err(|error| failed(&error))?;
+        // It begins with the loop; what can fail comes before another process ends.
+        net::forward_events(events.clone(), daemon.inbox.clone())
+            .map_err(|error| failed(&error))?;
         daemon.listen(tls)?;
         match predecessor {
             Some(predecessor) => daemon.take_over(predecessor, &events)?,
             None => daemon.offer_paths()?,
         }
-        net::forward_events(events, daemon.inbox.clone()).map_err(|error| failed(&error))?;
         daemon.run(inputs).await
     })
 }
@@ -376,7 +378,7 @@ impl Daemon {
         tracing::info!("ending when the last flow has ended, or in {} s", DRAIN_MAX.as_secs());
         self.ending = Some(Ending::Draining { until: now + DRAIN_MAX });
         self.listeners.drain(..).for_each(|listener| net::stop_listening(&listener));
-        for lease in self.registrar.drain() {
+        for lease in self.registrar.drain(|_| true) {
             self.close_contact(&lease)?;
         }
         let waiting = self.absence.drain();

@@ -308,9 +308,10 @@ impl<L> Registrar<L> {
         revoked.into_iter().filter_map(take).collect()
     }
 
-    /// Everything there is, to be closed: the relay is ending.
-    pub(crate) fn drain(&mut self) -> Vec<Lease<L>> {
-        let contacts: Vec<_> = self.leases.keys().cloned().collect();
+    /// Everything that `is_over`, to be closed.
+    pub(crate) fn drain(&mut self, is_over: impl Fn(&Lease<L>) -> bool) -> Vec<Lease<L>> {
+        let over = self.leases.values().filter(|lease| is_over(lease));
+        let contacts: Vec<_> = over.map(|lease| lease.contact.clone()).collect();
         contacts.into_iter().filter_map(|contact| self.remove(&contact)).collect()
     }
 

@@ -64,6 +64,13 @@ pub fn receive_passed(socket: &impl AsFd) -> io::Result<Option<(Vec<u8>, Vec<Own
             received => break received?,
         }
     };
+    // First: of a list that was cut nothing can be had but an error that names no cure.
+    if received.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a packet came without all of its descriptors: is the limit on open files too low?",
+        ));
+    }
     let mut descriptors = Vec::new();
     for message in received.cmsgs()? {
         if let ControlMessageOwned::ScmRights(passed) = message {
@@ -71,14 +78,7 @@ pub fn receive_passed(socket: &impl AsFd) -> io::Result<Option<(Vec<u8>, Vec<Own
             descriptors.extend(passed.into_iter().map(|raw| unsafe { OwnedFd::from_raw_fd(raw) }));
         }
     }
-    let is_cut = received.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
     let len = received.bytes;
-    if is_cut {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "a packet came without all of its descriptors: is the limit on open files too low?",
-        ));
-    }
     bytes.truncate(len);
     Ok((len > 0).then_some((bytes, descriptors)))
 }

@@ -312,7 +312,10 @@ impl Pump {
     }
 
     pub(super) fn handle_connected(&mut self, slot: Slot, result: io::Result<()>) {
-        if self.is_still() && result.as_ref().is_err_and(is_cancelled) {
+        // One that a thread of the kernel waited for, at a unix socket, was interrupted.
+        let is_interrupted = |error: &io::Error| error.kind() == io::ErrorKind::Interrupted;
+        let is_called_back = |error: &io::Error| is_cancelled(error) || is_interrupted(error);
+        if self.is_still() && result.as_ref().is_err_and(is_called_back) {
             return;
         }
         let Some(flow) = self.flows.get_mut(slot) else { return };

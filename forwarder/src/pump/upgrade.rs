@@ -7,7 +7,10 @@
 //!     ▲                  │                                      │                │
 //!     └──────────────────┴────────────── Thaw ─────────────────┴────────────────┘
 //!
-//!  in the process that takes over: Freeze, Restore, Thaw
+//!  in the process that takes over, from Still on:
+//!
+//!              Restore          Thaw
+//!        Still ───────▶ Packed ──────▶ Running
 //! ```
 //!
 //! **Architecture Invariant:** what was received is in a session before anything is packed: a pump that
@@ -23,10 +26,10 @@ use std::time::Duration;
 
 use adit_proto::limits::ANNOUNCED_MAX;
 
-use super::Pump;
 use super::flows::State;
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
+use super::{Pump, WAIT_MAX};
 use crate::handoff::{Down, Event};
 
 /// How often what the kernel still has is called back.
@@ -48,19 +51,28 @@ impl Pump {
         self.standing != Standing::Running
     }
 
-    /// Whether what the pump has is another process's by now, perhaps.
+    /// Whether what the pump has is another process's by now, or still, perhaps.
     pub(super) fn is_packed(&self) -> bool {
         self.standing == Standing::Packed
     }
 
-    /// How long the pump may wait while it calls back what the kernel has.
-    pub(super) fn call_back_in(&self) -> Option<Duration> {
-        (self.standing == Standing::Stopping).then_some(CALL_BACK)
+    /// How long the pump may wait, whatever is due.
+    pub(super) fn wait_still(&self) -> Option<Duration> {
+        match self.standing {
+            Standing::Stopping => Some(CALL_BACK),
+            // Nothing is done before it is known who goes on, and that is a command.
+            Standing::Packed => Some(WAIT_MAX),
+            Standing::Running | Standing::Still => None,
+        }
     }
 
     /// Moves nothing more, and lets go of all carriers.
     pub(super) fn freeze(&mut self) {
         if self.is_still() {
+            // One upgrade was given up, and here is the next, which is to hear of this, too.
+            if std::mem::take(&mut self.is_thaw_due) {
+                self.standing = Standing::Stopping;
+            }
             return;
         }
         self.standing = Standing::Stopping;
@@ -126,5 +138,51 @@ impl Pump {
             }
             State::Judged(_) | State::Connecting(None, _) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handoff;
+
+    fn pump() -> Pump {
+        let (sender, _) = handoff::events().unwrap();
+        Pump::new(super::super::probe().unwrap(), sender).unwrap().0
+    }
+
+    fn is_told_quiet(pump: &Pump) -> usize {
+        pump.unsent.iter().filter(|event| matches!(event, Event::Quiet)).count()
+    }
+
+    /// What is due waits for the word, and the pump with it: the process that is to take over needs the
+    /// processor. The control is one that has packed nothing.
+    #[test]
+    fn a_packed_pump_sleeps_until_it_is_told() {
+        let mut pump = pump();
+        let (slot, now) = (Slot::NOWHERE, pump.clock());
+        pump.timers.set(now, Timer::Flush(slot));
+        pump.standing = Standing::Still;
+        assert_eq!(pump.wait(), Duration::ZERO);
+        pump.standing = Standing::Packed;
+        assert_eq!(pump.wait(), WAIT_MAX);
+    }
+
+    /// One that is to go on and to stand still again, in one breath, says again that it does; the
+    /// control is one that is to go on.
+    #[test]
+    fn a_pump_stands_still_for_each_upgrade() {
+        let mut pump = pump();
+        pump.freeze();
+        pump.stand();
+        assert_eq!((pump.standing, is_told_quiet(&pump)), (Standing::Still, 1));
+        pump.standing = Standing::Packed;
+        pump.is_thaw_due = true;
+        pump.freeze();
+        pump.stand();
+        assert_eq!((pump.standing, is_told_quiet(&pump)), (Standing::Still, 2));
+        pump.is_thaw_due = true;
+        pump.stand();
+        assert_eq!((pump.standing, is_told_quiet(&pump)), (Standing::Running, 2));
     }
 }

@@ -26,6 +26,9 @@ use crate::net;
 /// How long the answer to whoever asked for an upgrade may take on its way through the API's thread.
 const FAREWELL: Duration = Duration::from_millis(200);
 
+/// The process that a namespace of processes ends with.
+const FIRST: u32 = 1;
+
 /// Something that brings an upgrade on its way.
 #[derive(Debug)]
 pub enum UpgradeStep {
@@ -151,11 +154,11 @@ impl Upgrade {
     ) where
         I: From<UpgradeStep> + Send + 'static,
     {
-        if self.is_under_way() {
-            if let Some(reply) = reply {
-                let text = "an upgrade is under way already";
-                reply.send(Err(Refusal::new(StatusCode::CONFLICT, text)));
-            }
+        if let Some(why) = self.obstacle() {
+            tracing::warn!("no upgrade: {why}");
+            reply.into_iter().for_each(|reply| {
+                reply.send(Err(Refusal::new(StatusCode::CONFLICT, why)));
+            });
             return;
         }
         tracing::info!("an upgrade begins");
@@ -164,6 +167,18 @@ impl Upgrade {
         let pumps = self.pumps;
         let start = move || UpgradeStep::Started(Successor::start(program.as_deref(), pumps));
         self.beside(start, inbox);
+    }
+
+    /// Why nobody may take over now.
+    fn obstacle(&self) -> Option<&'static str> {
+        if self.is_under_way() {
+            return Some("an upgrade is under way already");
+        }
+        // The kernel ends all others with it, whoever has taken over included.
+        let is_first = std::process::id() == FIRST;
+        is_first.then_some(
+            "this is the first process of its container, which ends with it: replace the container",
+        )
     }
 
     /// Lets a thread of its own wait for the other process.

@@ -83,6 +83,18 @@ impl Passage {
         }
     }
 
+    /// Takes what comes until the other end is gone, or silent for too long.
+    pub(super) fn drain(&self) {
+        loop {
+            match receive_passed(&self.0) {
+                Ok(Some(_)) => {}
+                // It was cut, but it was taken.
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
     pub(super) fn send_parcel(&self, parcel: &Parcel) -> io::Result<()> {
         let sockets = u32::try_from(parcel.sockets.len()).map_err(io::Error::other)?;
         self.send_with(&Word::Parcel { sockets }, std::slice::from_ref(&parcel.items))?;

@@ -52,8 +52,8 @@ impl Predecessor {
             return Err(predecessor.refuse(why));
         }
         net::pause_accepting();
-        let listeners = predecessor.passage.receive_parcel().map_err(failed)?;
-        net::inherit(listeners).map_err(failed)?;
+        let inherited = predecessor.passage.receive_parcel().and_then(net::inherit);
+        inherited.map_err(|error| predecessor.refuse(error))?;
         Ok(predecessor)
     }
 
@@ -68,11 +68,15 @@ impl Predecessor {
     /// # Errors
     /// When the other process thinks better of it.
     pub fn receive(&self) -> Result<(Unpacker, Vec<Parcel>), Failed> {
-        self.passage.set_patience(Some(2 * PACK_MAX)).map_err(failed)?;
-        self.passage.send(&Word::Ready).map_err(failed)?;
-        let control = self.passage.receive_parcel().and_then(Parcel::unpack).map_err(failed)?;
+        self.try_receive().map_err(|error| self.refuse(error))
+    }
+
+    fn try_receive(&self) -> io::Result<(Unpacker, Vec<Parcel>)> {
+        self.passage.set_patience(Some(2 * PACK_MAX))?;
+        self.passage.send(&Word::Ready)?;
+        let control = self.passage.receive_parcel()?.unpack()?;
         let parcels = (0..self.pumps).map(|_| self.passage.receive_parcel());
-        Ok((control, parcels.collect::<Result<_, _>>().map_err(failed)?))
+        Ok((control, parcels.collect::<io::Result<_>>()?))
     }
 
     /// Says that nothing is taken over, and why.
@@ -80,6 +84,8 @@ impl Predecessor {
         let why = why.to_string();
         // It may have gone, too.
         self.passage.send(&Word::Refused(why.clone())).ok();
+        // Of an end that closes with something unread, nothing more is heard at the other.
+        self.passage.drain();
         failed(why)
     }
 
@@ -88,7 +94,9 @@ impl Predecessor {
     /// # Errors
     /// When it does not come: nothing may be touched then.
     pub fn commit(self) -> Result<(), Failed> {
-        self.passage.set_patience(Some(PASS_MAX)).map_err(failed)?;
+        // However long it takes: the other process says so, kills this one, or is gone. Whoever gave up
+        // just then would be taken for the one that goes on.
+        self.passage.set_patience(None).map_err(failed)?;
         self.passage.send(&Word::Restored).map_err(failed)?;
         self.passage.expect(&Word::Go).map_err(failed)
     }

@@ -109,9 +109,13 @@ impl Successor {
                 format!("{what}: the new process has ended ({status}), and its log says why")
             }
             (None, io::ErrorKind::WouldBlock) => format!("{what} in time"),
-            (None, io::ErrorKind::UnexpectedEof) => {
-                format!("{what}: the new process is ending, and its log says why")
-            }
+            // The latter two where it has not heard all that was said to it.
+            (
+                None,
+                io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::BrokenPipe,
+            ) => format!("{what}: the new process is ending, and its log says why"),
             (None, _) => format!("{what}: {error}"),
         }
     }

@@ -75,16 +75,18 @@ impl Managed {
     }
 
     /// Waits until `program`, the command that lets another process take over, is done, until the daemon has
-    /// ended and the other one has said that it is the daemon now.
-    pub(crate) fn upgrade(&mut self, mut program: Command) {
+    /// ended and the other one has said that it is the daemon now. That is returned.
+    pub(crate) fn upgrade(&mut self, mut program: Command) -> Pid {
         let output = program.output().unwrap();
         let said = String::from_utf8(output.stdout).unwrap();
         let pid = said.split(' ').find_map(|word| word.parse().ok());
         let pid =
             pid.unwrap_or_else(|| panic!("{said}{}", String::from_utf8_lossy(&output.stderr)));
-        self.heir = Some(Pid::from_raw(pid));
+        let heir = Pid::from_raw(pid);
+        self.heir = Some(heir);
         self.wait_for(&format!("MAINPID={pid}\nREADY=1"));
         assert_eq!(self.wait(), Some(0));
+        heir
     }
 
     pub(crate) fn pid(&self) -> Pid {

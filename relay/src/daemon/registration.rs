@@ -186,6 +186,25 @@ impl Daemon {
         Ok(())
     }
 
+    /// The process before this one had its contact points at `before`: where that is another place now,
+    /// nobody listens there any more, and whoever has a port asks for it again.
+    pub(super) fn move_contacts(&mut self, before: Option<IpAddr>) -> Result<(), Failed> {
+        if before == self.config.contact_address {
+            return Ok(());
+        }
+        for lease in self.registrar.drain(|lease| lease.listener.is_some()) {
+            tracing::info!(peer = %lease.peer, contact = %lease.contact, "to be had at another address");
+            self.record(&entry_of(Event::Withdrawn, &lease));
+            self.close_contact(&lease)?;
+            if let Some(holder) = lease.holder() {
+                let text = "the relay's contact_address is another one by now".to_owned();
+                let refused = Refused { may_retry: true, text };
+                self.answer_register(holder, |id| ControlFrame::Refused(id, refused))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Lets what stands follow a reload: who may call, and how much each key may use.
     pub(super) fn renew(&self, before: &BTreeMap<PublicKey, Policy>) -> Result<(), Failed> {
         let has_changed = |key: &PublicKey, differs: fn(&Policy, &Policy) -> bool| {

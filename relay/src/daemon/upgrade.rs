@@ -1,7 +1,7 @@
 //! Another process takes over from this one, or this one from another.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,7 +27,15 @@ struct Left {
     sessions_by_key: Vec<(PublicKey, u64)>,
     path_port: Option<u16>,
     path_sockets: usize,
+    contact_address: Option<IpAddr>,
     leases: usize,
+}
+
+/// What is made known to the pumps once this process goes on.
+struct Contacts {
+    /// Where they have been until now.
+    address: Option<IpAddr>,
+    all: Vec<Contact>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -129,6 +137,7 @@ impl Daemon {
             sessions_by_key: self.sessions_by_key.iter().map(|(key, at)| (*key, at.0)).collect(),
             path_port: self.path_port,
             path_sockets: self.path_sockets.len(),
+            contact_address: self.config.contact_address,
             leases: self.registrar.leases().count(),
         })?;
         self.path_sockets.iter().try_for_each(|socket| packer.put_socket(socket))?;
@@ -155,8 +164,12 @@ impl Daemon {
         let (contacts, early) = restored.map_err(|error| predecessor.refuse(error))?;
         predecessor.commit()?;
         self.service.taken_over();
-        for contact in contacts {
-            self.listen_at(&contact)?.map_err(failed)?;
+        self.move_contacts(contacts.address)?;
+        for contact in contacts.all {
+            // The others are no reason to end with.
+            if let Err(error) = self.listen_at(&contact)? {
+                tracing::error!(%contact, "nobody listens where the process before did: {error}");
+            }
         }
         let sessions: Vec<_> = self.sessions.keys().copied().collect();
         sessions.into_iter().try_for_each(|session| self.limit(session))?;
@@ -171,17 +184,16 @@ impl Daemon {
     }
 
     /// Goes on with what the other control plane has left; returns the contact points.
-    fn restore(&mut self, control: &mut Unpacker, now: Instant) -> Result<Vec<Contact>, Failed> {
+    fn restore(&mut self, control: &mut Unpacker, now: Instant) -> Result<Contacts, Failed> {
         let left: Left = control.take().map_err(failed)?;
         self.last_session = left.last_session;
-        self.path_port = left.path_port;
-        for _ in 0..left.path_sockets {
-            self.path_sockets.push(control.take_socket().map_err(failed)?.into());
-        }
-        if self.path_sockets.is_empty() {
-            self.offer_paths()?
-        } else {
-            self.hand_out_paths()?
+        let sockets = (0..left.path_sockets).map(|_| control.take_socket().map(UdpSocket::from));
+        let sockets: Vec<_> = sockets.collect::<Result<_, _>>().map_err(failed)?;
+        if sockets.is_empty() {
+            self.offer_paths()?;
+        } else if self.config.datagram_path {
+            (self.path_port, self.path_sockets) = (left.path_port, sockets);
+            self.hand_out_paths()?;
         }
         for left in left.sessions {
             let SessionLeft { session, key, name, pump, remote, local, id } = left;
@@ -191,14 +203,14 @@ impl Daemon {
         }
         let newest = left.sessions_by_key.into_iter();
         self.sessions_by_key = newest.map(|(key, session)| (key, SessionKey(session))).collect();
-        let mut contacts = Vec::new();
+        let mut contacts = Contacts { address: left.contact_address, all: Vec::new() };
         for _ in 0..left.leases {
             let left: LeaseLeft = control.take().map_err(failed)?;
             let listener = left.has_listener.then(|| control.take_socket()).transpose();
             let protocol = left.protocol;
             let listener =
                 listener.map_err(failed)?.map(|socket| ContactSocket::from((protocol, socket)));
-            contacts.push(left.contact.clone());
+            contacts.all.push(left.contact.clone());
             self.registrar.take_over(left, listener, now);
         }
         Ok(contacts)

@@ -17,6 +17,7 @@ use crate::key::PublicKey;
 use crate::pump::Pump;
 use crate::pump::flows::{FlowSocket, State};
 use crate::pump::meter::Queue;
+use crate::pump::owners::Owner;
 use crate::pump::sessions::{Drops, Tunnel};
 use crate::pump::slots::Slot;
 use crate::pump::story::Story;
@@ -149,6 +150,8 @@ impl Pump {
         let orphans: Vec<&FlowSocket> = orphans.map(|(_, flow)| flow).collect();
         packer.put(&orphans.len())?;
         orphans.into_iter().try_for_each(|flow| pack_flow(flow, &mut packer))?;
+        let superseded = |(key, owner): (&PublicKey, &Owner)| Some((*key, owner.superseded?));
+        packer.put(&self.owners.iter().filter_map(superseded).collect::<Vec<_>>())?;
         packer.finish()
     }
 

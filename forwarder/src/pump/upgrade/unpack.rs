@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use adit_proto::frame::{Frame, Frames, Open, ResetReason};
-use adit_proto::id::Side;
+use adit_proto::id::{SessionId, Side, Time};
 use adit_proto::limits::FLUSH_MAX;
 use adit_proto::session::Session;
 use adit_ring::Socket;
@@ -15,6 +15,7 @@ use super::Standing;
 use super::pack::{FlowLeft, PathLeft, StateLeft, TunnelLeft};
 use crate::distributor::Outlet;
 use crate::handoff::{Event, Listening, SessionKey};
+use crate::key::PublicKey;
 use crate::pump::Pump;
 use crate::pump::flows::{FlowSocket, State};
 use crate::pump::meter::{Queue, Seat, SharedMeter};
@@ -30,6 +31,9 @@ impl Pump {
             Standing::Still => self.try_restore(parcel).map_err(|error| error.to_string()),
             _ => Err("the pump does not stand still".to_owned()),
         };
+        if restored.is_ok() {
+            self.standing = Standing::Packed;
+        }
         self.emit(Event::Restored(restored));
     }
 
@@ -48,6 +52,9 @@ impl Pump {
                 let slot = self.flows.insert(flow);
                 self.timers.set(self.now + FLUSH_MAX, Timer::Flush(slot));
             }
+        }
+        for (key, superseded) in unpacker.take::<Vec<(PublicKey, (SessionId, Time))>>()? {
+            self.owners.entry(key).or_default().superseded = Some(superseded);
         }
         Ok(())
     }
