@@ -58,6 +58,14 @@ pub(crate) enum BenchError {
         /// What it was.
         what: String,
     },
+    /// A bound that a flood is to keep.
+    #[error(
+        "beside the flood {what}: find what it is spent on, or raise the bound where it is set"
+    )]
+    Flooded {
+        /// What is above it.
+        what: String,
+    },
     /// A comparison whose time tells what it compares, or a method that would not see it.
     #[error("the timing of {what}: |t| is {t:.1}, and should be {should}")]
     Telling {

@@ -4,10 +4,10 @@
 //! Each stranger connects, sends the beginning of a handshake, and stays. The flood comes from several
 //! networks, since the relay's doorway has a bound for each.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
-use netns_tests::{LONG, Process, helper, wait_until};
+use netns_tests::{LONG, Process, SHORT, helper, wait_until};
 
 use crate::bed::{Bed, EXTERNAL};
 use crate::cli::Shared;
@@ -16,12 +16,15 @@ use crate::latency::{Sample, Trips, microseconds, sample};
 use crate::machine;
 use crate::report::{Report, Table};
 use crate::results::Results;
+use crate::statistics::Rounds;
 use crate::way::Way;
 
 /// The first stranger's address; each network has its own, one after the other.
 const FIRST: &str = "198.18.0.1";
 /// Where all of them are.
 const STRANGERS: &str = "198.18.0.0/16";
+/// By how much a flood outlasts the round trips beside it, which take a moment to begin.
+const MORE_MS: u64 = 500;
 /// Bytes of a message.
 const SIZE: usize = 64;
 
@@ -37,9 +40,16 @@ pub(crate) struct Options {
     /// Pairs of runs: alone, then beside a flood.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Seconds of round trips in each run.
+    /// Seconds of round trips in each run; the flood goes on for as long.
     #[arg(long, default_value_t = 4)]
     seconds: u64,
+    /// Fails when the 99th percentile beside the flood is more than so many times that alone, in the
+    /// median round.
+    #[arg(long, value_name = "TIMES")]
+    max_ratio: Option<f64>,
+    /// Fails when the relay's memory grows by more in any round.
+    #[arg(long, value_name = "KIB")]
+    max_growth: Option<u64>,
     #[command(flatten)]
     shared: Shared,
 }
@@ -50,6 +60,7 @@ struct Round {
     alone: Sample,
     beside: Sample,
     grown_kib: u64,
+    strangers: u64,
     flooded_in: Duration,
 }
 
@@ -69,7 +80,7 @@ impl Round {
 /// Measures and reports.
 pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
     if options.shared.smoke {
-        (options.strangers, options.rounds, options.seconds) = (2_000, 1, 1);
+        (options.strangers, options.rounds, options.seconds) = (1_000, 1, 1);
     }
     let bed = Bed::new("flood", &[Way::Adit])?;
     settle_strangers(&bed, options.networks)?;
@@ -84,7 +95,7 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
     let report = Report {
         name: "flood".to_owned(),
         title: format!(
-            "A flood of {} strangers from {} networks",
+            "A flood of at least {} strangers from {} networks",
             options.strangers, options.networks
         ),
         conditions,
@@ -96,7 +107,21 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
         ],
         results: results(&rounds),
     };
-    report.publish(&options.shared)
+    report.publish(&options.shared)?;
+    exceeded(&rounds, &options).map_or(Ok(()), |what| Err(BenchError::Flooded { what }))
+}
+
+/// What is above the bounds that were given.
+fn exceeded(rounds: &[Round], options: &Options) -> Option<String> {
+    let mut ratios = Rounds::new();
+    rounds.iter().for_each(|round| ratios.add(round.ratio()));
+    let ratio = ratios.median();
+    let grown = rounds.iter().map(|round| round.grown_kib).max().unwrap_or(0);
+    if let Some(max) = options.max_ratio.filter(|max| ratio > *max) {
+        return Some(format!("the 99th percentile is {ratio:.2} times as long, more than {max}"));
+    }
+    let max = options.max_growth.filter(|max| grown > *max)?;
+    Some(format!("the relay has grown by {grown} KiB, more than {max}"))
 }
 
 fn settle_strangers(bed: &Bed, networks: u32) -> Result<(), BenchError> {
@@ -113,24 +138,33 @@ fn measure(bed: &Bed, options: &Options) -> Result<Round, BenchError> {
         return Err(BenchError::unexpected("Adit", "it has no relay".to_owned()));
     };
     let before = relay.resident_bytes()?;
-    let begun = Instant::now();
     let mut flood = begin(bed, options)?;
+    flood.wait_for_log("flooding", SHORT)?;
     let beside = sample(bed, Way::Adit, trips)?;
-    let mut flooded_in = begun.elapsed();
-    wait_until(LONG, "the end of the flood", || {
-        flooded_in = begun.elapsed();
-        flood.log().contains("flooded") || !flood.runs()
-    })?;
+    if flood.log().contains("flooded ") || !flood.runs() {
+        return Err(BenchError::unexpected(
+            "the flood: it was over before the sample",
+            flood.log(),
+        ));
+    }
+    wait_until(LONG, "the end of the flood", || flood.log().contains("flooded ") || !flood.runs())?;
     let grown_kib = relay.resident_bytes()?.saturating_sub(before) / 1_024;
-    flood.finish(LONG)?;
-    Ok(Round { alone, beside, grown_kib, flooded_in })
+    let said = flood.finish(LONG)?;
+    let figure = |word: &str| {
+        let figure = said.split_whitespace().skip_while(|said| *said != word).nth(1);
+        let figure = figure.and_then(|figure| figure.parse().ok());
+        figure.ok_or_else(|| BenchError::unexpected("the flood", said.clone()))
+    };
+    let (strangers, flooded_in) = (figure("flooded")?, Duration::from_millis(figure("in_ms")?));
+    Ok(Round { alone, beside, grown_kib, strangers, flooded_in })
 }
 
 fn begin(bed: &Bed, options: &Options) -> Result<Process, BenchError> {
     let program = helper("lab-peer")?.display().to_string();
     let to = bed.lab().host(Way::Adit.entry_host()).at(443);
     let (networks, count) = (options.networks.to_string(), options.strangers.to_string());
-    let words = [&program, "flood", &to, FIRST, &networks, &count];
+    let for_ms = format!("--for-ms={}", options.seconds * 1_000 + MORE_MS);
+    let words = [&program, "flood", &to, FIRST, &networks, &count, &for_ms];
     Ok(bed.lab().host(EXTERNAL).spawn_console(words)?)
 }
 
@@ -143,7 +177,8 @@ fn table(rounds: &[Round]) -> Table {
         "round trips alone",
         "beside",
         "relay grew by, KiB",
-        "flooded in, s",
+        "strangers",
+        "in, s",
     ]);
     for (number, round) in rounds.iter().enumerate() {
         let [alone, beside] = round.p99_us();
@@ -155,6 +190,7 @@ fn table(rounds: &[Round]) -> Table {
             round.alone.run.times.len().to_string(),
             round.beside.run.times.len().to_string(),
             round.grown_kib.to_string(),
+            round.strangers.to_string(),
             format!("{:.1}", round.flooded_in.as_secs_f64()),
         ]);
     }

@@ -7,8 +7,11 @@
 //! must be seen.
 
 use std::hint::black_box;
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
+use adit::api::{Asker, Caller};
+use adit::config::{Contacts, Sha256, Token as ApiToken};
 use adit::invitation::SecretDigest;
 use adit::key::PublicKey;
 use adit::probe::{Ping, Token};
@@ -30,21 +33,40 @@ const KEPT: f64 = 0.9;
 /// What is measured.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
-    /// Comparisons of each secret.
-    #[arg(long, default_value_t = 1_000_000)]
+    /// Comparisons of each secret, with either kind of wrong one half of them.
+    #[arg(long, default_value_t = 2_000_000)]
     compares: usize,
     #[command(flatten)]
     shared: Shared,
 }
 
-/// One comparison: of the right secret with a wrong one, of the first kind or the second.
-type Compare = Box<dyn Fn(bool) -> bool>;
+/// One measurement, in nanoseconds: of the right secret with a wrong one, of the first kind or the second.
+type Measure = Box<dyn Fn(bool) -> f64>;
 
 struct Subject {
     name: &'static str,
     /// Whether it has to be seen.
     is_control: bool,
-    compare: Compare,
+    measure: Measure,
+}
+
+impl Subject {
+    fn new<W: Copy + 'static>(
+        name: &'static str,
+        wrongs: [W; 2],
+        compare: impl Fn(&W) -> bool + 'static,
+    ) -> Self {
+        let measure = move |is_late| {
+            // Both kinds are compared at the same place: else its alignment is what is measured.
+            let wrong = black_box(wrongs[usize::from(is_late)]);
+            let begun = Instant::now();
+            for _ in 0..A_MEASUREMENT {
+                black_box(compare(black_box(&wrong)));
+            }
+            begun.elapsed().as_secs_f64() * 1e9
+        };
+        Self { name, is_control: false, measure: Box::new(measure) }
+    }
 }
 
 /// Measures and reports.
@@ -54,8 +76,8 @@ pub(crate) fn run(mut options: Options) -> Result<(), BenchError> {
     }
     let mut table = Table::new(["secret", "compares", "|t|", "bound"]);
     let (mut results, mut bad) = (Results::default(), None);
-    for Subject { name, is_control, compare } in subjects()? {
-        let t = t_of(&compare, options.compares / A_MEASUREMENT);
+    for Subject { name, is_control, measure } in subjects()? {
+        let t = t_of(&measure, options.compares / A_MEASUREMENT);
         let bound = if is_control { "more than 4.5" } else { "less than 4.5" };
         let compares = options.compares.to_string();
         table.row([name.to_owned(), compares, format!("{t:.2}"), bound.to_owned()]);
@@ -88,7 +110,7 @@ fn wrong(right: [u8; 32]) -> [[u8; 32]; 2] {
     [early, late]
 }
 
-fn subjects() -> Result<[Subject; 4], BenchError> {
+fn subjects() -> Result<[Subject; 5], BenchError> {
     let right: [u8; 32] = std::array::from_fn(|_| fastrand::u8(..));
     let wrongs = wrong(right);
 
@@ -111,28 +133,20 @@ fn subjects() -> Result<[Subject; 4], BenchError> {
     late[15] ^= 1;
     let pings = [early, late];
 
-    let subject = |name, is_control, compare| Subject { name, is_control, compare };
+    let tokens =
+        [ApiToken { peer: "web".to_owned(), sha256: Sha256(right), contacts: Contacts::default() }];
+    let caller = Caller::Remote((Ipv4Addr::LOCALHOST, 1).into());
+    let askers = wrongs.map(|wrong| Asker { caller, token: Some(Sha256(wrong)) });
+
+    let control = Subject::new("control: ends at the first difference", wrongs, move |wrong| {
+        ends_early(&right, wrong)
+    });
     Ok([
-        subject(
-            "control: ends at the first difference",
-            true,
-            Box::new(move |is_late| ends_early(&right, &wrongs[usize::from(is_late)])) as Compare,
-        ),
-        subject(
-            "a peer's public key",
-            false,
-            Box::new(move |is_late| black_box(key) == black_box(keys[usize::from(is_late)])),
-        ),
-        subject(
-            "an invitation's digest",
-            false,
-            Box::new(move |is_late| black_box(kept) == black_box(others[usize::from(is_late)])),
-        ),
-        subject(
-            "a probe's token",
-            false,
-            Box::new(move |is_late| token.is_before(black_box(&pings[usize::from(is_late)]))),
-        ),
+        Subject { is_control: true, ..control },
+        Subject::new("a peer's public key", keys, move |wrong| black_box(key) == *wrong),
+        Subject::new("an invitation's digest", others, move |wrong| black_box(kept) == *wrong),
+        Subject::new("a probe's token", pings, move |wrong| token.is_before(wrong)),
+        Subject::new("a token of the API", askers, move |asker| asker.access(&tokens).is_ok()),
     ])
 }
 
@@ -146,16 +160,12 @@ fn ends_early(one: &[u8; 32], other: &[u8; 32]) -> bool {
 }
 
 /// Welch's t, without its sign, of so many measurements.
-fn t_of(compare: &Compare, measurements: usize) -> f64 {
+fn t_of(measure: &Measure, measurements: usize) -> f64 {
     let mut random = fastrand::Rng::with_seed(1);
     let mut times: Vec<(bool, f64)> = Vec::with_capacity(measurements);
     for _ in 0..measurements {
         let is_late = random.bool();
-        let begun = Instant::now();
-        for _ in 0..A_MEASUREMENT {
-            black_box(compare(black_box(is_late)));
-        }
-        times.push((is_late, begun.elapsed().as_secs_f64() * 1e9));
+        times.push((is_late, measure(is_late)));
     }
     let mut sorted: Vec<f64> = times.iter().map(|(_, ns)| *ns).collect();
     sorted.sort_by(f64::total_cmp);

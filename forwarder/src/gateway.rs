@@ -159,7 +159,7 @@ impl Gateway {
 
     async fn open(&self, to: Candidate, segment_bytes: Option<u32>) -> Result<TcpStream, Failure> {
         let bind = self.config.bind.as_ref();
-        let opened = net::connect(to.address, bind, segment_bytes, CONNECT_MAX).await;
+        let opened = net::connect_insisting(to.address, bind, segment_bytes, CONNECT_MAX).await;
         opened.map_err(|source| self.not_opened(to, source))
     }
 

@@ -42,7 +42,7 @@ pub use kept::{
     is_accepting, keep, pause_accepting, resume_accepting,
 };
 pub(crate) use kept::{inherit, pack_kept};
-pub use leave::connect;
+pub use leave::{connect, connect_insisting};
 pub use listener::{CONTACT_BACKLOG, Listener, bind, bind_datagrams, can_bind, stop_listening};
 pub use own::own_addresses;
 pub use pair::{datagram_pair, pair};

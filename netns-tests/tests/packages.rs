@@ -1,13 +1,20 @@
-//! What is packed: the Debian packages hold what they say, and the images run where a container's
-//! filter lets io_uring through, and nowhere else.
+//! What is packed: the Debian packages hold what they say, and the images' daemons run where a
+//! container's filter lets io_uring through, and nowhere else.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use netns_tests::{LabError, image, packages, preflight};
+use adit::key::PrivateKey;
+use netns_tests::{LabError, SHORT, binaries, image, packages, preflight, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
+
+/// Who runs in an image: nobody else's number on the host.
+const CONTAINED_USER: u32 = 65_532;
 
 /// What the rule of a filter names that lets io_uring through.
 const IO_URING: [&str; 3] = ["io_uring_enter", "io_uring_register", "io_uring_setup"];
@@ -166,26 +173,88 @@ fn bundle(folder: &Path, layout: &Path, filter: &Value, command: &[&str]) {
             "env": ["PATH=/usr/bin"], "noNewPrivileges": true,
             "capabilities": {},
         },
-        "root": { "path": "rootfs", "readonly": true },
-        "mounts": [mount("proc", "/proc"), mount("tmpfs", "/run/adit"), mount("tmpfs", "/tmp")],
+        "root": { "path": "rootfs", "readonly": false },
+        "mounts": [mount("proc", "/proc"), mount("tmpfs", "/tmp")],
         "linux": { "namespaces": spaces, "seccomp": filter },
     });
     fs::write(folder.join("config.json"), spec.to_string()).unwrap();
 }
 
-fn contained(layout: &Path, filter: &Value, command: &[&str]) -> Output {
-    let folder = tempfile::tempdir().unwrap();
-    bundle(folder.path(), layout, filter, command);
-    let name = format!("adit-{}", folder.path().file_name().unwrap().to_string_lossy());
+/// The command that runs a bundle.
+fn crun(folder: &Path) -> Command {
+    let name = format!("adit-{}", folder.file_name().unwrap().to_string_lossy());
     // crun wants one tree of control groups, or none, which is not what every machine has.
     let script = "mount -t cgroup2 cgroup2 /sys/fs/cgroup; \
         exec crun --cgroup-manager=disabled --root \"$0/state\" run --bundle \"$0\" \"$1\"";
     let mut crun = Command::new("unshare");
-    crun.args(["--mount", "sh", "-e", "-c", script]).arg(folder.path()).arg(name).output().unwrap()
+    crun.args(["--mount", "sh", "-e", "-c", script]).arg(folder).arg(name);
+    crun
+}
+
+fn contained(layout: &Path, filter: &Value, command: &[&str]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    bundle(folder.path(), layout, filter, command);
+    crun(folder.path()).output().unwrap()
+}
+
+/// Writes a file of the daemon's own into a bundle, as whoever runs in it.
+fn own(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    chown(path, Some(CONTAINED_USER), Some(CONTAINED_USER)).unwrap();
+}
+
+/// An image's daemon with a configuration that leaves everything but the needful as it is answers at its
+/// socket, and ends well when it is asked to.
+fn serves_with_its_defaults(layout: &Path, filter: &Value, program: &str) -> Result<(), LabError> {
+    let programs = binaries()?;
+    let asked = if program == "adit" { programs.adit } else { programs.relay };
+    let folder = tempfile::tempdir().unwrap();
+    bundle(folder.path(), layout, filter, &["run"]);
+    let files = folder.path().join("rootfs");
+    let (key, config, socket) = match program {
+        "adit" => ("adit.key", "adit.toml", "run/adit/adit.sock"),
+        _ => ("relay.key", "relay.toml", "run/adit-relay/relay.sock"),
+    };
+    let pair = PrivateKey::generate().unwrap();
+    let kept = folder.path().join("key");
+    pair.save(&kept).unwrap();
+    own(&files.join("etc/adit").join(key), &fs::read_to_string(kept).unwrap());
+    let text = match program {
+        "adit" => format!(
+            "key = \"{key}\"\nrelay = \"192.0.2.1:443\"\nrelay_key = \"{}\"\n",
+            pair.public()
+        ),
+        _ => format!("key = \"{key}\"\nlisten = \"0.0.0.0:4430\"\n"),
+    };
+    own(&files.join("etc/adit").join(config), &text);
+    let log = folder.path().join("log");
+    let (out, err) =
+        (File::create(&log).unwrap(), File::options().append(true).open(&log).unwrap());
+    let mut running = crun(folder.path()).stdout(out).stderr(err).spawn().unwrap();
+    let answers = || {
+        let mut ask = Command::new(&asked);
+        ask.args(["status", "--socket"]).arg(files.join(socket)).output().unwrap().status.success()
+    };
+    let is_there = wait_until(SHORT, "a contained daemon to answer at its socket", answers);
+    // It passes signals on.
+    kill(Pid::from_raw(running.id().try_into().unwrap()), Signal::SIGTERM).ok();
+    let has_ended = wait_until(SHORT, "the end of a contained daemon", || {
+        running.try_wait().unwrap().is_some()
+    });
+    // What is left of it does not outlive the test.
+    running.kill().ok();
+    let ended = running.wait().unwrap();
+    let said = fs::read_to_string(&log).unwrap();
+    has_ended?;
+    is_there?;
+    assert!(ended.success() && !said.contains("ERROR"), "{program}: {ended}\n{said}");
+    Ok(())
 }
 
 /// Both images hold a program that runs as nobody of this host and uses io_uring under the filter
-/// that comes with it; without the three calls it says what is missing.
+/// that comes with it, and whose daemon has its socket where it is by default; without the three calls it
+/// says what is missing.
 #[test]
 #[ignore = "packs release builds; .ci/run has it run"]
 fn images_use_io_uring_under_their_filter_alone() -> Result<(), LabError> {
@@ -200,6 +269,7 @@ fn images_use_io_uring_under_their_filter_alone() -> Result<(), LabError> {
         let shown = format!("oci:{}", layout.display());
         let inspected = done(Command::new("skopeo").args(["inspect", &shown]));
         assert!(inspected.contains("\"Architecture\""), "{inspected}");
+        serves_with_its_defaults(&layout, &filter, program)?;
         for (filter, kernel) in [
             (&filter, "kernel: io_uring usable"),
             (&usual, "seccomp profile: allow io_uring_setup"),

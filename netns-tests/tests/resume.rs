@@ -415,6 +415,49 @@ fn killed_relay_serves_again_within_5_s() -> Outcome {
     killed_daemon_comes_back(Daemon::Relay, "killed-relay")
 }
 
+/// An internal peer and an external one are killed under their flows, fifty times: the others' flows go
+/// on, every other end hears of it, and neither daemon keeps anything of them.
+#[test]
+fn killed_peers_leave_nothing_behind() -> Outcome {
+    let play = |index| stage(&format!("killed-peers-{index}"), |lab| peers_are_killed(lab, 25));
+    in_parallel(2, play).map(|_: Vec<()>| ())
+}
+
+fn peers_are_killed(lab: &Lab, rounds: u64) -> Result<Vec<()>, LabError> {
+    let mut scene = Scene::open(lab, "")?;
+    let external = lab.host("ext");
+    let [to_dying, to_living] = [8003, 8004].map(|port| scene.tunnel.contact(port));
+    let mut witness = Swarm::start(&external, &[&to_living], &quick(2))?;
+    let daemons = [Daemon::Forwarder, Daemon::Relay];
+    let before = [scene.tunnel.open_files(daemons[0])?, scene.tunnel.open_files(daemons[1])?];
+    for round in 1..=rounds {
+        let mut bereft = Swarm::launch(&external, &[&to_dying], &quick(2))?;
+        let mut killed = Swarm::launch(&external, &[&to_living], &quick(2))?;
+        bereft.wait_begun(SHORT)?;
+        killed.wait_begun(SHORT)?;
+        scene.inside[0].process_mut().kill();
+        killed.process_mut().kill();
+        let outside = bereft.wait_ended(SHORT)?;
+        assert_eq!(outside.resets + outside.early, 2, "round {round}: {outside:?}");
+        let mut inside = Tally::default();
+        wait_until(SHORT, "the ends of a killed peer's flows", || {
+            inside = scene.inside[1].mark().unwrap_or_default();
+            inside.ended() == 2 * round
+        })?;
+        assert_eq!(inside.resets + inside.early, 2 * round, "{inside:?}");
+        scene.inside[0] = Swarm::exchange(&lab.host("peer3"), 7000)?;
+    }
+    for (daemon, before) in daemons.into_iter().zip(before) {
+        wait_until(SHORT, "the descriptors of killed peers to come back", || {
+            scene.tunnel.open_files(daemon).is_ok_and(|open| open <= before)
+        })?;
+        assert_eq!(scene.tunnel.status(daemon)?["flows"], 2, "{daemon:?}");
+    }
+    witness.enough()?;
+    assert_eq!(witness.finish(PATIENCE)?.right, 2);
+    Ok(Vec::new())
+}
+
 /// Connections of `inside` to the tunnel's port, as the gateway knows them; attempts as well.
 fn dials(lab: &Lab, inside: &str) -> Result<usize, LabError> {
     let listing = lab.gateway().run_ok(["conntrack", "-L", "-p", "tcp", "--dport", "443"])?.stdout;

@@ -277,6 +277,8 @@ impl<B> Session<B> {
             self.flows.insert(id, flow);
         }
         self.counters.flows_opened += 1;
+        // It will be answered, and what is said of it may cross its end: neither is the other's fault.
+        self.futile.redeem();
         self.control.push_back(Frame::Open(id, open));
         Ok(id)
     }

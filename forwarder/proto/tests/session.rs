@@ -22,6 +22,8 @@ mod datagrams;
 mod futile;
 #[path = "session/keys.rs"]
 mod keys;
+#[path = "session/mutants.rs"]
+mod mutants;
 #[path = "session/pair.rs"]
 mod pair;
 #[path = "session/paths.rs"]

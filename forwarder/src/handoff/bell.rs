@@ -2,6 +2,10 @@
 //!
 //! Who hands over puts the message into the queue first and rings then. Who takes waits for the
 //! bell, silences it, and takes until the queue is empty, in that order: what comes later rings again.
+//!
+//! What hands over is here, and what the tests try every order of. Who takes is elsewhere, because each
+//! silences its bell by what it waits with, and is only modelled: the pump's turn (`reap`, then
+//! `take_commands`) and [`crate::net::forward_events`].
 
 use crossbeam::channel::{Sender, TrySendError};
 use nix::sys::eventfd::EventFd;

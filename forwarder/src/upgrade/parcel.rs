@@ -136,4 +136,34 @@ mod tests {
         assert!(unpacker.take_socket().is_ok());
         assert!(unpacker.take::<u32>().is_err() && unpacker.take_socket().is_err());
     }
+
+    /// Mutants of a parcel are unpacked or refused, and none takes more memory than it has bytes.
+    #[test]
+    fn mutants_of_a_parcel_are_unpacked_or_refused() {
+        const MUTANTS: u64 = 2_000;
+        let mut packer = Packer::new().unwrap();
+        packer.put(&(vec!["office".to_owned(), "web".to_owned()], 7_u64)).unwrap();
+        let Parcel { items, .. } = packer.finish().unwrap();
+        let mut seed = Vec::new();
+        let mut items = File::from(items);
+        items.rewind().unwrap();
+        items.read_to_end(&mut seed).unwrap();
+        let mut taken = 0;
+        for number in 0..MUTANTS {
+            let mut random = fastrand::Rng::with_seed(number);
+            let mut bytes = seed.clone();
+            let at = random.usize(..bytes.len());
+            match random.u8(..3) {
+                0 => bytes[at] = random.u8(..),
+                1 => bytes.truncate(at),
+                _ => bytes[at..].fill(0xff),
+            }
+            let mut file = File::from(memfd_create("mutant", MFdFlags::empty()).unwrap());
+            file.write_all(&bytes).unwrap();
+            let parcel = Parcel { items: file.into(), sockets: Vec::new() };
+            let item = parcel.unpack().unwrap().take::<(Vec<String>, u64)>();
+            taken += usize::from(item.is_ok());
+        }
+        assert!(taken > 0 && taken < 2_000, "{taken} were taken");
+    }
 }

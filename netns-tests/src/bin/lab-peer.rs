@@ -127,7 +127,15 @@ enum Role {
         within_s: u64,
     },
     /// Client: connections without end from one network after the other, none of which is a handshake.
-    Flood { to: SocketAddr, first: Ipv4Addr, networks: u32, count: u32 },
+    Flood {
+        to: SocketAddr,
+        first: Ipv4Addr,
+        networks: u32,
+        count: u32,
+        /// More than that, if there is time left.
+        #[arg(long, default_value_t = 0)]
+        for_ms: u64,
+    },
     /// Client: handshakes of a byte a second, from one network after the other.
     Dawdle { to: SocketAddr, first: Ipv4Addr, networks: u32, count: u32 },
     /// Client of the local API: registers peers.
@@ -206,7 +214,9 @@ fn play(role: Role) -> io::Result<()> {
         Role::Abuse { to, abuse, within_s } => {
             abuse::commit(to, abuse, Duration::from_secs(within_s))
         }
-        Role::Flood { to, first, networks, count } => strangers::flood(to, first, networks, count),
+        Role::Flood { to, first, networks, count, for_ms } => {
+            strangers::flood(to, first, networks, count, Duration::from_millis(for_ms))
+        }
         Role::Dawdle { to, first, networks, count } => {
             strangers::dawdle(to, first, networks, count)
         }

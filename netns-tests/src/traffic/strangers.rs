@@ -36,30 +36,48 @@ fn connect_from(source: Ipv4Addr, to: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// Opens `count` connections from addresses of so many networks, each with the beginning of a
-/// handshake; prints `flooded N`, and keeps what it holds until the input ends.
+/// handshake, and more of them until `lasting` is over; prints `flooded N in_ms N`, and keeps what it
+/// holds until the input ends.
 ///
 /// # Errors
 /// When an address is not this host's, or nothing listens.
-pub fn flood(to: SocketAddr, first: Ipv4Addr, networks: u32, count: u32) -> io::Result<()> {
+pub fn flood(
+    to: SocketAddr,
+    first: Ipv4Addr,
+    networks: u32,
+    count: u32,
+    lasting: Duration,
+) -> io::Result<()> {
+    println!("flooding");
+    let begun = Instant::now();
     let flooding: Vec<_> = (0..networks)
         .map(|index| {
-            let source = neighbour(first, index);
-            thread::spawn(move || flood_from(source, to, count / networks))
+            let (source, until) = (neighbour(first, index), begun + lasting);
+            thread::spawn(move || flood_from(source, to, count / networks, until))
         })
         .collect();
-    let mut held = Vec::new();
+    let (mut held, mut made) = (Vec::new(), 0);
     for source in flooding {
-        held.push(source.join().map_err(|_panic| io::Error::other("a thread panicked"))??);
+        let source = source.join().map_err(|_panic| io::Error::other("a thread panicked"))?;
+        let (count, streams) = source?;
+        made += count;
+        held.push(streams);
     }
-    println!("flooded {}", count / networks * networks);
+    println!("flooded {made} in_ms {}", begun.elapsed().as_millis());
     wait_for_word()?;
     drop(held);
     Ok(())
 }
 
-fn flood_from(source: Ipv4Addr, to: SocketAddr, count: u32) -> io::Result<VecDeque<TcpStream>> {
-    let mut held = VecDeque::new();
-    for _ in 0..count {
+fn flood_from(
+    source: Ipv4Addr,
+    to: SocketAddr,
+    count: u32,
+    until: Instant,
+) -> io::Result<(u32, VecDeque<TcpStream>)> {
+    let (mut made, mut held) = (0, VecDeque::new());
+    while made < count || Instant::now() < until {
+        made += 1;
         let mut stream = connect_from(source, to)?;
         // The other side may have closed it already, which is its right.
         stream.write_all(&OPENING).ok();
@@ -68,7 +86,7 @@ fn flood_from(source: Ipv4Addr, to: SocketAddr, count: u32) -> io::Result<VecDeq
             held.pop_front();
         }
     }
-    Ok(held)
+    Ok((made, held))
 }
 
 /// A handshake that comes byte by byte.

@@ -137,6 +137,7 @@ fn codes_and_variables_exist() {
         "netns-tests/src",
         "bench/src",
         "netns-tests/tests",
+        "forwarder/tests",
         "forwarder/proto/tests",
         "forwarder/tests",
     ];

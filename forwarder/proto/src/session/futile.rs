@@ -27,7 +27,11 @@ impl Futile {
         if self.count > FUTILE_FRAMES_MAX { Err(SessionError::Futile) } else { Ok(()) }
     }
 
-    /// A frame that changes something.
+    /// A frame that changes something, or a flow of this end's, of which the other has to speak: an answer,
+    /// and what crosses the flow's end. Flows under way are at most [`FLOWS_MAX`], so that honest words
+    /// about them stay within [`FUTILE_FRAMES_MAX`].
+    ///
+    /// [`FLOWS_MAX`]: crate::limits::FLOWS_MAX
     pub(super) fn redeem(&mut self) {
         self.count = self.count.saturating_sub(FUTILE_FRAMES_REDEEMED);
     }
@@ -35,10 +39,11 @@ impl Futile {
 
 impl<B> Session<B> {
     /// Counts a frame against the budget, or in its favour. Datagrams do neither: they may be lost
-    /// on the way to a flow that is gone, and have bounds of their own.
+    /// on the way to a flow that is gone, and have bounds of their own. Bytes count where a flow takes
+    /// them; those of a flow that is gone were on their way, which is neither a fault nor a merit.
     pub(super) fn weigh(&mut self, frame: &Frame<'_>, now: Time) -> Result<(), SessionError> {
         let is_futile = match frame {
-            Frame::Datagram(..) => return Ok(()),
+            Frame::Datagram(..) | Frame::Data(..) => return Ok(()),
             Frame::Pad(_)
             | Frame::Ping(_)
             | Frame::Pong(_)

@@ -150,6 +150,7 @@ impl<B> Session<B> {
         if !flow.handle_data(payload.len()) {
             return Err(SessionError::Credit(id));
         }
+        self.futile.redeem();
         events.push(Event::Data(id, payload));
         Ok(())
     }

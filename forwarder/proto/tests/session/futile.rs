@@ -3,6 +3,7 @@
 use adit_proto::frame::{Credit, Datagram, header};
 use adit_proto::limits::{CONTENT_MAX, FUTILE_FRAMES_MAX, FUTILE_FRAMES_PER_S};
 
+use super::pair::open_udp;
 use super::*;
 
 /// What a hostile peer may try.
@@ -87,6 +88,40 @@ fn empty_frames_between_others_are_taken() {
             pair.relay.transmit(pair.now);
         }
     }
+}
+
+/// The other end only answers: flows that this end opens and that come to nothing are no fault of it,
+/// however many there are.
+#[test]
+fn answers_to_own_flows_are_not_futile() {
+    const AT_ONCE: u64 = 1_000;
+    for open in [open, open_udp] {
+        let mut pair = Pair::new();
+        for _ in 0..2 * FUTILE_FRAMES_MAX / AT_ONCE {
+            let open = |_| pair.relay.session.open_flow(open(), pair.now).unwrap();
+            let flows: Vec<_> = (0..AT_ONCE).map(open).collect();
+            pair.exchange();
+            flows.iter().for_each(|flow| pair.forwarder.session.accept_flow(*flow));
+            pair.exchange();
+            for flow in flows {
+                pair.relay.session.handle_reset(flow, ResetReason::Peer);
+            }
+            pair.exchange();
+            pair.forwarder.events.clear();
+            pair.relay.events.clear();
+        }
+    }
+}
+
+/// Bytes of a flow that is gone make up for nothing.
+#[test]
+fn bytes_of_no_flow_redeem_nothing() {
+    let mut pair = Pair::new();
+    let gone = FlowId(1_000_000);
+    let content = encode(&[Frame::Data(gone, b"x"), Frame::Accept(gone)]);
+    let mut records =
+        (0..2 * FUTILE_FRAMES_MAX).map(|_| pair.relay.receive_content(&content, pair.now));
+    assert_eq!(records.find(Result::is_err), Some(Err(SessionError::Futile)));
 }
 
 /// Credits and acknowledgements that say something new are no futile frames.

@@ -168,3 +168,57 @@ async fn a_silent_proxy_is_given_up() {
     let silent = tunnel(stream, &proxy, &place).await.unwrap_err();
     assert!(matches!(silent, ProxyError::Silent), "{silent}");
 }
+
+/// Mutants of what a proxy answers, said in one breath: each leads through or is refused in time, and no
+/// refusal shows the login.
+#[tokio::test]
+async fn mutants_of_answers_lead_through_or_are_refused() {
+    const MUTANTS: u64 = 500;
+    let http: &[u8] =
+        b"HTTP/1.1 200 Connection established\r\nVia: 1.1 x\r\nContent-Length: 0\r\n\r\n";
+    let socks: &[u8] = b"\x05\x02\x01\x00\x05\x00\x00\x03\x04name\x00\x50";
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let place: Place = "relay.example.net:443".parse().unwrap();
+    for (scheme, answer) in [("http", http), ("socks5", socks)] {
+        let proxy: Proxy = format!("{scheme}://jo:secret@{address}").parse().unwrap();
+        let mut led_through = 0;
+        for seed in 0..MUTANTS {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut answer = answer.to_vec();
+            (0..random.usize(..3)).for_each(|_| alter(&mut answer, &mut random));
+            let answered = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+                // Whoever has heard enough may be gone.
+                stream.write_all(&answer).await.ok();
+                stream.shutdown().await.ok();
+                stream.read_to_end(&mut Vec::new()).await.ok();
+            };
+            let asked = async {
+                let stream = TcpStream::connect(address).await.unwrap();
+                tunnel(stream, &proxy, &place).await.map(drop)
+            };
+            match tokio::join!(asked, answered).0 {
+                Ok(()) => led_through += 1,
+                Err(ProxyError::Silent) => panic!("mutant {seed} holds an attempt up: {answer:?}"),
+                Err(refused) => assert!(!refused.to_string().contains("secret"), "{refused}"),
+            }
+        }
+        assert!(led_through > 0 && led_through < MUTANTS, "{scheme}: {led_through}");
+    }
+}
+
+fn alter(bytes: &mut Vec<u8>, random: &mut fastrand::Rng) {
+    if bytes.is_empty() {
+        return;
+    }
+    let at = random.usize(..bytes.len());
+    match random.u8(..5) {
+        0 => bytes[at] ^= 1 << random.u8(..8),
+        1 => bytes[at] = random.u8(..),
+        2 => bytes.truncate(at),
+        3 => bytes.insert(at, random.u8(..)),
+        _ => bytes[at..].iter_mut().take(4).for_each(|byte| *byte = 0xff),
+    }
+}
