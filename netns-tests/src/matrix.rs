@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{Lab, LabError, Topology};
+use crate::{Lab, LabError, Link, Topology};
 use catalogue::Play;
 
 pub use catalogue::{Group, Scenario, scenario, scenarios, topologies};
@@ -93,9 +93,11 @@ pub struct Row {
 }
 
 impl Row {
-    /// Whether it compares speeds, hence needs the machine for itself.
+    /// Whether it compares speeds that the line does not limit, hence needs the machine for itself.
     pub(super) fn is_timed(&self) -> bool {
-        scenario(self.gateway).is_some_and(|scenario| scenario.group == Group::Lines)
+        let is_wide = |link: &Link| link.rate_mbit.is_none() && link.loss == 0.0;
+        scenario(self.gateway)
+            .is_some_and(|scenario| matches!(&scenario.play, Play::Impaired(link) if is_wide(link)))
     }
 }
 
