@@ -34,7 +34,7 @@ pub async fn connect(
     connected.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// The same with a second attempt beside the first once nobody has answered for [`SECOND_AFTER`]; who is
+/// The same with a second attempt beside the first once nobody has answered for half a second; who is
 /// connected first wins. Where a `SYN` was lost, or the gateway had no port for it, the kernel sends the
 /// next after a second.
 ///
