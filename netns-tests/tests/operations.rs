@@ -216,7 +216,7 @@ fn the_page_leads_where_it_says() -> Result<(), LabError> {
 /// The same where relay and forwarder are Debian 12 with nothing but what each Debian has, by the
 /// packages: what they bring is all that is needed.
 #[test]
-#[ignore = "packs release builds and fetches a Debian; .ci/run has it run"]
+#[ignore = "packs release builds and fetches a Debian; .ci/release has it run"]
 fn the_packages_on_a_bare_debian_lead_there_too() -> Result<(), LabError> {
     follow_page("operations-bare", true)
 }

@@ -40,7 +40,7 @@ fn field(package: &Path, name: &str) -> String {
 /// Each package has its programs, a manual page for each command, completions for each shell, its unit and its
 /// configuration, under the names where they are looked for, all of them the superuser's.
 #[test]
-#[ignore = "packs release builds; .ci/run has it run"]
+#[ignore = "packs release builds; .ci/release has it run"]
 fn packages_hold_what_they_say() -> Result<(), LabError> {
     let common = |name: &str| {
         [
@@ -60,7 +60,9 @@ fn packages_hold_what_they_say() -> Result<(), LabError> {
                 "-rw-r--r-- ./usr/lib/systemd/system/adit.service",
                 "-rw-r--r-- ./etc/adit/adit.toml",
                 "-rw-r--r-- ./usr/share/man/man1/adit-run.1.gz",
+                "-rw-r--r-- ./usr/share/doc/adit/configuration.md",
                 "-rw-r--r-- ./usr/share/doc/adit/examples/seccomp.json",
+                "-rw-r--r-- ./usr/share/doc/adit/examples/alerts.yml",
             ][..],
         ),
         (
@@ -70,6 +72,8 @@ fn packages_hold_what_they_say() -> Result<(), LabError> {
                 "-rw-r--r-- ./usr/lib/systemd/system/adit-relay.service",
                 "-rw-r--r-- ./etc/adit/relay.toml",
                 "-rw-r--r-- ./usr/share/man/man1/adit-relay-invite.1.gz",
+                "-rw-r--r-- ./usr/share/doc/adit-relay/configuration.md",
+                "-rw-r--r-- ./usr/share/doc/adit-relay/examples/adit.json",
             ],
         ),
         (
@@ -108,7 +112,7 @@ fn entry(line: &str) -> (&str, &str, &str) {
 /// What is to be edited is kept by dpkg, nothing starts or is enabled by being installed, the packages need
 /// only what each Debian has, and what is installed beside the lab are the tools that it looks for.
 #[test]
-#[ignore = "packs release builds; .ci/run has it run"]
+#[ignore = "packs release builds; .ci/release has it run"]
 fn packages_start_nothing_and_need_little() -> Result<(), LabError> {
     for (name, config) in [("adit", "/etc/adit/adit.toml"), ("adit-relay", "/etc/adit/relay.toml")]
     {
@@ -138,7 +142,7 @@ fn packages_start_nothing_and_need_little() -> Result<(), LabError> {
 
 /// Debian's own checker finds no error in them.
 #[test]
-#[ignore = "packs release builds; .ci/run has it run"]
+#[ignore = "packs release builds; .ci/release has it run"]
 fn lintian_finds_no_error() -> Result<(), LabError> {
     let paths = ["adit", "adit-relay", "adit-lab"].map(package);
     let paths: Vec<_> = paths.into_iter().collect::<Result<_, _>>()?;
@@ -256,7 +260,7 @@ fn serves_with_its_defaults(layout: &Path, filter: &Value, program: &str) -> Res
 /// that comes with it, and whose daemon has its socket where it is by default; without the three calls it
 /// says what is missing.
 #[test]
-#[ignore = "packs release builds; .ci/run has it run"]
+#[ignore = "packs release builds; .ci/release has it run"]
 fn images_use_io_uring_under_their_filter_alone() -> Result<(), LabError> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let filter = fs::read(workspace.join("forwarder/dist/seccomp.json")).unwrap();
