@@ -50,7 +50,7 @@ const QUARTER: &[&str] = &[
     "rate-10-rtt-40/tcp/outwards",
 ];
 /// How many rows at once.
-const JOBS: usize = 4;
+const JOBS: usize = 6;
 
 fn row(name: &str) -> Row {
     let found = select(&[name.to_owned()]);
