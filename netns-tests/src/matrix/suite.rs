@@ -37,8 +37,8 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// Plays all of them; what was found is in the order of the rows. Those that compare speeds come
-    /// last, one by one: beside others the machine would be what is compared.
+    /// Plays all of them; what was found is in the order of the rows. Those that compare speeds which
+    /// no line limits come last, one by one: beside others the machine would be what is compared.
     #[must_use]
     pub fn run(&self, tell: impl Fn(Progress<'_>) + Sync) -> Vec<Examined> {
         let over = AtomicUsize::new(0);
