@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::frame::Credit;
 use crate::id::{ContactId, Time};
 use crate::limits::{
-    FLOW_PIECES, FLOW_QUEUED_SHARED_MAX, FLOW_WINDOW, FLOW_WINDOW_MAX, GATHERED_MAX, PAYLOAD_MAX,
-    SHARED_FLOW_MAX, SHARED_FOR,
+    CREDIT_STEP_MAX, FLOW_PIECES, FLOW_QUEUED_SHARED_MAX, FLOW_WINDOW, FLOW_WINDOW_MAX,
+    GATHERED_MAX, PAYLOAD_MAX, SHARED_FLOW_MAX, SHARED_FOR,
 };
 
 pub(crate) use snapshot::FlowSnapshot;
@@ -304,7 +304,7 @@ impl Window {
             }
             self.measured_from = (self.taken, now);
         }
-        self.taken + self.size >= self.granted + self.size / 4
+        self.taken + self.size >= self.granted + (self.size / 4).min(CREDIT_STEP_MAX)
     }
 
     fn grant(&mut self) {

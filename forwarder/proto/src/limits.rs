@@ -90,8 +90,11 @@ pub const FUTILE_FRAMES_REDEEMED: u64 = 4;
 
 /// A flow's credit at its opening.
 pub const FLOW_WINDOW: u64 = 256 * 1024;
-/// How far a flow's credit may grow: 6 Gbit/s over 40 ms.
-pub const FLOW_WINDOW_MAX: u64 = 32 * 1024 * 1024;
+/// How far a flow's credit may grow: 8 Gbit/s over 40 ms.
+pub const FLOW_WINDOW_MAX: u64 = 40 * 1024 * 1024;
+/// Credit is given when a quarter of the window was taken, or this: what was taken and is not said
+/// yet is missing on the line.
+pub const CREDIT_STEP_MAX: u64 = 1024 * 1024;
 /// The round trip that credit reckons with at the least. On a short line the time in both
 /// daemons' turns is longer than the line's own, and a window cut to that would hold the flow back.
 /// Much more would let a bulk flow fill the carrier's kernel buffers ahead of everybody else.
@@ -294,6 +297,10 @@ pub const FLOW_SLOTS: u16 = 8_192;
 pub const FLOW_SLOTS_PUBLISHED: u16 = 32;
 /// When fewer than this many are free, sessions that hold much take no more.
 pub const FLOW_SLOTS_LOW: usize = 2_048;
+/// How often memory that no buffer has needed since is given back …
+pub const POOL_TRIM_EVERY: Duration = Duration::from_secs(5);
+/// … and how much of each pool at once: it takes the kernel less than a millisecond.
+pub const POOL_TRIM_MAX: usize = 16 * 1024 * 1024;
 /// What a session may hold then, in bytes.
 pub const SESSION_HELD_WHEN_LOW: usize = 4 * 1024 * 1024;
 /// Slots that one receive of a busy flow may fill.

@@ -337,8 +337,8 @@ impl<B> Session<B> {
     /// was received in this one.
     pub fn handle_taken(&mut self, id: FlowId, len: usize, now: Time) {
         self.received.taken = self.counters.bytes_received.min(self.received.taken + len as u64);
-        // No window grows beyond half of what slow sockets leave of the grant.
-        let window_max = SESSION_WINDOW.saturating_sub(self.bytes_waiting()) / 2;
+        // No window grows beyond two thirds of what slow sockets leave of the grant.
+        let window_max = SESSION_WINDOW.saturating_sub(self.bytes_waiting()) / 3 * 2;
         let round_trip = self.liveness.round_trip_min().max(ROUND_TRIP_MIN);
         let Some(flow) = self.flows.get_mut(&id) else { return };
         if flow.handle_taken(len, now, round_trip, window_max) && !flow.is_credit_due {

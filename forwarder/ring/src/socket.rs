@@ -68,6 +68,16 @@ impl Socket {
         self.reference().set_tcp_notsent_lowat(bytes)
     }
 
+    /// How many bytes a second the kernel may send, [`u32::MAX`] for no limit (`SO_MAX_PACING_RATE`,
+    /// socket(7)).
+    ///
+    /// # Errors
+    /// When it is no socket.
+    pub fn set_pace_max(&self, bytes_per_second: u32) -> io::Result<()> {
+        let value = bytes_per_second.cast_signed();
+        self.set_number(libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, value)
+    }
+
     /// How the kernel reckons what may be in flight (`TCP_CONGESTION`, tcp(7)).
     ///
     /// # Errors
@@ -306,8 +316,9 @@ pub struct LineSample {
     pub round_trip: Duration,
     /// The shortest round trip of the last minutes.
     pub round_trip_min: Duration,
-    /// Bytes that were acknowledged since the connection was made.
-    pub acknowledged: u64,
+    /// Bytes that have arrived since the connection was made. Those behind a gap are counted by whole
+    /// segments, and may be a little fewer a moment later.
+    pub arrived: u64,
 }
 
 /// The bytes of `struct tcp_info` (linux/tcp.h). Fields that an older kernel does not write are 0.
@@ -331,10 +342,11 @@ impl LineSample {
         Self {
             // tcpi_notsent_bytes.
             unsent: info.word(144),
-            // tcpi_rtt, tcpi_min_rtt, tcpi_bytes_acked.
+            // tcpi_rtt, tcpi_min_rtt.
             round_trip: microseconds(68),
             round_trip_min: microseconds(148),
-            acknowledged: info.long(120),
+            // tcpi_bytes_acked, tcpi_sacked, tcpi_snd_mss.
+            arrived: info.long(120) + u64::from(info.word(28)) * u64::from(info.word(16)),
         }
     }
 }

@@ -22,7 +22,7 @@ const RATE_OVER: Duration = Duration::from_millis(20);
 const BACKLOG_MIN: usize = 64 * 1024;
 /// How far one measurement lowers the rate: a 16th. A processor may have been busy elsewhere …
 const FALL_SHIFT: u32 = 4;
-/// … and how far it raises it: a quarter. A shaper lets a burst through now and then.
+/// … and how far it raises that of a narrow line: a quarter. A shaper lets a burst through now and then.
 const RISE_SHIFT: u32 = 2;
 /// How long a rate must be low before the line is narrow, or ten of the line's own round trips if
 /// that is longer: a new connection begins slowly on any line.
@@ -33,6 +33,8 @@ const UNEXPLAINED_MIN: Duration = Duration::from_millis(5);
 const LONGER_AFTER: Duration = Duration::from_secs(1);
 /// … and how long that is believed.
 const LONGER_FOR: Duration = Duration::from_secs(10);
+/// The most that is given to a line beyond what it holds, to see whether it has become faster.
+const LINE_PROBE_MAX: Duration = Duration::from_millis(20);
 /// The least and the most time after which a full line is looked at again.
 const LOOK_AGAIN_MIN: Duration = Duration::from_micros(500);
 const LOOK_AGAIN_MAX: Duration = Duration::from_millis(10);
@@ -52,16 +54,18 @@ pub(crate) struct Line {
     slow_since: Option<Time>,
     sample_due: Time,
     is_narrow: bool,
+    /// What the kernel was told last: the most that it may hold, and how fast it may send.
+    told: (u32, u32),
     /// How long a byte is on its way when no other is.
     round_trip: Duration,
     /// Since when the round trip is longer than can be explained.
     unexplained_since: Option<Time>,
     /// The line has become longer, and until when that is believed.
     longer: Option<(Duration, Time)>,
-    /// Bytes given to the kernel, and acknowledged, since the first sample.
+    /// Bytes given to the kernel, and arrived, since the first sample.
     given: u64,
-    acknowledged: u64,
-    acknowledged_before: Option<u64>,
+    arrived: u64,
+    arrived_before: Option<u64>,
 }
 
 impl Line {
@@ -80,6 +84,15 @@ impl Line {
     pub(crate) fn unsent_max(&self) -> u32 {
         let bytes = u32::try_from(self.bytes_in(CARRIER_SEND_TIME)).unwrap_or(u32::MAX);
         bytes.clamp(CARRIER_NOTSENT_MIN, CARRIER_NOTSENT)
+    }
+
+    /// How many bytes a second the kernel may send, [`u32::MAX`] for no limit. It is never short of
+    /// room on a narrow line, since we hold back what it could send, and takes that for a new line
+    /// whose speed it does not know: it would send each portion in a burst, too long for the line's
+    /// queue.
+    pub(crate) fn pace_max(&self) -> u32 {
+        let rate = self.rate.filter(|_| self.is_narrow);
+        rate.map_or(u32::MAX, |rate| u32::try_from(rate / 4 * 5).unwrap_or(u32::MAX))
     }
 
     /// Whether the line is so slow that what the kernel has in flight on it is felt.
@@ -101,14 +114,15 @@ impl Line {
 
     /// Bytes that the kernel has and the other end has not.
     fn under_way(&self) -> u64 {
-        self.given.saturating_sub(self.acknowledged)
+        self.given.saturating_sub(self.arrived)
     }
 
     /// How long a byte may be on its way and in queues. A quarter more than the line's round trip
-    /// lets a rate that has grown show.
+    /// lets a rate that has grown show; on a long line that would be more than a queue may hold.
     fn time_held(&self) -> Duration {
         let longer = self.longer.map_or(Duration::ZERO, |(round_trip, _)| round_trip);
-        self.round_trip.max(longer) * 5 / 4 + LINE_QUEUE_TIME
+        let round_trip = self.round_trip.max(longer);
+        round_trip + (round_trip / 4).min(LINE_PROBE_MAX) + LINE_QUEUE_TIME
     }
 
     pub(crate) fn handle_given(&mut self, bytes: usize) {
@@ -127,8 +141,8 @@ impl Line {
     /// Takes what the kernel says; true when the line is found to be another than before. `queued`
     /// is how many bytes wait for the line.
     pub(crate) fn handle_sample(&mut self, sample: LineSample, queued: usize, now: Time) -> bool {
-        let before = *self.acknowledged_before.get_or_insert(sample.acknowledged);
-        self.acknowledged = sample.acknowledged.saturating_sub(before);
+        let before = *self.arrived_before.get_or_insert(sample.arrived);
+        self.arrived = sample.arrived.saturating_sub(before).max(self.arrived);
         self.round_trip = sample.round_trip_min;
         self.was_full |= sample.unsent > 0 || self.poll_full().is_some();
         self.explain(sample.round_trip, now);
@@ -144,23 +158,24 @@ impl Line {
             self.measured_from = None;
             return None;
         }
-        let (then, acknowledged) = *self.measured_from.get_or_insert((now, self.acknowledged));
+        let (then, arrived) = *self.measured_from.get_or_insert((now, self.arrived));
         let time = now.since(then);
         if time < RATE_OVER.max(self.round_trip) {
             return None;
         }
-        self.measured_from = Some((now, self.acknowledged));
-        let bytes = u128::from(self.acknowledged - acknowledged) * 1_000_000;
+        self.measured_from = Some((now, self.arrived));
+        let bytes = u128::from(self.arrived - arrived) * 1_000_000;
         u64::try_from(bytes / time.as_micros().max(1)).ok()
     }
 
     fn handle_rate(&mut self, new: u64, now: Time) -> bool {
         let old = self.rate.unwrap_or(new);
-        let before = self.unsent_max();
         // A line that could have taken more is not slower than it was.
         let least =
             if std::mem::take(&mut self.was_full) { old - (old >> FALL_SHIFT) } else { old };
-        let rate = new.clamp(least, old + (old >> RISE_SHIFT) + 1);
+        // What a connection begins with grows much faster.
+        let rise = if self.is_narrow { old >> RISE_SHIFT } else { old >> 1 };
+        let rate = new.clamp(least, old + rise + 1);
         self.rate = Some(rate);
         if rate >= self.peak.0 || now.since(self.peak.1) > LONGER_FOR {
             self.peak = (rate, now);
@@ -170,9 +185,19 @@ impl Line {
         self.slow_since = slow_since;
         let after = NARROW_AFTER.max(self.round_trip * 10);
         let is_narrow = slow_since.is_some_and(|since| self.is_narrow || now.since(since) > after);
-        let was_narrow = std::mem::replace(&mut self.is_narrow, is_narrow);
-        let unsent = self.unsent_max();
-        was_narrow != is_narrow || unsent > before / 4 * 5 || unsent < before / 5 * 4
+        self.is_narrow = is_narrow;
+        self.is_to_be_told()
+    }
+
+    /// Whether what the kernel was told of the line is not true any more; if so it is told now.
+    fn is_to_be_told(&mut self) -> bool {
+        let (unsent, pace) = self.told;
+        let new = (self.unsent_max(), self.pace_max());
+        let is_due = unsent.abs_diff(new.0) > unsent / 8 || pace.abs_diff(new.1) > pace / 8;
+        if is_due {
+            self.told = new;
+        }
+        is_due
     }
 
     /// What is under way explains a round trip that is longer than the line's own. If it does not,
@@ -207,6 +232,17 @@ mod tests {
 
     /// Feeds `line` for `time` with a backlog that it carries at `rate`.
     fn feed(line: &mut Line, rate: u64, time: Duration, from: Time) -> Time {
+        feed_over(line, rate, Duration::from_millis(1), time, from)
+    }
+
+    /// The same over a line of this round trip.
+    fn feed_over(
+        line: &mut Line,
+        rate: u64,
+        round_trip: Duration,
+        time: Duration,
+        from: Time,
+    ) -> Time {
         let end = from + time;
         let step = Duration::from_millis(1);
         let mut now = from;
@@ -214,11 +250,10 @@ mod tests {
             now = now + step;
             let given = usize::try_from(rate / 1000).unwrap();
             line.handle_given(given);
-            let before = line.acknowledged_before.unwrap_or(0);
-            let acknowledged = before + line.acknowledged + rate / 1000;
-            let round_trip = Duration::from_millis(1);
+            let before = line.arrived_before.unwrap_or(0);
+            let arrived = before + line.arrived + rate / 1000;
             let round_trip_min = round_trip;
-            let sample = LineSample { round_trip, round_trip_min, acknowledged, unsent: 1 };
+            let sample = LineSample { round_trip, round_trip_min, arrived, unsent: 1 };
             line.handle_sample(sample, 1 << 20, now);
         }
         end
@@ -247,6 +282,20 @@ mod tests {
         assert_eq!(wide.send_max(), CARRIER_SEND_MAX);
     }
 
+    /// The kernel follows a narrow line's rate however slowly that changes, and sends to a wide one as
+    /// it likes.
+    #[test]
+    fn the_kernel_sends_to_a_narrow_line_little_faster_than_it_carries() {
+        let (mut narrow, mut now) = line(SLOW);
+        for percent in (50..=100).rev() {
+            let rate = SLOW * percent / 100;
+            now = feed(&mut narrow, rate, Duration::from_millis(100), now);
+        }
+        let told = u64::from(narrow.told.1);
+        assert!((SLOW / 2..SLOW / 4 * 3).contains(&told), "{told}");
+        assert_eq!(line(FAST).0.told.1, u32::MAX);
+    }
+
     /// What is under way on a narrow line is what it holds and a few milliseconds' worth.
     #[test]
     fn a_narrow_line_is_full_when_it_holds_its_round_trip() {
@@ -255,14 +304,27 @@ mod tests {
         line.handle_given(40_000);
         let wait = line.poll_full().expect("40 kB are 16 ms of this line");
         assert!(wait >= Duration::from_millis(5), "{wait:?}");
-        line.acknowledged += 38_000;
+        line.arrived += 38_000;
         assert_eq!(line.poll_full(), None);
+    }
+
+    /// A connection that begins slowly on a long line, as all do, is not held to what it began with.
+    #[test]
+    fn a_long_line_is_known_by_what_it_carries_in_the_end() {
+        let (mut line, mut now) = (Line::default(), Time(0));
+        let (round_trip, carried) = (Duration::from_millis(200), 11_900_000);
+        let mut rate = 70_000;
+        while !line.is_narrow() {
+            now = feed_over(&mut line, rate, round_trip, round_trip, now);
+            rate = (2 * rate).min(carried);
+        }
+        assert!(line.rate > Some(carried / 4), "{:?}", line.rate);
     }
 
     /// Says for `seconds` that round trips take `round_trip`, and nothing else.
     fn say(line: &mut Line, round_trip: Duration, seconds: u64, from: Time) {
-        let acknowledged = line.acknowledged_before.unwrap_or(0) + line.acknowledged;
-        let said = LineSample { round_trip, acknowledged, ..LineSample::default() };
+        let arrived = line.arrived_before.unwrap_or(0) + line.arrived;
+        let said = LineSample { round_trip, arrived, ..LineSample::default() };
         for second in 0..=seconds {
             line.handle_sample(said, 0, from + Duration::from_secs(second));
         }
@@ -294,8 +356,8 @@ mod tests {
     fn want_of_data_says_nothing_of_the_line() {
         let mut line = Line::default();
         for millisecond in 0..5_000 {
-            let acknowledged = millisecond * 64;
-            let sample = LineSample { acknowledged, ..LineSample::default() };
+            let arrived = millisecond * 64;
+            let sample = LineSample { arrived, ..LineSample::default() };
             line.handle_sample(sample, 64, Time(0) + Duration::from_millis(millisecond));
         }
         assert_eq!(line.rate, None);
@@ -306,8 +368,8 @@ mod tests {
     fn a_line_that_could_take_more_does_not_become_slower() {
         let (mut line, now) = line(FAST);
         for turn in 0..1_000 {
-            let acknowledged = line.acknowledged_before.unwrap_or(0) + line.acknowledged + 5_000;
-            let sample = LineSample { acknowledged, ..LineSample::default() };
+            let arrived = line.arrived_before.unwrap_or(0) + line.arrived + 5_000;
+            let sample = LineSample { arrived, ..LineSample::default() };
             line.handle_sample(sample, 1 << 20, now + Duration::from_millis(5) * turn);
         }
         assert_eq!(line.send_max(), CARRIER_SEND_MAX);

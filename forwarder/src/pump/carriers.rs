@@ -342,6 +342,7 @@ impl CarrierSocket {
         let was_narrow = self.line.is_narrow();
         if self.line.handle_sample(sample, tunnel.session.bytes_queued(), now) {
             self.socket.set_notsent_lowat(self.line.unsent_max()).ok();
+            self.socket.set_pace_max(self.line.pace_max()).ok();
         }
         if self.line.is_narrow() && !was_narrow {
             let is_set = self.socket.set_congestion_control(NARROW_CONGESTION_CONTROL);

@@ -21,9 +21,10 @@ use crate::limits::{
 ///
 /// Where more than an eighth of the grant is taken up, a reader that has taken little gets little,
 /// since kernels take some hundred KiB for one that never reads. The cube keeps 10,000 of those
-/// within the grant, and lets one that reads grow to a full share.
+/// within the grant, and lets one that reads grow to a full share: twice what is left, so that a
+/// flow alone may have two thirds of the grant under way.
 fn share(left: u64, flows: usize, taken: u64) -> u64 {
-    let full = left / 3 * 2;
+    let full = 2 * left;
     if left >= SESSION_WINDOW / 8 * 7 {
         return full;
     }
@@ -31,7 +32,13 @@ fn share(left: u64, flows: usize, taken: u64) -> u64 {
     let (earned, proven) = (taken.min(FLOW_SHARE_PROVEN) >> 14, FLOW_SHARE_PROVEN >> 14);
     let earned = full * earned.pow(3) / proven.pow(3);
     let even = left / GRANT_SHARES / flows.max(1) as u64;
-    earned.max(even).max(FLOW_SHARE_MIN).min(left)
+    earned.max(even).max(FLOW_SHARE_MIN)
+}
+
+/// How many more bytes such a flow may have under way than the `under_way` that it has: never more
+/// than is left.
+fn allowance(left: u64, flows: usize, taken: u64, under_way: u64) -> u64 {
+    share(left, flows, taken).saturating_sub(under_way).min(left)
 }
 
 /// The flows that wait for the grant to grow; each may stand once in either line.
@@ -75,8 +82,7 @@ impl<B> Session<B> {
             flow.is_starved = true;
             return 0;
         }
-        let share = share(left, flows, flow.taken());
-        let allowed = share.saturating_sub(flow.under_way());
+        let allowed = allowance(left, flows, flow.taken(), flow.under_way());
         if allowed >= FLOW_SHARE_MIN {
             return room.min(usize::try_from(allowed).unwrap_or(usize::MAX));
         }
@@ -175,15 +181,20 @@ mod tests {
         assert!(share(SESSION_WINDOW - SESSION_WINDOW / 8, 1, 0) >= FLOW_WINDOW);
     }
 
-    /// However short the grant is, a share is one that can be read, and never more than is left.
+    /// However short the grant is, a share is one that can be read; and what one flow takes up leaves
+    /// a third of the grant to others.
     #[test]
-    fn a_share_is_worth_reading_and_within_what_is_left() {
+    fn a_share_is_worth_reading_and_leaves_a_third() {
         for left in [FLOW_SHARE_MIN, 1 << 20, 1 << 24, SESSION_WINDOW] {
             for taken in [0, UNREAD, FLOW_SHARE_PROVEN, u64::MAX] {
                 let share = share(left, 65_536, taken);
-                assert!((FLOW_SHARE_MIN..=left).contains(&share), "{left} {taken}: {share}");
+                assert!((FLOW_SHARE_MIN..=2 * left).contains(&share), "{left} {taken}: {share}");
+                let allowed = allowance(left, 65_536, taken, 0);
+                assert!((FLOW_SHARE_MIN..=left).contains(&allowed), "{left} {taken}: {allowed}");
             }
         }
-        assert_eq!(share(0, 1, u64::MAX), 0);
+        assert_eq!(allowance(0, 1, u64::MAX, 0), 0);
+        let third = SESSION_WINDOW / 3;
+        assert!(share(third, 1, u64::MAX) <= SESSION_WINDOW - third);
     }
 }
