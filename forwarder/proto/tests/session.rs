@@ -16,6 +16,8 @@ use adit_proto::limits::{FLOW_WINDOW, PAYLOAD_MAX, POLL_DELAY, VERSION};
 use adit_proto::session::{Event, SessionError, parse_greeting};
 use proptest::prelude::*;
 
+#[path = "session/corpus.rs"]
+mod corpus;
 #[path = "session/datagrams.rs"]
 mod datagrams;
 #[path = "session/futile.rs"]
@@ -35,8 +37,9 @@ mod resume;
 #[path = "session/shares.rs"]
 mod shares;
 
+use corpus::encode;
 use keys::chunk;
-use pair::{End, Pair, encode, open};
+use pair::{End, Pair, open};
 
 /// A fresh forwarder hears what `frames` say.
 fn forwarder_hears(frames: &[Frame<'_>]) -> Result<(), SessionError> {

@@ -3,17 +3,18 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
 use adit::key::PrivateKey;
-use adit_proto::frame::{
-    Credit, Datagram, Destination, Frame, Frames, Goaway, GoawayReason, Open, Poll, Protocol,
-    Refused, Registered, Registration, ResetReason,
-};
+use adit_proto::frame::{Credit, Frame, Frames, Poll};
 use adit_proto::id::{ContactId, FlowId, SessionId, Side, Time};
 use adit_proto::limits::GRACE;
 use adit_proto::record::{ContentType, HEADROOM, Opened, Opener, RecordLayer, TAILROOM};
 use adit_proto::session::{Session, seal_greeting};
+
+#[path = "../../../forwarder/proto/tests/session/corpus.rs"]
+mod corpus;
+
+use corpus::{corpus, encode, mutant};
 
 use super::relay::{DEADLINE, Member, Relay, echo_service, echoes};
 
@@ -96,62 +97,6 @@ impl Hostile {
     }
 }
 
-fn encode(frames: &[Frame<'_>]) -> Vec<u8> {
-    let mut content = Vec::new();
-    frames.iter().for_each(|frame| frame.encode(&mut content));
-    content
-}
-
-/// One frame of every kind that a forwarder may send, and of some that it may not.
-fn corpus() -> Vec<Frame<'static>> {
-    let (contact, flow) = (ContactId(1), FlowId(1));
-    let text = || "text".to_owned();
-    let open =
-        |to| Open { contact, source: ([192, 0, 2, 1], 1).into(), protocol: Protocol::Tcp, to };
-    let registration = Registration { protocol: Protocol::Tcp, port: 0, name: text() };
-    vec![
-        Frame::Register(contact, registration),
-        Frame::Registered(contact, Registered { lease: Duration::from_secs(1), address: text() }),
-        Frame::Refused(contact, Refused { may_retry: true, text: text() }),
-        Frame::Unregister(contact),
-        Frame::Open(FlowId(1), open(Destination::Name("db".to_owned()))),
-        Frame::Open(FlowId(3), open(Destination::Address("127.0.0.1:1".to_owned()))),
-        Frame::Open(FlowId(5), open(Destination::Contact)),
-        Frame::Accept(flow),
-        Frame::Fin(flow),
-        Frame::Reset(flow, ResetReason::Peer),
-        Frame::Data(flow, b"some bytes of a flow"),
-        Frame::Datagram(flow, Datagram::Whole { segment: 4, payload: b"datagrams" }),
-        Frame::Credit(flow, Credit { limit: 1 << 20, taken: 7 }),
-        Frame::Blocked(flow),
-        Frame::Poll(Poll { records: 1, bytes: 1 << 20 }),
-        Frame::Ping(7),
-        Frame::Pong(7),
-        Frame::Pad(9),
-        Frame::Goaway(Goaway { reason: GoawayReason::Draining, text: text(), place: text() }),
-    ]
-}
-
-/// A few frames, and a few bytes of them altered.
-fn mutant(random: &mut fastrand::Rng) -> Vec<u8> {
-    let corpus = corpus();
-    let frames: Vec<_> =
-        (0..random.usize(1..4)).map(|_| corpus[random.usize(..corpus.len())].clone()).collect();
-    let mut content = encode(&frames);
-    for _ in 0..random.usize(..3) {
-        let at = random.usize(..content.len());
-        match random.u8(..6) {
-            0 => content[at] ^= 1 << random.u8(..8),
-            1 => content[at] = random.u8(..),
-            2 => content.truncate(at.max(1)),
-            3 => content.insert(at, random.u8(..)),
-            4 => content.extend_from_within(at..),
-            _ => content[at..].iter_mut().take(4).for_each(|byte| *byte = 0xff),
-        }
-    }
-    content
-}
-
 /// Mutants of every frame, under a key that is let in, end their own sessions and nothing else: a call
 /// between others is whole after each. The control: the same frames unaltered, as far as a forwarder
 /// may send them, end no session.
@@ -168,13 +113,13 @@ fn mutants_under_an_authentic_key_harm_nobody() {
     let mut call = laptop.call("db");
     let carriers = std::env::var("ADIT_MUTANTS").ok().and_then(|text| text.parse().ok());
     let carriers: u64 = carriers.unwrap_or(CARRIERS);
-    let mut heard = 0;
+    let (frames, mut heard) = (corpus(FlowId(1_001)), 0);
     for seed in 0..carriers {
         let mut random = fastrand::Rng::with_seed(seed);
         let (mut carrier, _said) = Hostile::greet(&relay, &hostile);
         // Most sessions end at their first mutant: the more of them begin anew.
         let records = if seed % 4 == 0 { RECORDS } else { 1 };
-        let taken = (0..records).all(|_| carrier.say(&mutant(&mut random)));
+        let taken = (0..records).all(|_| carrier.say(&mutant(&frames, &mut random)));
         heard += u64::from(taken && carrier.is_heard());
         if seed % 25 == 0 {
             assert!(echoes(&mut call, format!("after {seed}").as_bytes()), "seed {seed}");
@@ -197,6 +142,24 @@ fn mutants_under_an_authentic_key_harm_nobody() {
         assert!(control.say(&encode(&[frame])));
     }
     assert!(control.is_heard());
+}
+
+/// Who claims to have more records than it was sent loses its session. The controls: a claim that is true,
+/// and of a flow, where too much counts for what was sent.
+#[test]
+fn a_claim_beyond_what_was_sent_ends_the_session() {
+    let key = PrivateKey::generate().unwrap();
+    let table = format!("[[forwarder]]\nname = \"office\"\nkey = \"{}\"\n", key.public());
+    let relay = Relay::start(&table);
+    let poll = |records| Frame::Poll(Poll { records, bytes: 1 << 20 });
+    let credit = Frame::Credit(FlowId(2), Credit { limit: 1 << 20, taken: 7 });
+    for (claim, is_fair) in [(poll(0), true), (credit, true), (poll(1 << 20), false)] {
+        let (mut carrier, _said) = Hostile::greet(&relay, &key);
+        assert!(carrier.is_heard());
+        // What is closed may be so before all of it is said.
+        let is_heard = carrier.say(&encode(std::slice::from_ref(&claim))) && carrier.is_heard();
+        assert_eq!(is_heard, is_fair, "{claim:?}");
+    }
 }
 
 /// What was once said for a session, said again from elsewhere, begins none, and does not disturb the

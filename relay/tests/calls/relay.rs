@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use adit::handoff::{
     Arrival, Command, ContactSocket, ControlFrame, Destination, Event, EventReceiver, GoawayReason,
-    Listening, Open, PumpHandle, Quota, Replies, Service, SessionKey, events,
+    Listening, Open, PumpHandle, Quota, Replies, Service, SessionKey, Volume, events,
 };
 use adit::key::{PrivateKey, PublicKey};
 use adit::pump;
@@ -184,8 +184,8 @@ impl Member {
         let carrier = Box::new(shake(handshake, stream));
         let (session, side, key) = (SESSION, Side::Forwarder, relay.key);
         let (name, grace, sessions_max) = ("relay".into(), GRACE, 1);
-        let quota = Quota::default();
-        let arrival = Arrival { session, key, name, grace, sessions_max, quota, has_path: true };
+        let (quota, volume, has_path) = (Quota::default(), Volume::default(), true);
+        let arrival = Arrival { session, key, name, grace, sessions_max, quota, volume, has_path };
         self.pump.send(Command::Carry { side, arrival, carrier }).unwrap();
         self.wait_for("Up", |event| matches!(event, Event::Up { .. }).then_some(()));
         own

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use adit_proto::frame::{Destination, Frame, Open, Protocol};
+use adit_proto::frame::{Destination, Open, Protocol};
 use adit_proto::id::{ContactId, FlowId, SessionId, Side, Time};
 use adit_proto::limits::{CARRIER_SEND_MAX, GRACE, PAYLOAD_MAX};
 use adit_proto::record::{Opened, RecordLayer};
@@ -246,10 +246,4 @@ pub(crate) fn open_udp() -> Open {
 pub(crate) fn open() -> Open {
     let source = SocketAddr::from(([203, 0, 113, 10], 40_000));
     Open { contact: ContactId(3), source, protocol: Protocol::Tcp, to: Destination::Contact }
-}
-
-pub(crate) fn encode(frames: &[Frame<'_>]) -> Vec<u8> {
-    let mut content = Vec::new();
-    frames.iter().for_each(|frame| frame.encode(&mut content));
-    content
 }
