@@ -25,6 +25,7 @@ mod meter;
 mod opening;
 mod owners;
 mod paths;
+mod relief;
 mod sessions;
 mod slots;
 mod source_table;
@@ -116,6 +117,7 @@ struct Pump {
     measures: Measures,
     teller: Teller,
     standing: Standing,
+    trim_due: Time,
     is_thaw_due: bool,
     is_stopping: bool,
 }
@@ -202,6 +204,7 @@ impl Pump {
             measures: Measures::default(),
             teller: Teller::default(),
             standing: Standing::default(),
+            trim_due: Time::default(),
             is_thaw_due: false,
             is_stopping: false,
         };
@@ -372,8 +375,7 @@ impl Pump {
 
     /// Flows first: what their sockets take becomes credit that the carriers then carry.
     fn send(&mut self) {
-        self.relieve_receive_buffers();
-        self.relieve_slots();
+        self.relieve_memory();
         let mut flows = std::mem::take(&mut self.flows_to_send);
         flows.drain(..).for_each(|slot| self.send_flow(slot));
         let mut associations = std::mem::take(&mut self.associations_to_send);

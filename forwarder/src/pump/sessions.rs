@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use adit_proto::frame::{ControlFrame, GoawayReason, Open, Protocol};
 use adit_proto::id::{ContactId, FlowId, Time};
-use adit_proto::limits::{CARRIER_BUFFERS_LOW, EVENTS_WAITING_MAX, FLOW_SLOTS_LOW};
+use adit_proto::limits::EVENTS_WAITING_MAX;
 use adit_proto::session::{self, SessionError};
 use adit_ring::{Memory, Slice, Target};
 use serde::{Deserialize, Serialize};
@@ -354,36 +354,6 @@ impl Pump {
         if tunnel.timer.is_none_or(|set| due < set) {
             tunnel.timer = Some(due);
             self.timers.set(due, Timer::Session(slot));
-        }
-    }
-
-    /// Copies what waits for full sockets out of the receive buffers when those become scarce.
-    pub(super) fn relieve_receive_buffers(&mut self) {
-        if self.ring.pool(self.groups.carriers).free() >= CARRIER_BUFFERS_LOW {
-            return;
-        }
-        for slot in std::mem::take(&mut self.flows_blocked) {
-            if let Some(flow) = self.flows.get_mut(slot) {
-                flow.copy_out();
-            }
-        }
-    }
-
-    /// When slots become scarce, sessions without a carrier keep what they hold elsewhere: it may
-    /// be long until they can send it.
-    pub(super) fn relieve_slots(&mut self) {
-        if self.ring.pool(self.groups.flows).free() >= FLOW_SLOTS_LOW {
-            return;
-        }
-        let copy = |memory: &Memory| match memory {
-            Memory::Pool(buffer) => Some(Memory::from(Box::<[u8]>::from(buffer.bytes()))),
-            Memory::Heap(_) => None,
-        };
-        for tunnel in self.tunnels.tenants_mut() {
-            let is_lost = tunnel.session.is_up() && !tunnel.session.is_carried();
-            if is_lost && !std::mem::replace(&mut tunnel.is_moved_out, true) {
-                tunnel.session.move_out(copy);
-            }
         }
     }
 
