@@ -24,6 +24,8 @@ use crate::upgrade::Predecessor;
 use crate::{logging, net, privilege, status};
 use daemon::{Daemon, Input};
 
+pub use tunnel::Tunnel;
+
 /// What the daemon is for.
 #[derive(Clone, Debug)]
 enum Role {

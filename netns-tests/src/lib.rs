@@ -14,7 +14,8 @@
 //!
 //! Deliberately absent: named namespaces (these are private to one holder and vanish with it, even
 //! when the test is killed), fixed sleeps (see [`wait_until`]), skipping (what cannot run fails and
-//! says why), and in-process daemons (every daemon is the built binary, executed in its namespace).
+//! says why), and in-process daemons (every daemon is the built binary, executed in its namespace; only
+//! `lab-herd` keeps more forwarders than a machine has memory for processes, by the product's own parts).
 #![forbid(unsafe_code)]
 
 mod binaries;

@@ -10,7 +10,8 @@
 //! The session outlives its carriers, so dialling goes on beside it: a carrier that is suspect
 //! stays until another has taken over (make before break).
 //!
-//! A state machine: time and answers come in as arguments.
+//! A state machine: time and answers come in as arguments. It is public for whoever keeps many
+//! tunnels on one pump: [`Tunnel::take_over`], without a session, sets where the numbers of its sessions begin.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ use crate::logging::rounded;
 
 /// The tunnel as the control plane knows it.
 #[derive(Debug)]
-pub(super) struct Tunnel {
+pub struct Tunnel {
     session: Option<Session>,
     carrier: Option<Carrier>,
     dial: Dial,
@@ -70,7 +71,7 @@ const PATIENT_EVERY: u32 = 6;
 
 impl Tunnel {
     /// Nothing yet; the first attempt is due at once.
-    pub(super) fn new(now: Instant) -> Self {
+    pub fn new(now: Instant) -> Self {
         Self {
             session: None,
             carrier: None,
@@ -85,7 +86,7 @@ impl Tunnel {
 
     /// Goes on with a session that another process had, without a carrier: the first attempt is due at
     /// once.
-    pub(super) fn take_over(&mut self, session: Option<(SessionKey, SessionId)>, last: u64) {
+    pub fn take_over(&mut self, session: Option<(SessionKey, SessionId)>, last: u64) {
         self.session = session.map(|(key, id)| Session { key, id: Some(id) });
         self.last_session = last;
     }
@@ -101,7 +102,7 @@ impl Tunnel {
     }
 
     /// Whether events of `session` concern this tunnel: those of older ones are late news.
-    pub(super) fn is_current(&self, session: SessionKey) -> bool {
+    pub fn is_current(&self, session: SessionKey) -> bool {
         self.session() == Some(session)
     }
 
@@ -139,7 +140,7 @@ impl Tunnel {
     }
 
     /// When the next attempt is due, if one is.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub fn poll_timeout(&self) -> Option<Instant> {
         match self.dial {
             Dial::Waiting { until } => Some(until),
             Dial::Dialling { until } | Dial::Greeting { until } => until,
@@ -148,7 +149,7 @@ impl Tunnel {
     }
 
     /// Whether to dial now, in place of any attempt under way; if so, the attempt's number.
-    pub(super) fn poll_dial(&mut self, now: Instant) -> Option<u64> {
+    pub fn poll_dial(&mut self, now: Instant) -> Option<u64> {
         self.poll_timeout().filter(|until| *until <= now)?;
         let is_patient = self.urgent_attempts % PATIENT_EVERY == PATIENT_EVERY - 1;
         let is_urgent = self.is_urgent();
@@ -165,12 +166,12 @@ impl Tunnel {
     }
 
     /// Whether the attempt still counts.
-    pub(super) fn is_awaited(&self, attempt: u64) -> bool {
+    pub fn is_awaited(&self, attempt: u64) -> bool {
         attempt == self.attempt && matches!(self.dial, Dial::Dialling { .. })
     }
 
     /// The attempt has brought a carrier; returns the session to offer it to.
-    pub(super) fn handle_dialled(&mut self, remote: SocketAddr, relay: PublicKey) -> SessionKey {
+    pub fn handle_dialled(&mut self, remote: SocketAddr, relay: PublicKey) -> SessionKey {
         let until = match self.dial {
             Dial::Dialling { until } => until,
             _ => None,
@@ -185,7 +186,7 @@ impl Tunnel {
     }
 
     /// The attempt has come to nothing; returns how long to wait for the next, if one is wanted.
-    pub(super) fn handle_not_dialled(&mut self, ended: Ended, now: Instant) -> Option<Duration> {
+    pub fn handle_not_dialled(&mut self, ended: Ended, now: Instant) -> Option<Duration> {
         self.dial = Dial::Idle;
         // Who had a session knows that the key is good: somebody else answers, for the moment.
         let is_strange = ended == Ended::Denied && self.is_urgent();
@@ -193,7 +194,7 @@ impl Tunnel {
     }
 
     /// The session has begun, or goes on, on the carrier that was dialled last.
-    pub(super) fn handle_up(&mut self, id: SessionId, now: Instant) {
+    pub fn handle_up(&mut self, id: SessionId, now: Instant) {
         if let (Some(session), Some((remote, relay))) = (&mut self.session, self.offered) {
             session.id = Some(id);
             self.carrier = Some(Carrier { remote, relay, since: now, is_suspect: false });
@@ -203,7 +204,7 @@ impl Tunnel {
     }
 
     /// The session has no carrier any more; returns how long to wait before dialling.
-    pub(super) fn handle_lost(&mut self, now: Instant) -> Option<Duration> {
+    pub fn handle_lost(&mut self, now: Instant) -> Option<Duration> {
         let lived = self.carrier.take().map(|carrier| now.duration_since(carrier.since));
         if matches!(self.dial, Dial::Dialling { .. } | Dial::Greeting { .. }) {
             // Another carrier is on its way already.
@@ -213,7 +214,7 @@ impl Tunnel {
     }
 
     /// The carrier does not answer in time, or does so again.
-    pub(super) fn handle_suspect(&mut self, is_suspect: bool, now: Instant) {
+    pub fn handle_suspect(&mut self, is_suspect: bool, now: Instant) {
         let Some(carrier) = &mut self.carrier else { return };
         carrier.is_suspect = is_suspect;
         match self.dial {
@@ -233,7 +234,7 @@ impl Tunnel {
 
     /// The carrier that was offered came to nothing; returns how long to wait for the next, if one
     /// is wanted.
-    pub(super) fn handle_dropped(&mut self, now: Instant) -> Option<Duration> {
+    pub fn handle_dropped(&mut self, now: Instant) -> Option<Duration> {
         if !matches!(self.dial, Dial::Greeting { .. }) {
             return None;
         }
@@ -242,7 +243,7 @@ impl Tunnel {
     }
 
     /// The session is over; returns how long to wait before another is begun.
-    pub(super) fn handle_down(&mut self, why: &Down, now: Instant) -> Duration {
+    pub fn handle_down(&mut self, why: &Down, now: Instant) -> Duration {
         let carrier = self.carrier.take();
         self.session = None;
         let is_serving = matches!(self.dial, Dial::Dialling { .. });
