@@ -51,6 +51,8 @@ pub enum Event {
     Joined,
     /// A key is let in no more, or an invitation was withdrawn.
     Revoked,
+    /// A key has used up what it may move in a month.
+    Spent,
 }
 
 impl Event {
@@ -66,7 +68,7 @@ impl Event {
         Self::TunnelDown,
     ];
     /// What can happen at a relay.
-    pub const OF_RELAY: [Self; 11] = [
+    pub const OF_RELAY: [Self; 12] = [
         Self::Started,
         Self::Registered,
         Self::Unregistered,
@@ -78,6 +80,7 @@ impl Event {
         Self::Invited,
         Self::Joined,
         Self::Revoked,
+        Self::Spent,
     ];
 
     /// Its name.
@@ -94,6 +97,7 @@ impl Event {
             Self::Invited => "invited",
             Self::Joined => "joined",
             Self::Revoked => "revoked",
+            Self::Spent => "spent",
         }
     }
 }

@@ -25,7 +25,7 @@ use bell::hand_over;
 
 pub use command::{
     Answer, Arrival, Carrier, Command, ContactSocket, Listening, PathEcho, PathSocket, ProxyHeader,
-    ProxyVersion, Quota, Replies, Service, SessionKey,
+    ProxyVersion, Quota, Replies, Service, SessionKey, Volume,
 };
 pub use contacts::{ContactReport, Limit};
 pub use event::{Asked, DatagramReport, Down, Event, Report, SessionReport};

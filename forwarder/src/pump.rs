@@ -52,7 +52,7 @@ use nix::time::ClockId;
 
 use crate::collector::CARRIER_HEADROOM;
 use crate::handoff::{
-    Command, Down, Event, EventSender, GoawayReason, PumpEnd, PumpHandle, SessionKey, crossing,
+    Command, Down, Event, EventSender, PumpEnd, PumpHandle, SessionKey, crossing,
 };
 use crate::key::PublicKey;
 use associations::Association;
@@ -297,7 +297,8 @@ impl Pump {
                 self.open_for(session, open, &peer, stream.into(), listening);
             }
             Command::Answer { session, flow, answer } => self.answer(session, flow, answer),
-            Command::Limit { session, quota } => self.limit(session, quota),
+            Command::Limit { session, quota, volume } => self.limit(session, quota, volume),
+            Command::Moved => self.tell_moved(),
             Command::Withdraw { session, contact } => self.withdraw(session, contact),
             Command::Drain { session } => self.drain(session),
             Command::Close { session, reason, why } => self.close(session, reason, &why),
@@ -476,16 +477,6 @@ impl Pump {
             }
         }
         self.caught_up += 1;
-    }
-
-    fn stop(&mut self) {
-        if std::mem::replace(&mut self.is_stopping, true) || self.is_still() {
-            return;
-        }
-        let keys: Vec<SessionKey> = self.tunnels_by_key.keys().copied().collect();
-        for key in keys {
-            self.close(key, GoawayReason::Ending, "the daemon ends");
-        }
     }
 
     fn take_slices(&mut self) -> SliceList {

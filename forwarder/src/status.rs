@@ -234,6 +234,18 @@ pub struct AdmittedStatus {
     pub traffic: Traffic,
     /// Datagrams, and their path.
     pub datagrams: DatagramReport,
+    /// What it has moved in this month, where that is limited.
+    #[serde(default)]
+    pub volume: Option<VolumeStatus>,
+}
+
+/// Bytes of a month, streams and datagrams, both ways together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeStatus {
+    /// Those that have moved.
+    pub moved: u64,
+    /// Those that may move in all.
+    pub max: u64,
 }
 
 /// A contact point.

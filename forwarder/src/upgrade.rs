@@ -22,7 +22,7 @@ mod passage;
 mod predecessor;
 mod successor;
 
-pub use course::{Deed, Upgrade, UpgradeStep, Upgraded};
+pub use course::{Deed, Holdable, Upgrade, UpgradeStep, Upgraded, Wait, refuse};
 pub use parcel::{ITEM_BYTES_MAX, Packer, Parcel, Unpacker};
 pub use predecessor::{Predecessor, freeze, restore};
 pub use successor::Successor;

@@ -79,6 +79,7 @@ fn a_daemon_that_does_not_run_is_unreachable() {
     {
         let output = adit(dir.path(), &[args, &["--socket", "adit.sock"]].concat());
         ends(&output, Exit::Unreachable, "no daemon answers on adit.sock");
+        ends(&output, Exit::Unreachable, "name the old one (--socket)");
         assert!(output.stdout.is_empty());
     }
 }

@@ -288,6 +288,7 @@ fn bad_grants_are_refused_with_their_line() {
         ("flows_per_s = 0", "adit.toml:7: flows_per_s: 0 is out of range"),
         ("bytes_per_s = 0", "adit.toml:7: bytes_per_s: 0 is out of range"),
         ("bytes_per_s = -1", "adit.toml:7: invalid value"),
+        ("bytes_per_month = 0", "adit.toml:7: bytes_per_month: 0 is out of range"),
         ("port = \"2222\"", "adit.toml:7: unknown key \"port\": did you mean \"ports\"?"),
     ];
     for (line, expected) in cases {
@@ -310,6 +311,7 @@ fn tables_are_read_back_as_they_were_written() {
                   \"udp/192.0.2.53:53\"]\n\
                   allow = [\"203.0.113.0/24\"]\ndeny = [\"203.0.113.66\"]\n\
                   flows_max = 1000\nflows_per_s = 50\nbytes_per_s = 10000000\n\
+                  bytes_per_month = 1152921504606846976\n\
                   [[external]]\nname = \"laptop\"\nkey = \"OTHER\"\nnames = [\"laptop-web\"]\nallow = []\n";
     let tables = tables.replace("OTHER", OTHER_KEY).replace("KEY", KEY);
     let enrolled_file = dir.path().join("state/enrolled.toml");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use adit::handoff::{Command, ContactSocket, Destination, PathSocket, Target};
+use adit::handoff::{Command, ContactSocket, Destination, PathSocket, Quota, Target, Volume};
 use adit::sources::Sources;
 use adit_proto::id::{ContactId, Side};
 
@@ -150,4 +150,30 @@ fn datagrams_outlive_the_carrier() {
     assert!(tunnel.forwarder.wait_until_up());
     ask(&client, contact, b"after");
     assert_eq!(tunnel.relay.report().sessions[0].flows, 1);
+}
+
+/// Whoever sends to an owner that may move nothing more is not heard, from the next datagram on; once it
+/// may again, the same source is.
+#[test]
+fn datagrams_of_an_owner_that_is_spent_are_dropped() {
+    let (tunnel, contact) = tunnel(echo(), false);
+    let (old, new) = (bound(), bound());
+    ask(&old, contact, b"before");
+    let limit = |volume| {
+        let (session, quota) = (SESSION, Quota::default());
+        tunnel.relay.pump.send(Command::Limit { session, quota, volume }).unwrap();
+        tunnel.relay.report()
+    };
+    assert_eq!(limit(Volume::Spent).sessions[0].flows, 0, "the old one's is over");
+    let deadline = Instant::now() + DEADLINE;
+    let turned_away = || tunnel.relay.report().sessions[0].flows_over_quota;
+    for client in [&old, &new] {
+        let before = turned_away();
+        client.send_to(b"meanwhile", contact).unwrap();
+        while turned_away() == before {
+            assert!(Instant::now() < deadline);
+        }
+    }
+    limit(Volume::Left);
+    ask(&old, contact, b"after");
 }

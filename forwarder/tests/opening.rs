@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit::handoff::{
-    Answer, Command, Destination, Event, Listening, Open, Protocol, ProxyHeader, ProxyVersion,
-    Quota, Replies, ResetReason, Service, Target,
+    Answer, Command, Destination, Event, GoawayReason, Listening, Open, Protocol, ProxyHeader,
+    ProxyVersion, Quota, Replies, ResetReason, Service, Target, Volume,
 };
 use adit::net;
 use adit::sources::Sources;
@@ -144,12 +144,16 @@ fn sources_that_are_not_let_in_are_reset_and_counted() {
     assert_eq!(tunnel.forwarder.report().sessions[0].flows_forbidden, 2);
 }
 
+fn limit(quota: Quota) -> Command {
+    Command::Limit { session: SESSION, quota, volume: Volume::Left }
+}
+
 /// More flows at once than the owner may have are reset and counted; one that ends makes room.
 #[test]
 fn flows_over_the_quota_are_reset_and_counted() {
     let tunnel = tunnel(internal_peer(echo));
     let quota = Quota { flows_max: Some(2), ..Quota::default() };
-    tunnel.relay.pump.send(Command::Limit { session: SESSION, quota }).unwrap();
+    tunnel.relay.pump.send(limit(quota)).unwrap();
     let mut held: Vec<_> = (0..2).map(|_| connect(&tunnel)).collect();
     held.iter_mut().for_each(|stream| assert_eq!(exchange(stream, b"here"), b"here"));
     assert!(is_reset(connect(&tunnel)));
@@ -167,15 +171,49 @@ fn flows_over_the_quota_are_reset_and_counted() {
 fn bytes_over_the_quota_wait() {
     let tunnel = tunnel(internal_peer(echo));
     let quota = Quota { bytes_per_s: Some(1_000_000), ..Quota::default() };
-    tunnel.relay.pump.send(Command::Limit { session: SESSION, quota }).unwrap();
+    tunnel.relay.pump.send(limit(quota)).unwrap();
     let mut stream = connect(&tunnel);
     let (begun, sent) = (Instant::now(), pattern(500_000, 7));
     assert!(exchange(&mut stream, &sent) == sent);
     // Both directions count: a million bytes at a million a second, less the burst.
     assert!(begun.elapsed() >= Duration::from_millis(500), "{:?}", begun.elapsed());
     let quota = Quota::default();
-    tunnel.relay.pump.send(Command::Limit { session: SESSION, quota }).unwrap();
+    tunnel.relay.pump.send(limit(quota)).unwrap();
     assert!(exchange(&mut stream, &sent) == sent);
+}
+
+/// What an owner has moved is told, both ways together. One that may move nothing more loses its flows
+/// and gets no others, and this is counted by its name; once it may again, all is as before.
+#[test]
+fn an_owner_that_is_spent_moves_nothing() {
+    let tunnel = tunnel(internal_peer(echo));
+    let quota = Quota::default();
+    tunnel.relay.pump.send(limit(quota)).unwrap();
+    let mut held = connect(&tunnel);
+    assert_eq!(exchange(&mut held, &pattern(10_000, 3)), pattern(10_000, 3));
+    tunnel.relay.pump.send(Command::Moved).unwrap();
+    let moved = tunnel.relay.wait_for("Moved", |event| match event {
+        Event::Moved(moved) => Some(moved),
+        _ => None,
+    });
+    assert!(matches!(moved[..], [(_, 20_000)]), "{moved:?}");
+    let spent = Command::Limit { session: SESSION, quota, volume: Volume::Spent };
+    tunnel.relay.pump.send(spent).unwrap();
+    assert!(is_reset(held));
+    assert!(is_reset(connect(&tunnel)));
+    let report = tunnel.relay.report();
+    assert_eq!((report.sessions[0].flows, report.sessions[0].flows_over_quota), (0, 1));
+    assert_eq!(report.contacts[0].limited["bytes_per_month"], 2);
+    tunnel.relay.pump.send(limit(quota)).unwrap();
+    assert_eq!(exchange(&mut connect(&tunnel), b"again"), b"again");
+    let (session, reason, why) = (SESSION, GoawayReason::Ending, String::new());
+    tunnel.relay.pump.send(Command::Close { session, reason, why }).unwrap();
+    let told = tunnel.relay.wait_for("the rest, before the end", |event| match event {
+        Event::Moved(moved) => Some(moved[0].1),
+        Event::Down { .. } => Some(0),
+        _ => None,
+    });
+    assert_eq!(told, 10);
 }
 
 /// The internal peer is told who calls, ahead of the first byte.
@@ -255,7 +293,7 @@ fn a_caller_hears_why_there_is_no_far_end() {
 fn the_sessions_of_a_key_share_its_quota() {
     let mut tunnel = tunnel(internal_peer(echo));
     let quota = Quota { flows_max: Some(1), ..Quota::default() };
-    tunnel.relay.pump.send(Command::Limit { session: SESSION, quota }).unwrap();
+    tunnel.relay.pump.send(limit(quota)).unwrap();
     let mut held = connect(&tunnel);
     assert_eq!(exchange(&mut held, b"here"), b"here");
     tunnel.cut();

@@ -203,6 +203,109 @@ fn a_peers_limits_strike_it_and_not_its_neighbour() -> Outcome {
     Ok(())
 }
 
+/// What the relay's file says that keys have moved in this month, all together.
+fn kept_volume(lab: &Lab) -> u64 {
+    let text = fs::read_to_string(lab.path().join("state/volumes.json")).unwrap_or_default();
+    let kept: Value = serde_json::from_str(&text).unwrap_or_default();
+    let keys = kept["bytes_by_key"].as_object();
+    keys.map_or(0, |keys| keys.values().filter_map(Value::as_u64).sum())
+}
+
+/// A key that has moved what it may in a month loses its flows and is let in no more, and this is said and
+/// counted; neither a relay that is killed nor one that takes over forgives it, and a reload that raises the
+/// volume does at once.
+#[test]
+fn a_volume_that_is_used_up_stays_so_until_it_is_raised() -> Outcome {
+    const VOLUME: u64 = 1_000_000;
+    let lab = Topology::STANDARD.build("volume")?;
+    let _echo = lab.host("peer3").serve("echo", 7, &[])?;
+    let extra = format!("state = \"state\"\n{METRICS}[audit]\nfile = \"relay-audit.log\"\n");
+    let volume = format!("bytes_per_month = {VOLUME}");
+    let builder = Tunnel::builder().peer("echo", "192.168.50.3:7", 8003).policy(&volume);
+    let mut tunnel = builder.extra("", &extra).start(&lab)?;
+    let (ext, outside, contact) = (lab.host("ext"), lab.host("relay"), tunnel.contact(8003));
+    let moved = || metric(&outside, "adit_relay_month_moved_bytes", &["office"]).unwrap_or(0);
+    let is_let_in = || ext.play("half-close", &contact, &["100"]).is_ok();
+    let limited = || {
+        let labels = ["office", "echo", "bytes_per_month"];
+        metric(&outside, "adit_relay_contact_limited_total", &labels).unwrap_or(0)
+    };
+    let is_turned_away = |times: u64| {
+        wait_until(SHORT, "callers to be turned away for the volume", || {
+            !is_let_in() && limited() >= times
+        })
+    };
+    let counts_anew = || wait_until(SHORT, "another process to count", || limited() == 0);
+    let mut held = ext.play_on("hold", &contact, &["1"])?;
+    held.wait_for_log("holding 1", SHORT)?;
+    // Both ways count.
+    ext.play("half-close", &contact, &["400000"])?;
+    wait_until(SHORT, "what has moved to be counted", || moved() >= 800_000)?;
+    assert!(moved() < VOLUME && is_let_in(), "the control: there is some left");
+    // It may be cut short at its very end.
+    ext.play("half-close", &contact, &["150000"]).ok();
+    tunnel.process_mut(Daemon::Relay)?.wait_for_log("bytes_per_month is used up", SHORT)?;
+    // The one that was held, and another.
+    is_turned_away(2)?;
+    wait_until(SHORT, "nothing to be open", || {
+        metric(&outside, "adit_relay_flows", &["office"]) == Some(0)
+    })?;
+    assert_eq!(metric(&outside, "adit_relay_month_max_bytes", &["office"]), Some(VOLUME));
+    assert_eq!(audited(&lab, "relay-audit.log", "spent").len(), 1);
+    let status = tunnel.ask(Daemon::Relay, &["status"])?.stdout;
+    assert!(status.contains("THIS MONTH") && status.contains(" of 977 KiB"), "{status}");
+    wait_until(SHORT, "it to be kept", || kept_volume(&lab) >= VOLUME)?;
+    tunnel.restart(Daemon::Relay)?;
+    counts_anew()?;
+    is_turned_away(1)?;
+    assert!(tunnel.upgrade(Daemon::Relay, &[])?.success());
+    counts_anew()?;
+    is_turned_away(1)?;
+    assert!(moved() >= VOLUME);
+    let file = lab.path().join("relay.toml");
+    let text = fs::read_to_string(&file).expect("a file of the lab");
+    let raised = text.replace(&volume, "bytes_per_month = 1000000000");
+    fs::write(&file, raised).expect("a file of the lab");
+    assert!(tunnel.ask(Daemon::Relay, &["reload"])?.success());
+    ext.play("half-close", &contact, &["400000"])?;
+    Ok(())
+}
+
+/// Neither an upgrade nor an end in order forgets what was moved a moment ago, of which the file has nothing
+/// yet.
+#[test]
+fn what_was_moved_a_moment_ago_is_not_forgotten() -> Outcome {
+    let lab = Topology::STANDARD.build("moved")?;
+    let _echo = lab.host("peer3").serve("echo", 7, &[])?;
+    let extra = format!("state = \"state\"\n{METRICS}");
+    let builder = Tunnel::builder().peer("echo", "192.168.50.3:7", 8003);
+    let builder = builder.policy("bytes_per_month = 1000000000").extra("", &extra);
+    let mut tunnel = builder.start(&lab)?;
+    let (ext, outside, contact) = (lab.host("ext"), lab.host("relay"), tunnel.contact(8003));
+    let moved = || metric(&outside, "adit_relay_month_moved_bytes", &["office"]);
+    // Some of it comes just after the file was written, and the next writing is seconds off.
+    let move_some = |total: u64| {
+        wait_until(SHORT, "the port to be there", || {
+            ext.play("half-close", &contact, &["10000"]).is_ok()
+        })?;
+        wait_until(SHORT, "it to be kept", || kept_volume(&lab) == total + 20_000)?;
+        ext.play("half-close", &contact, &["50000"])
+    };
+    let is_counted = |total| {
+        wait_until(SHORT, "the next process to count", || moved().is_some())?;
+        assert_eq!(moved(), Some(total));
+        Ok::<(), LabError>(())
+    };
+    move_some(0)?;
+    tunnel.process_mut(Daemon::Relay)?.signal(Signal::SIGTERM)?;
+    tunnel.process_mut(Daemon::Relay)?.finish(SHORT)?;
+    tunnel.start_relay()?;
+    is_counted(120_000)?;
+    move_some(120_000)?;
+    assert!(tunnel.upgrade(Daemon::Relay, &[])?.success());
+    is_counted(240_000)
+}
+
 fn audited(lab: &Lab, file: &str, event: &str) -> Vec<Value> {
     let text = fs::read_to_string(lab.path().join(file)).unwrap_or_default();
     let lines =

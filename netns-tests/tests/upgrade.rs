@@ -204,6 +204,38 @@ fn a_plain_restart_ends_every_flow() -> Outcome {
     Ok(())
 }
 
+/// A relay shows its next key from an upgrade on, and no flow ends by that, nor when a forwarder that let
+/// both keys in leaves the old one out: the session goes on with a relay that has proved the new one.
+#[test]
+fn a_relay_changes_its_key_under_flows() -> Outcome {
+    const FLOWS: u64 = 20;
+    stage("upgrade-key", |lab| {
+        let mut scene = Scene::open(lab, "")?;
+        let mut swarm = scene.swarm(&SwarmPlan::new(20).slice(Duration::from_millis(20)))?;
+        let session = scene.tunnel.session()?;
+        let old = scene.tunnel.relay_key.clone();
+        let next = scene.tunnel.command(Daemon::Relay, "rotate", &[])?.stdout;
+        let [old, next] = [&old, next.trim()].map(|key| format!("\"{key}\""));
+        let both = format!("[{old}, {next}]");
+        let place = |name: &str| lab.path().join(name);
+        let let_in = |tunnel: &Tunnel<'_>, before: &str, now: &str| -> Outcome {
+            let text = fs::read_to_string(place("adit.toml")).expect("the configuration");
+            fs::write(place("adit.toml"), text.replace(before, now)).expect("a file of the test");
+            let output = tunnel.command(Daemon::Forwarder, "reload", &[])?;
+            assert!(output.stdout.contains("in force: relay_key"), "{}", output.stderr);
+            Ok(())
+        };
+        let_in(&scene.tunnel, &old, &both)?;
+        fs::rename(place("relay.key.next"), place("relay.key")).expect("a file of the test");
+        upgraded(&scene.tunnel, Daemon::Relay)?;
+        stalls(&mut swarm, &mut scene)?;
+        let_in(&scene.tunnel, &both, &next)?;
+        stalls(&mut swarm, &mut scene)?;
+        assert_eq!(scene.tunnel.session()?, session);
+        finish(swarm, &mut scene, FLOWS, 0)
+    })
+}
+
 /// Datagrams go on after an upgrade of either daemon, on a path of their own as before.
 #[test]
 fn datagrams_go_on_after_upgrades() -> Outcome {

@@ -4,6 +4,7 @@ mod enrolment;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use adit::cli::{
     HistogramArgs, KeygenArgs, LogArgs, SocketArgs, StatusArgs, TopArgs, UpgradeArgs, Watched,
@@ -12,6 +13,7 @@ use adit::cli::{
 };
 use adit::config::{RELAY_FILE, RELAY_SOCKET, RelayConfig};
 use adit::exit::{self, Exit, Failed};
+use adit::invitation::UnixTime;
 use adit::key::PrivateKey;
 use adit::status::relay_table;
 use adit_about::PagesArgs;
@@ -19,6 +21,7 @@ use clap::{Parser, Subcommand};
 
 use crate::daemon;
 use crate::invitations::Invitations;
+use crate::volumes::Volumes;
 use enrolment::{ForwardersArgs, InviteArgs, RevokeArgs, RotateArgs};
 
 const EXAMPLES: &str = "\
@@ -128,6 +131,8 @@ fn check(file: &Path) -> Result<(), Failed> {
     let count = config.admitted.len();
     ok("configuration", &format!("{}, {count} forwarder(s)", file.display()));
     Invitations::load(&config.state).map_err(|error| Failed::new(Exit::Config, error))?;
+    Volumes::load(&config.state, UnixTime::now(), Instant::now())
+        .map_err(|error| Failed::new(Exit::Config, error))?;
     let key = PrivateKey::load(&config.key)?;
     check_key(&config.key, &key);
     check_user(config.user.as_deref())?;

@@ -11,6 +11,7 @@ mod reload;
 mod report;
 mod sessions;
 mod upgrade;
+mod volumes;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,6 +55,7 @@ use crate::probe::Probes;
 use crate::reception::Admission;
 use crate::refused::{Cause, Refusals};
 use crate::registrar::Registrar;
+use crate::volumes::Volumes;
 
 pub(crate) use enrolment::{Enrol, Joining};
 pub(crate) use probe::{Look, Probing, Ways};
@@ -62,6 +64,8 @@ pub(crate) use probe::{Look, Probing, Ways};
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// … and the sessions to say goodbye after that.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
+/// How long it is waited for a slow disk then, which nobody but who starts the relay again minds.
+const KEEP_MAX: Duration = Duration::from_secs(10);
 /// A loop without any input still looks around so often.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
@@ -125,6 +129,9 @@ struct Daemon {
     admission: Arc<Admission>,
     policies: BTreeMap<PublicKey, Policy>,
     invitations: Invitations,
+    volumes: Volumes,
+    /// Keys that may move nothing more in this month.
+    spent: BTreeSet<PublicKey>,
     /// Carriers that have not said `HELLO` yet, by the name of the session that may begin.
     arrivals: BTreeMap<SessionKey, Session>,
     sessions: BTreeMap<SessionKey, Session>,
@@ -152,9 +159,7 @@ struct Daemon {
     gathering: Gathering,
     live: Live,
     service: ServiceManager,
-    upgrade: Upgrade,
-    /// Inputs that wait until it is known whether this process goes on.
-    held: Vec<Input>,
+    upgrade: Upgrade<Input>,
     ending: Option<Ending>,
 }
 
@@ -217,6 +222,8 @@ impl Daemon {
     ) -> Result<Self, Failed> {
         let invitations = Invitations::load(&config.state);
         let invitations = invitations.map_err(|error| Failed::new(Exit::Config, error))?;
+        let volumes = Volumes::load(&config.state, UnixTime::now(), Instant::now());
+        let volumes = volumes.map_err(|error| Failed::new(Exit::Config, error))?;
         let policies = policies(&config.admitted);
         admission.set(policies.keys().copied().collect());
         let (metrics, refusals) =
@@ -228,12 +235,13 @@ impl Daemon {
             gathering: Gathering::new(pumps.len()),
             service: ServiceManager::from_environment(pumps.len(), Instant::now()),
             live: Live::new("adit_relay", pumps.len(), &metrics, Instant::now()),
-            upgrade: Upgrade::new(pumps.len()),
-            held: Vec::new(),
+            upgrade: Upgrade::new(pumps.len(), inbox.clone()),
             pumps,
             admission,
             policies,
             invitations,
+            volumes,
+            spent: BTreeSet::new(),
             arrivals: BTreeMap::new(),
             sessions: BTreeMap::new(),
             sessions_by_key: BTreeMap::new(),
@@ -263,11 +271,16 @@ impl Daemon {
         loop {
             self.handle_timeout(Instant::now())?;
             if self.has_ended() {
+                if let Err(error) = self.volumes.write_now(KEEP_MAX, Instant::now()) {
+                    tracing::error!("what keys have moved is forgotten in part: {error}");
+                }
                 return self.tell_all(|| Command::Stop);
             }
             let until = self.poll_timeout();
-            if let Ok(Some(input)) = tokio::time::timeout_at(until.into(), inputs.recv()).await {
-                self.handle_or_hold(input, Instant::now())?;
+            if let Ok(Some(input)) = tokio::time::timeout_at(until.into(), inputs.recv()).await
+                && let Some(input) = self.upgrade.admit(input)
+            {
+                self.handle(input, Instant::now())?;
             }
         }
     }
@@ -322,7 +335,7 @@ impl Daemon {
             return Ok(());
         };
         let (name, sessions_max) = (Arc::clone(&policy.name), policy.sessions_max());
-        let quota = policy.quota;
+        let (quota, volume, has_path) = (policy.quota, self.volume_of(&key, policy), true);
         self.last_session += 1;
         let session = SessionKey(self.last_session);
         let (pump, remote) = (self.pump_of(&key), carrier.remote);
@@ -330,7 +343,7 @@ impl Daemon {
         let (id, is_carried) = (None, true);
         let state = Session { key, name: Arc::clone(&name), pump, remote, local, id, is_carried };
         self.arrivals.insert(session, state);
-        let arrival = Arrival { session, key, name, grace, sessions_max, quota, has_path: true };
+        let arrival = Arrival { session, key, name, grace, sessions_max, quota, volume, has_path };
         self.tell(pump, Command::Carry { side, arrival, carrier: Box::new(carrier) })
     }
 
@@ -357,13 +370,12 @@ impl Daemon {
             Event::Pulse(asked) => self.service.handle_pulse(asked, now),
             Event::Report(report) if report.times.is_some() => self.live.handle_report(report),
             Event::Report(report) => self.gathering.handle_report(report),
-            Event::Quiet => {
-                let deed = self.upgrade.handle_quiet();
-                return self.perform(deed, now);
+            Event::Moved(moved) => {
+                moved.into_iter().for_each(|(key, bytes)| self.volumes.handle_moved(key, bytes));
             }
+            Event::Quiet => return self.handle_upgrade(UpgradeStep::Quiet, now),
             Event::Packed { pump, packed } => {
-                let deed = self.upgrade.handle_packed(pump, packed);
-                return self.perform(deed, now);
+                return self.handle_upgrade(UpgradeStep::Packed(pump, packed), now);
             }
             Event::Restored(_) => {}
         }
@@ -393,7 +405,9 @@ impl Daemon {
         self.ending = Some(Ending::Closing { until: now + CLOSE_MAX });
         let why = "the relay is ending";
         let mut sessions = self.sessions.keys().chain(self.arrivals.keys());
-        sessions.try_for_each(|session| self.close(*session, GoawayReason::Ending, why))
+        sessions.try_for_each(|session| self.close(*session, GoawayReason::Ending, why))?;
+        // It may be over before the last of them has said goodbye.
+        self.tell_all(|| Command::Moved)
     }
 
     fn has_ended(&self) -> bool {
@@ -415,9 +429,10 @@ impl Daemon {
             self.gathering.poll_timeout(),
             self.live.poll_timeout(),
             self.service.poll_timeout(),
+            self.volumes.poll_timeout(),
             ending,
         ];
-        let others = if self.upgrade.is_held() { [None; 7] } else { others };
+        let others = if self.upgrade.is_held() { [None; 8] } else { others };
         let others = others.into_iter().chain([self.upgrade.poll_timeout()]);
         let idle = Instant::now() + IDLE_MAX;
         others.flatten().fold(idle, Instant::min)
@@ -437,6 +452,7 @@ impl Daemon {
         self.refuse_all(waited)?;
         let refused = self.beat.handle_timeout(now);
         self.refuse_all(refused)?;
+        self.check_volumes(UnixTime::now(), now)?;
         self.report(now)?;
         match self.ending {
             Some(Ending::Draining { until }) if until <= now => self.close_all(now),

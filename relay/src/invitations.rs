@@ -227,8 +227,8 @@ impl Invitations {
     }
 
     fn save(&self, kept: &[Kept]) -> Result<(), Unwritable> {
-        // Plain values into memory: nothing to fail with.
-        let json = serde_json::to_string_pretty(kept).unwrap_or_default();
+        let json = serde_json::to_string_pretty(kept);
+        let json = json.expect("invariant: plain values, into memory");
         state::replace(&self.folder, FILE, &json)
     }
 }

@@ -2,7 +2,7 @@
 //! points; everything that moves bytes is the library of `adit`.
 //!
 //! Deliberately absent: a data path, and any state that outlives the process, but for the
-//! keys that were enrolled and the invitations that are open.
+//! keys that were enrolled, the invitations that are open, and what keys have moved in this month.
 #![forbid(unsafe_code)]
 
 mod absence;
@@ -22,6 +22,7 @@ mod reception;
 mod refused;
 mod registrar;
 mod state;
+mod volumes;
 
 fn main() -> std::process::ExitCode {
     cli::main()

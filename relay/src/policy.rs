@@ -30,6 +30,8 @@ pub(crate) struct Policy {
     pub(crate) sources: Arc<Sources>,
     /// How much it may use.
     pub(crate) quota: Quota,
+    /// How many bytes it may move in a month.
+    pub(crate) bytes_per_month: Option<u64>,
     ports: Ports,
     udp_ports: Ports,
     names: Vec<NamePattern>,
@@ -72,6 +74,7 @@ impl From<Admitted> for Policy {
             role: admitted.role,
             sources: Arc::new(Sources::new(admitted.allow, admitted.deny)),
             quota: admitted.quota,
+            bytes_per_month: admitted.bytes_per_month,
             ports: admitted.ports,
             udp_ports: admitted.udp_ports,
             names: admitted.names,
@@ -90,6 +93,11 @@ impl Policy {
             Role::Forwarder => 1,
             Role::External => EXTERNAL_SESSIONS_MAX,
         }
+    }
+
+    /// Whether what the key moves in a month is counted.
+    pub(crate) fn has_volume(&self) -> bool {
+        self.bytes_per_month.is_some()
     }
 
     /// The contact point that is asked for, if it may be had.

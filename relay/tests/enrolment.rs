@@ -218,6 +218,27 @@ fn a_folder_that_will_not_do_costs_no_invitation() {
     assert!(dir.path().join("new/folder/adit.key").exists());
 }
 
+/// With a file of the state folder that cannot be read a relay does not start, and a check says so
+/// beforehand. The control: without the file it is well.
+#[test]
+fn a_check_finds_what_a_start_would_fail_with() {
+    let mut relay = Relay::start("");
+    relay.stop();
+    let state = relay.dir.path().join("state");
+    fs::create_dir_all(&state).unwrap();
+    for name in ["invitations.json", "volumes.json"] {
+        let file = state.join(name);
+        fs::write(&file, "{").unwrap();
+        for command in ["check", "run"] {
+            let output = relay.output(&[command, "-c", "relay.toml"]);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success() && said.contains(name), "{command}: {said}");
+        }
+        fs::remove_file(file).unwrap();
+    }
+    relay.program(&["check", "-c", "relay.toml"]);
+}
+
 /// The line alone makes a forwarder that runs at once, and still does when the relay was started
 /// again; a revocation ends its tunnel, and it is not let in any more.
 #[test]

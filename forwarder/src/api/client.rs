@@ -25,7 +25,10 @@ const BODY_MAX: usize = 64 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody answers.
-    #[error("no daemon answers on {path} ({source}): is it running, and is this its socket?")]
+    #[error(
+        "no daemon answers on {path} ({source}): is it running, and is this its socket? After a change \
+         of `socket` in its file, name the old one (--socket)"
+    )]
     Unreachable {
         /// Where.
         path: PathBuf,

@@ -228,7 +228,7 @@ pub fn parsed<T: DeserializeOwned>(json: &str) -> Result<T, Failed> {
     serde_json::from_str(json).map_err(|error| {
         let message = format!(
             "the daemon's answer is not what this version ({}) expects: {error}; \
-             restart the daemon after an upgrade, or use --json",
+             let the installed program take over from it (`upgrade`), or use --json",
             status::VERSION
         );
         Failed::new(Exit::Failure, message)

@@ -13,6 +13,7 @@ use crate::handoff::Quota;
 /// The most that limits can be: what is faster is no limit.
 const FLOWS_PER_S_MAX: u32 = 1_000_000;
 const BYTES_PER_S_MAX: u64 = 1 << 40;
+const BYTES_PER_MONTH_MAX: u64 = 1 << 60;
 
 /// A limit that is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,6 +60,18 @@ pub(super) fn in_file(
             _ => bytes_per_s.map(Spanned::span),
         };
         file.error(span.unwrap_or_default(), Problem::Value { key, reason })
+    })
+}
+
+/// The bytes that a key may move in a month.
+pub(super) fn volume_in_file(
+    file: &File,
+    bytes_per_month: Option<&Spanned<u64>>,
+) -> Result<Option<u64>, ConfigError> {
+    let value = bytes_per_month.map(|raw| *raw.get_ref());
+    limit("bytes_per_month", value, 1..=BYTES_PER_MONTH_MAX).map_err(|BadQuota { key, reason }| {
+        let span = bytes_per_month.map(Spanned::span).unwrap_or_default();
+        file.error(span, Problem::Value { key, reason })
     })
 }
 

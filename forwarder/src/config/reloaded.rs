@@ -18,7 +18,7 @@ pub struct Reloaded {
     pub removed: Vec<String>,
     /// Other settings that are in force now.
     pub in_force: Vec<String>,
-    /// Settings that have changed in the file, and stay as they were until the next start.
+    /// Settings that have changed in the file, and stay as they were until an upgrade or a restart.
     pub at_restart: Vec<String>,
 }
 
@@ -64,7 +64,7 @@ impl fmt::Display for Reloaded {
             ("changed", &self.changed),
             ("removed", &self.removed),
             ("in force", &self.in_force),
-            ("needs a restart", &self.at_restart),
+            ("needs an upgrade or a restart", &self.at_restart),
         ];
         let said = parts.into_iter().filter(|(_, names)| !names.is_empty());
         let said: Vec<_> =
@@ -83,8 +83,8 @@ mod tests {
     use crate::config::{ForwarderConfig, RelayConfig};
     use crate::key::PrivateKey;
 
-    /// Every setting that has changed is named: those of `[audit]` wait for a restart, as all that is
-    /// opened at the start does.
+    /// Every setting that has changed is named: those of `[audit]` wait for another process, as all
+    /// that is opened at the start does.
     #[test]
     fn a_changed_audit_log_is_named() {
         let folder = tempfile::tempdir().unwrap();
@@ -126,7 +126,8 @@ mod tests {
         reloaded.settings(&[("log_level", true), ("relay_key", false)], &[("socket", true)]);
         assert_eq!(
             reloaded.to_string(),
-            "added: mail; changed: web; removed: db; in force: log_level; needs a restart: socket"
+            "added: mail; changed: web; removed: db; in force: log_level; \
+             needs an upgrade or a restart: socket"
         );
     }
 }

@@ -32,7 +32,7 @@ use crate::exit::{Exit, Failed};
 use crate::gateway::{DialError, Ended, Gateway};
 use crate::handoff::{
     Answer, Arrival, Carrier, Command, Down, Event, GoawayReason, PumpHandle, Quota, ResetReason,
-    SessionKey,
+    SessionKey, Volume,
 };
 use crate::histogram::{Live, TimesRequest};
 use crate::key::{PrivateKey, PublicKey};
@@ -130,9 +130,7 @@ pub(super) struct Daemon {
     live: Live,
     audit: Audit,
     service: ServiceManager,
-    upgrade: Upgrade,
-    /// Inputs that wait until it is known whether this process goes on.
-    held: Vec<Input>,
+    upgrade: Upgrade<Input>,
     ending: Option<Ending>,
     /// Why this ends in a failure.
     failure: Option<Failed>,
@@ -158,6 +156,7 @@ impl Daemon {
         Ok(Self {
             live: Live::new("adit", 1, &config.metrics, now),
             outward: Outward::open(&role, &config, &inbox)?,
+            upgrade: Upgrade::new(1, inbox.clone()),
             audit: Audit::open(config.audit.as_deref(), &audit::Event::OF_FORWARDER)
                 .map_err(|error| Failed::new(Exit::Failure, error))?,
             role,
@@ -174,8 +173,6 @@ impl Daemon {
             last_error: None,
             gathering: Gathering::new(1),
             service: ServiceManager::from_environment(1, now),
-            upgrade: Upgrade::new(1),
-            held: Vec::new(),
             ending: None,
             failure: None,
         })
@@ -199,8 +196,10 @@ impl Daemon {
                 return self.failure.map_or(Ok(()), Err);
             }
             let until = self.poll_timeout();
-            if let Ok(Some(input)) = tokio::time::timeout_at(until.into(), inputs.recv()).await {
-                self.handle_or_hold(input, Instant::now())?;
+            if let Ok(Some(input)) = tokio::time::timeout_at(until.into(), inputs.recv()).await
+                && let Some(input) = self.upgrade.admit(input)
+            {
+                self.handle(input, Instant::now())?;
             }
         }
     }
@@ -274,9 +273,9 @@ impl Daemon {
         let (name, carrier) = (self.name.clone(), Box::new(carrier));
         // The relay's WELCOME says how long the grace really is.
         let has_path = self.config.datagram_path && self.gateway.is_plain();
-        let quota = Quota::default();
-        let arrival =
-            Arrival { session, key, name, grace: GRACE, sessions_max: 1, quota, has_path };
+        let (grace, sessions_max) = (GRACE, 1);
+        let (quota, volume) = (Quota::default(), Volume::default());
+        let arrival = Arrival { session, key, name, grace, sessions_max, quota, volume, has_path };
         self.tell(Command::Carry { side, arrival, carrier })
     }
 
@@ -304,6 +303,7 @@ impl Daemon {
             // Nothing here asks to hear.
             Event::Pulse(_)
             | Event::Report(_)
+            | Event::Moved(_)
             | Event::Heard { .. }
             | Event::Quiet
             | Event::Packed { .. }
@@ -343,15 +343,11 @@ impl Daemon {
             Event::Pulse(asked) => self.service.handle_pulse(asked, now),
             Event::Report(report) if report.times.is_some() => self.live.handle_report(report),
             Event::Report(report) => self.gathering.handle_report(report),
-            Event::Quiet => {
-                let deed = self.upgrade.handle_quiet();
-                return self.perform(deed, now);
-            }
+            Event::Quiet => return self.handle_upgrade(UpgradeStep::Quiet, now),
             Event::Packed { pump, packed } => {
-                let deed = self.upgrade.handle_packed(pump, packed);
-                return self.perform(deed, now);
+                return self.handle_upgrade(UpgradeStep::Packed(pump, packed), now);
             }
-            Event::Heard { .. } | Event::Restored(_) => {}
+            Event::Moved(_) | Event::Heard { .. } | Event::Restored(_) => {}
         }
         Ok(())
     }

@@ -122,6 +122,18 @@ pub struct Quota {
     pub bytes_per_s: Option<u64>,
 }
 
+/// How an owner stands with its volume of the month.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Volume {
+    /// It has none, and what it moves is not counted.
+    #[default]
+    Unlimited,
+    /// Some is left: what it moves is counted.
+    Left,
+    /// It is used up: nothing more may move, whatever the quota says.
+    Spent,
+}
+
 /// A carrier's owner, and what a session that begins on it would be.
 #[derive(Clone, Debug)]
 pub struct Arrival {
@@ -139,6 +151,8 @@ pub struct Arrival {
     pub sessions_max: usize,
     /// What all sessions of the key together may use.
     pub quota: Quota,
+    /// How they stand with their volume, at the relay.
+    pub volume: Volume,
     /// Whether datagrams may have a path of their own, at the forwarder; the relay offers one or none.
     pub has_path: bool,
 }
@@ -299,7 +313,13 @@ pub enum Command {
         session: SessionKey,
         /// How much.
         quota: Quota,
+        /// How they stand with their volume. Where it is used up flows that are open are reset, and no
+        /// others are opened.
+        volume: Volume,
     },
+    /// Asks for an [`Event::Moved`](super::Event::Moved), which comes unless nothing was
+    /// counted since.
+    Moved,
     /// No new flows through `contact`; those that run go on.
     Withdraw {
         /// Which session.

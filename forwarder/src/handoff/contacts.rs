@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// A part of a [`Quota`](super::Quota) that strikes.
+/// What strikes: a part of a [`Quota`](super::Quota), or a month's volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Limit {
     /// Flows at once.
@@ -13,11 +13,14 @@ pub enum Limit {
     FlowsPerS,
     /// Bytes in a second.
     BytesPerS,
+    /// Bytes in a month.
+    BytesPerMonth,
 }
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::FlowsMax, Self::FlowsPerS, Self::BytesPerS];
+    pub const ALL: [Self; 4] =
+        [Self::FlowsMax, Self::FlowsPerS, Self::BytesPerS, Self::BytesPerMonth];
 
     /// Its name, that of the setting.
     pub fn name(self) -> &'static str {
@@ -25,6 +28,7 @@ impl Limit {
             Self::FlowsMax => "flows_max",
             Self::FlowsPerS => "flows_per_s",
             Self::BytesPerS => "bytes_per_s",
+            Self::BytesPerMonth => "bytes_per_month",
         }
     }
 }
@@ -42,7 +46,8 @@ pub struct ContactReport {
     pub bytes_to_tunnel: u64,
     /// Payload bytes from the tunnel for a socket of this end.
     pub bytes_from_tunnel: u64,
-    /// How often each limit has struck: flows turned away, waits of a stream, messages dropped.
+    /// How often each limit has struck: flows turned away or reset, waits of a stream, messages
+    /// dropped.
     pub limited: BTreeMap<String, u64>,
 }
 

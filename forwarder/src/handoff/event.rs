@@ -7,6 +7,7 @@ use adit_proto::id::{FlowId, SessionId};
 use serde::{Deserialize, Serialize};
 
 use super::{ContactReport, SessionKey, Times};
+use crate::key::PublicKey;
 use crate::upgrade::Parcel;
 
 /// What a pump tells the control plane.
@@ -78,6 +79,9 @@ pub enum Event {
     Pulse(Asked),
     /// What the pump holds at the moment.
     Report(Report),
+    /// Bytes that owners have moved since this was last told, streams and datagrams, both ways
+    /// together; at the relay, and before the session ends that moved them.
+    Moved(Vec<(PublicKey, u64)>),
     /// The pump stands still: the kernel has nothing of it.
     Quiet,
     /// All that a pump has, for another process.

@@ -52,7 +52,10 @@ pub struct Shown {
 
 /// What comes as a histogram and is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is no histogram of this version ({1}): restart the daemon after an upgrade")]
+#[error(
+    "{0} is no histogram of this version ({1}): let the installed program take over from the daemon \
+     (`upgrade`)"
+)]
 pub struct BadHistogram(String, String);
 
 impl Histograms {

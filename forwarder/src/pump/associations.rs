@@ -39,7 +39,7 @@ pub(super) struct Association {
     /// Goes in front of each datagram.
     pub(super) header: Option<Slice>,
     /// What its times count to.
-    gauge: Gauge,
+    pub(super) gauge: Gauge,
     /// When what was given to the socket came, by sends.
     arrivals: Arrivals,
     batch: Batch,

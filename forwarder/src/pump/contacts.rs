@@ -18,7 +18,7 @@ use super::carriers::is_cancelled;
 use super::meter::{Queue, SharedMeter};
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
-use crate::handoff::{ContactSocket, Protocol, Service, SessionKey};
+use crate::handoff::{ContactSocket, Protocol, Service, SessionKey, Volume};
 use crate::sources::Sources;
 
 /// How long a listener waits when the process or the system has no descriptor left.
@@ -80,7 +80,7 @@ impl Pump {
             // Flows of its last contact point, or of another process, may have it already.
             _ => tunnel.meters_left.remove(&peer).unwrap_or_default(),
         };
-        meter.borrow_mut().handle_quota(service.quota);
+        meter.borrow_mut().handle_limit(service.quota, Volume::Unlimited);
         let shared = Rc::clone(&meter);
         let served = Contact::Serve { peer: Arc::clone(&peer), service, meter };
         let old = tunnel.contacts.insert(contact, served);

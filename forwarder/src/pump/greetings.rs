@@ -154,7 +154,7 @@ impl Pump {
         let (by, owner) = (arrival.session, arrival.key);
         self.make_room(&arrival);
         let known = self.owners.entry(owner).or_default();
-        known.meter.borrow_mut().handle_quota(arrival.quota);
+        known.meter.borrow_mut().handle_limit(arrival.quota, arrival.volume);
         let meter = Rc::clone(&known.meter);
         let at = self.insert_tunnel(arrival, session, meter);
         path_id.into_iter().for_each(|id| self.keep_path(at, id));

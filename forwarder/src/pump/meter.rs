@@ -9,7 +9,7 @@ use std::time::Duration;
 use adit_proto::id::{ContactId, Time};
 use adit_proto::limits::PAYLOAD_MAX;
 
-use crate::handoff::{Limit, Quota};
+use crate::handoff::{Limit, Quota, Volume};
 
 /// New flows may come in a burst of what one second allows, and bytes in one of this time.
 const FLOWS_BURST: Duration = Duration::from_secs(1);
@@ -37,13 +37,14 @@ impl Pace {
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    fn is_spent(&self, now: Time) -> bool {
+    /// Whether whatever comes next has to wait.
+    fn has_to_wait(&self, now: Time) -> bool {
         self.paid_at.since(now) >= self.burst
     }
 
     /// Whether one more may come; if so it is counted.
     pub(super) fn admits_one(&mut self, now: Time) -> bool {
-        let is_admitted = !self.is_spent(now);
+        let is_admitted = !self.has_to_wait(now);
         if is_admitted {
             self.charge(1, now);
         }
@@ -109,6 +110,9 @@ pub(super) struct Meter {
     flows_open: usize,
     flows: Option<Pace>,
     bytes: Option<Pace>,
+    volume: Volume,
+    /// Bytes that have moved, where the volume wants them counted, and that nobody was told of.
+    untold_bytes: u64,
 }
 
 impl From<Quota> for Meter {
@@ -116,6 +120,8 @@ impl From<Quota> for Meter {
         Self {
             quota,
             flows_open: 0,
+            volume: Volume::default(),
+            untold_bytes: 0,
             flows: quota.flows_per_s.map(|rate| Pace::new(rate.into(), FLOWS_BURST)),
             bytes: quota.bytes_per_s.map(|rate| Pace::new(rate, BYTES_BURST)),
         }
@@ -124,14 +130,19 @@ impl From<Quota> for Meter {
 
 impl Meter {
     /// Takes what may be used from now on. The same quota once more forgives nothing.
-    pub(super) fn handle_quota(&mut self, quota: Quota) {
+    pub(super) fn handle_limit(&mut self, quota: Quota, volume: Volume) {
+        self.volume = volume;
         if quota != self.quota {
-            *self = Self { flows_open: self.flows_open, ..Self::from(quota) };
+            let Self { flows, bytes, .. } = Self::from(quota);
+            (self.quota, self.flows, self.bytes) = (quota, flows, bytes);
         }
     }
 
     /// Lets one more flow be opened, which then counts among the new ones; or says what forbids it.
     pub(super) fn admit_flow(&mut self, now: Time) -> Result<(), Limit> {
+        if self.volume == Volume::Spent {
+            return Err(Limit::BytesPerMonth);
+        }
         if self.is_full() {
             return Err(Limit::FlowsMax);
         }
@@ -166,7 +177,7 @@ impl Meter {
 
     /// When bytes may move again, should they have to wait.
     pub(super) fn bytes_due(&self, now: Time) -> Option<Time> {
-        let pace = self.bytes.as_ref().filter(|pace| pace.is_spent(now))?;
+        let pace = self.bytes.as_ref().filter(|pace| pace.has_to_wait(now))?;
         Some(now + pace.paid_at.since(now).saturating_sub(pace.burst / 2))
     }
 
@@ -181,9 +192,17 @@ impl Meter {
 
     /// Bytes have moved.
     pub(super) fn charge_bytes(&mut self, bytes: usize, now: Time) {
+        if self.volume != Volume::Unlimited {
+            self.untold_bytes = self.untold_bytes.saturating_add(bytes as u64);
+        }
         if let Some(pace) = &mut self.bytes {
             pace.charge(bytes, now);
         }
+    }
+
+    /// What was counted since this was last asked, if anything was.
+    pub(super) fn take_untold(&mut self) -> Option<u64> {
+        Some(std::mem::take(&mut self.untold_bytes)).filter(|bytes| *bytes > 0)
     }
 }
 
@@ -244,13 +263,46 @@ mod tests {
         let (mut meter, now) = (Meter::from(quota), Time(0) + SECOND);
         while meter.admit_flow(now).is_ok() {}
         meter.charge_bytes(5_000, now);
-        meter.handle_quota(quota);
+        meter.handle_limit(quota, Volume::Unlimited);
         assert!(
             meter.admit_flow(now).is_err()
                 && meter.bytes_due(now).is_some()
                 && meter.is_in_debt(now)
         );
         assert!(!meter.is_in_debt(now + 10 * SECOND));
+    }
+
+    /// What has moved is told once, whatever becomes of the quota meanwhile.
+    #[test]
+    fn every_byte_is_told_once() {
+        let mut meter = Meter::default();
+        meter.handle_limit(Quota::default(), Volume::Left);
+        meter.charge_bytes(5_000, Time(0));
+        meter.handle_limit(Quota { bytes_per_s: Some(1), ..Quota::default() }, Volume::Left);
+        assert!(meter.admits_bytes(7, Time(0)));
+        assert_eq!((meter.take_untold(), meter.take_untold()), (Some(5_007), None));
+    }
+
+    /// Bytes are counted from when there is a volume on, and no longer than there is one.
+    #[test]
+    fn without_a_volume_nothing_is_counted() {
+        let mut meter = Meter::default();
+        for volume in [Volume::Unlimited, Volume::Left, Volume::Unlimited] {
+            meter.handle_limit(Quota::default(), volume);
+            meter.charge_bytes(5_000, Time(0));
+        }
+        assert_eq!(meter.take_untold(), Some(5_000));
+    }
+
+    /// Who may move nothing more opens no flow, whatever the quota says.
+    #[test]
+    fn whoever_is_spent_opens_no_flow() {
+        let (mut meter, now) = (Meter::default(), Time(0) + SECOND);
+        let quota = Quota { flows_max: Some(3), ..Quota::default() };
+        meter.handle_limit(quota, Volume::Spent);
+        assert_eq!(meter.admit_flow(now), Err(Limit::BytesPerMonth));
+        meter.handle_limit(quota, Volume::Left);
+        assert!(meter.admit_flow(now).is_ok());
     }
 
     /// Who has no quota is never held up.

@@ -29,7 +29,7 @@ use super::slots::{Purpose, Slot};
 use super::story::Story;
 use super::timers::Timer;
 use crate::distributor::proxy_header;
-use crate::handoff::{Answer, Event, Limit, Listening, Quota, Service, SessionKey};
+use crate::handoff::{Answer, Event, Limit, Listening, Service, SessionKey};
 
 impl Pump {
     /// Opens a flow for a connection that the control plane has.
@@ -69,7 +69,7 @@ impl Pump {
         socket.set_nodelay().ok();
         let admitted = state.meter.borrow_mut().admit_flow(now);
         if let Err(limit) = admitted {
-            tracing::debug!(%peer, source = %open.source, "turned away: the quota of flows is used up");
+            tracing::debug!(%peer, source = %open.source, limit = limit.name(), "turned away: a limit of the key");
             self.count_over_quota(tunnel, peer, limit);
             return self.dismiss(&socket, listening.as_ref(), ResetReason::Limit);
         }
@@ -419,14 +419,6 @@ impl Pump {
                 self.emit(Event::Heard { call: *call, heard: Err(reason) });
                 false
             }
-        }
-    }
-
-    /// What the session's owner may use from now on.
-    pub(super) fn limit(&mut self, key: SessionKey, quota: Quota) {
-        if let Some((slot, tunnel)) = self.tunnel_of(key) {
-            tunnel.meter.borrow_mut().handle_quota(quota);
-            self.handle_paid(slot, None);
         }
     }
 

@@ -17,7 +17,6 @@ use super::carriers::Role;
 use super::contacts::Contact;
 use super::measures::InFlight;
 use super::meter::{Queue, SharedMeter};
-use super::owners::Owner;
 use super::paths::PathState;
 use super::slots::Slot;
 use super::timers::Timer;
@@ -326,6 +325,17 @@ impl Pump {
         self.schedule_send(slot);
     }
 
+    /// Ends all sessions, and the pump when the last one has ended.
+    pub(super) fn stop(&mut self) {
+        if std::mem::replace(&mut self.is_stopping, true) || self.is_still() {
+            return;
+        }
+        let keys: Vec<SessionKey> = self.tunnels_by_key.keys().copied().collect();
+        for key in keys {
+            self.close(key, GoawayReason::Ending, "the daemon ends");
+        }
+    }
+
     pub(super) fn handle_session_timeout(&mut self, slot: Slot) {
         let now = self.now;
         let Some(tunnel) = self.tunnels.get_mut(slot) else { return };
@@ -382,10 +392,7 @@ impl Pump {
         if let Some(since) = tunnel.stalled_since.filter(|since| *since < now) {
             self.measures.record_stall(&tunnel.name, now.since(since), now);
         }
-        let is_over = |owner: &mut Owner| owner.handle_end(slot, now);
-        if self.owners.get_mut(&tunnel.owner).is_some_and(is_over) {
-            self.owners.remove(&tunnel.owner);
-        }
+        self.end_owned(tunnel.owner, slot);
         for carrier in tunnel.carrier.into_iter().chain(tunnel.candidate) {
             self.close_carrier(carrier);
         }

@@ -65,6 +65,14 @@ impl RelayStatus {
             Figure::counter("datagrams_received", "Datagrams out of the tunnel", 0)
                 .by("forwarder", each(&|one| one.datagrams.received)),
         ];
+        let volumes =
+            || self.forwarders.iter().filter_map(|one| Some((one.name.clone(), one.volume?)));
+        figures.extend([
+            Figure::gauge("month_moved_bytes", "Bytes that the key has moved in this month", 0)
+                .by("forwarder", volumes().map(|(name, volume)| (name, volume.moved))),
+            Figure::gauge("month_max_bytes", "Bytes that it may move in a month", 0)
+                .by("forwarder", volumes().map(|(name, volume)| (name, volume.max))),
+        ]);
         let dropped = self.forwarders.iter().flat_map(|one| {
             let of = |(cause, count): (&String, &u64)| {
                 (vec![("forwarder", one.name.clone()), ("cause", cause.clone())], *count)

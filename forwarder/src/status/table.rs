@@ -142,8 +142,16 @@ pub fn relay_table(status: &RelayStatus) -> String {
         format!("handshakes  {} under way", status.handshakes),
         format!("memory      {}", memory(status.memory)),
     ];
-    let mut forwarders =
-        Table::new(["FORWARDER", "REMOTE", "ROUND TRIP", "FLOWS", "SENT", "RECEIVED", "CONTACTS"]);
+    let mut forwarders = Table::new([
+        "FORWARDER",
+        "REMOTE",
+        "ROUND TRIP",
+        "FLOWS",
+        "SENT",
+        "RECEIVED",
+        "THIS MONTH",
+        "CONTACTS",
+    ]);
     for forwarder in &status.forwarders {
         let contact = |contact: &super::ContactStatus| {
             let place = match contact.port {
@@ -161,6 +169,9 @@ pub fn relay_table(status: &RelayStatus) -> String {
             forwarder.flows.to_string(),
             bytes(forwarder.traffic.bytes_sent),
             bytes(forwarder.traffic.bytes_received),
+            forwarder.volume.map_or("-".to_owned(), |volume| {
+                format!("{} of {}", bytes(volume.moved), bytes(volume.max))
+            }),
             contacts.join(" "),
         ]);
     }

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 
 use super::{PACK_MAX, Parcel, Successor};
 use crate::api::{Refusal, Reply};
-use crate::net;
+use crate::net::{self, Signal};
 
 /// How long the answer to whoever asked for an upgrade may take on its way through the API's thread.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -37,8 +37,29 @@ pub enum UpgradeStep {
     Asked(Option<PathBuf>, Option<Reply<Upgraded>>),
     /// The new process is ready.
     Started(Result<Successor, String>),
-    /// It has taken over.
+    /// A pump stands still.
+    Quiet,
+    /// The pump with this number has packed what it has.
+    Packed(usize, Result<Parcel, String>),
+    /// The new process has taken over.
     Passed(Result<Successor, String>),
+}
+
+/// What a daemon takes in turn, unless an upgrade lets it wait.
+pub trait Holdable: From<UpgradeStep> + Send + 'static {
+    /// When it has to wait.
+    fn waits(&self) -> Wait;
+}
+
+/// When an input has to wait until it is known who goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Never: the upgrade itself goes on by it.
+    Never,
+    /// When nothing may change any more: what the daemon has is being packed, or passed on.
+    WhenHeld,
+    /// During all of an upgrade: a wish, of which the other process would not hear but by this signal.
+    Always(Option<Signal>),
 }
 
 /// What has come of an upgrade.
@@ -59,8 +80,8 @@ pub enum Deed {
     Pass,
     /// Let all pumps go on.
     Thaw,
-    /// End without touching anything.
-    Leave,
+    /// [`Upgrade::leave`] everything to the process with this number.
+    Leave(u32),
 }
 
 #[derive(Debug, Default)]
@@ -81,25 +102,25 @@ enum Stage {
     Passing,
 }
 
-/// How far an upgrade has come, if one is under way.
+/// How far an upgrade has come, if one is under way, and what waits for its end.
 #[derive(Debug)]
-pub struct Upgrade {
+pub struct Upgrade<I> {
     pumps: usize,
+    inbox: mpsc::Sender<I>,
     stage: Stage,
     reply: Option<Reply<Upgraded>>,
-    /// Who has taken over.
-    heir: Option<u32>,
+    held: Vec<I>,
 }
 
-impl Upgrade {
-    /// None is under way. The daemon has so many pumps.
-    pub fn new(pumps: usize) -> Self {
-        Self { pumps, stage: Stage::None, reply: None, heir: None }
+impl<I: Holdable> Upgrade<I> {
+    /// None is under way. The daemon has so many pumps, and takes its inputs from the other end of
+    /// `inbox`.
+    pub fn new(pumps: usize, inbox: mpsc::Sender<I>) -> Self {
+        Self { pumps, inbox, stage: Stage::None, reply: None, held: Vec::new() }
     }
 
-    /// Whether it is not known yet who goes on. What a daemon is told meanwhile to do, the other process might
-    /// never hear of.
-    pub fn is_under_way(&self) -> bool {
+    /// Whether it is not known yet who goes on.
+    fn is_under_way(&self) -> bool {
         !matches!(self.stage, Stage::None)
     }
 
@@ -113,19 +134,48 @@ impl Upgrade {
         matches!(self.stage, Stage::Packing { .. } | Stage::Passing)
     }
 
+    /// Returns an input that may be handled now, and keeps any other.
+    pub fn admit(&mut self, input: I) -> Option<I> {
+        let waits = input.waits();
+        let has_to_wait = match waits {
+            Wait::Never => false,
+            Wait::WhenHeld => self.is_held(),
+            Wait::Always(_) => self.is_under_way(),
+        };
+        if !has_to_wait {
+            return Some(input);
+        }
+        let is_kept = match waits {
+            // Nobody hears that a signal was dropped, and one of each always fits.
+            Wait::Always(Some(signal)) if !self.signals().contains(&signal) => true,
+            // What does not fit is answered by being dropped.
+            _ => self.held.len() < net::INBOX_MAX,
+        };
+        if is_kept {
+            self.held.push(input);
+        }
+        None
+    }
+
+    /// The signals that had to wait.
+    fn signals(&self) -> Vec<Signal> {
+        let signal = |input: &I| match input.waits() {
+            Wait::Always(signal) => signal,
+            Wait::Never | Wait::WhenHeld => None,
+        };
+        self.held.iter().filter_map(signal).collect()
+    }
+
+    /// What had to wait, once this process goes on.
+    pub fn release(&mut self) -> Vec<I> {
+        std::mem::take(&mut self.held)
+    }
+
     /// Takes a step; returns what is to be done.
-    pub fn handle_step<I>(
-        &mut self,
-        step: UpgradeStep,
-        inbox: &mpsc::Sender<I>,
-        now: Instant,
-    ) -> Option<Deed>
-    where
-        I: From<UpgradeStep> + Send + 'static,
-    {
+    pub fn handle_step(&mut self, step: UpgradeStep, now: Instant) -> Option<Deed> {
         match step {
             UpgradeStep::Asked(program, reply) => {
-                self.begin(program, reply, inbox);
+                self.begin(program, reply);
                 None
             }
             UpgradeStep::Started(Ok(successor)) => {
@@ -133,12 +183,13 @@ impl Upgrade {
                 self.stage = Stage::Freezing { successor, quiet: 0, until: now + PACK_MAX };
                 Some(Deed::Freeze)
             }
+            UpgradeStep::Quiet => self.handle_quiet(),
+            UpgradeStep::Packed(pump, packed) => self.handle_packed(pump, packed),
             UpgradeStep::Passed(Ok(successor)) => match successor.let_go() {
                 Ok(pid) => {
                     tracing::info!(pid, "another process has taken over");
-                    self.heir = Some(pid);
                     self.answer(Ok(Upgraded { pid }));
-                    Some(Deed::Leave)
+                    Some(Deed::Leave(pid))
                 }
                 Err(why) => self.fail(&why),
             },
@@ -146,27 +197,17 @@ impl Upgrade {
         }
     }
 
-    fn begin<I>(
-        &mut self,
-        program: Option<PathBuf>,
-        reply: Option<Reply<Upgraded>>,
-        inbox: &mpsc::Sender<I>,
-    ) where
-        I: From<UpgradeStep> + Send + 'static,
-    {
+    fn begin(&mut self, program: Option<PathBuf>, reply: Option<Reply<Upgraded>>) {
         if let Some(why) = self.obstacle() {
             tracing::warn!("no upgrade: {why}");
-            reply.into_iter().for_each(|reply| {
-                reply.send(Err(Refusal::new(StatusCode::CONFLICT, why)));
-            });
-            return;
+            return refuse(reply, why);
         }
         tracing::info!("an upgrade begins");
         self.reply = reply;
         self.stage = Stage::Starting;
         let pumps = self.pumps;
         let start = move || UpgradeStep::Started(Successor::start(program.as_deref(), pumps));
-        self.beside(start, inbox);
+        self.beside(start);
     }
 
     /// Why nobody may take over now.
@@ -182,14 +223,8 @@ impl Upgrade {
     }
 
     /// Lets a thread of its own wait for the other process.
-    fn beside<I>(
-        &mut self,
-        wait: impl FnOnce() -> UpgradeStep + Send + 'static,
-        inbox: &mpsc::Sender<I>,
-    ) where
-        I: From<UpgradeStep> + Send + 'static,
-    {
-        let inbox = inbox.clone();
+    fn beside(&mut self, wait: impl FnOnce() -> UpgradeStep + Send + 'static) {
+        let inbox = self.inbox.clone();
         let spawned = thread::Builder::new().name("upgrade".into()).spawn(move || {
             // The loop has ended: the successor is killed by being dropped.
             inbox.blocking_send(I::from(wait())).ok();
@@ -199,8 +234,7 @@ impl Upgrade {
         }
     }
 
-    /// A pump stands still.
-    pub fn handle_quiet(&mut self) -> Option<Deed> {
+    fn handle_quiet(&mut self) -> Option<Deed> {
         let Stage::Freezing { quiet, .. } = &mut self.stage else { return None };
         *quiet += 1;
         if *quiet < self.pumps {
@@ -214,8 +248,7 @@ impl Upgrade {
         Some(Deed::Pack)
     }
 
-    /// A pump has packed what it has.
-    pub fn handle_packed(&mut self, pump: usize, packed: Result<Parcel, String>) -> Option<Deed> {
+    fn handle_packed(&mut self, pump: usize, packed: Result<Parcel, String>) -> Option<Deed> {
         let Stage::Packing { parcels, .. } = &mut self.stage else { return None };
         match packed {
             Err(why) => return self.fail(&format!("a pump cannot be packed: {why}")),
@@ -229,10 +262,7 @@ impl Upgrade {
     }
 
     /// Passes all on, first what the daemon itself has.
-    pub fn pass<I>(&mut self, own: std::io::Result<Parcel>, inbox: &mpsc::Sender<I>) -> Option<Deed>
-    where
-        I: From<UpgradeStep> + Send + 'static,
-    {
+    pub fn pass(&mut self, own: std::io::Result<Parcel>) -> Option<Deed> {
         let Stage::Packing { successor, parcels, .. } = std::mem::take(&mut self.stage) else {
             return None;
         };
@@ -247,7 +277,7 @@ impl Upgrade {
         self.stage = Stage::Passing;
         let parcels: Vec<Parcel> =
             std::iter::once(own).chain(parcels.into_iter().flatten()).collect();
-        self.beside(move || UpgradeStep::Passed(successor.hand_over(&parcels)), inbox);
+        self.beside(move || UpgradeStep::Passed(successor.hand_over(&parcels)));
         // The thread that was to wait may not have been had.
         matches!(self.stage, Stage::None).then_some(Deed::Thaw)
     }
@@ -277,9 +307,12 @@ impl Upgrade {
     }
 
     /// Ends this process, once whoever asked has its answer, without closing anything in order: all of
-    /// it is another's. That is told the signals that came too late to be heeded here.
-    pub fn leave(&self, signals: &[net::Signal]) -> ! {
-        if let Some(heir) = self.heir.and_then(|pid| i32::try_from(pid).ok()) {
+    /// it is the `heir`'s. That is told the signals that came too late to be heeded here; whoever waits
+    /// for an answer hears that there is none, and asks the heir.
+    pub fn leave(&mut self, heir: u32) -> ! {
+        let signals = self.signals();
+        drop(self.release());
+        if let Ok(heir) = i32::try_from(heir) {
             for signal in signals {
                 // It may have ended, too.
                 kill(Pid::from_raw(heir), signal.kind()).ok();
@@ -293,5 +326,75 @@ impl Upgrade {
         if let Some(reply) = self.reply.take() {
             reply.send(answer);
         }
+    }
+}
+
+/// Tells whoever asked for an upgrade why there is none.
+pub fn refuse(reply: Option<Reply<Upgraded>>, why: &str) {
+    if let Some(reply) = reply {
+        reply.send(Err(Refusal::new(StatusCode::CONFLICT, why)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Waiting(Wait);
+
+    impl From<UpgradeStep> for Waiting {
+        fn from(_: UpgradeStep) -> Self {
+            Self(Wait::Never)
+        }
+    }
+
+    impl Holdable for Waiting {
+        fn waits(&self) -> Wait {
+            self.0
+        }
+    }
+
+    /// An input waits while it has to, and for as long as there is room; what had to wait comes in order.
+    #[test]
+    fn inputs_wait_while_they_have_to() {
+        let reload = Wait::Always(Some(Signal::Reload));
+        let waits = [Wait::Never, Wait::WhenHeld, Wait::Always(None), reload];
+        let mut upgrade = Upgrade::new(1, mpsc::channel(1).0);
+        for (stage, admitted) in [(Stage::None, 4), (Stage::Starting, 2), (Stage::Passing, 1)] {
+            upgrade.stage = stage;
+            let now = waits.iter().filter_map(|wait| upgrade.admit(Waiting(*wait)));
+            let now: Vec<_> = now.map(|input| input.0).collect();
+            assert_eq!(now, waits[..admitted]);
+            let later: Vec<_> = upgrade.release().into_iter().map(|input| input.0).collect();
+            assert_eq!(later, waits[admitted..]);
+        }
+        for _ in 0..=net::INBOX_MAX {
+            assert!(upgrade.admit(Waiting(Wait::WhenHeld)).is_none());
+        }
+        assert_eq!(upgrade.release().len(), net::INBOX_MAX);
+    }
+
+    /// A signal waits however many other inputs do, and is told to the heir; of each one more than fits is
+    /// kept. The controls: other wishes are told to nobody, and do not fit.
+    #[test]
+    fn signals_wait_for_the_heir_when_nothing_else_fits() {
+        let signals = [Signal::Terminate, Signal::Reload];
+        let mut upgrade = Upgrade::new(1, mpsc::channel(1).0);
+        upgrade.stage = Stage::Starting;
+        for _ in 0..net::INBOX_MAX {
+            upgrade.admit(Waiting(Wait::Always(None)));
+        }
+        assert!(upgrade.signals().is_empty());
+        for signal in signals.into_iter().cycle().take(5) {
+            assert!(upgrade.admit(Waiting(Wait::Always(Some(signal)))).is_none());
+            assert!(upgrade.admit(Waiting(Wait::Always(None))).is_none());
+        }
+        assert_eq!(upgrade.signals(), signals);
+        assert_eq!(upgrade.release().len(), net::INBOX_MAX + signals.len());
+        // While there is room, all of them are: the second end is at once.
+        for _ in 0..2 {
+            upgrade.admit(Waiting(Wait::Always(Some(Signal::Terminate))));
+        }
+        assert_eq!(upgrade.signals().len(), 2);
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use adit::handoff::{
     Arrival, Carrier, Command, ContactSocket, Destination, Down, Event, EventReceiver, PumpHandle,
-    Quota, Report, Service, SessionKey, Target, events,
+    Quota, Report, Service, SessionKey, Target, Volume, events,
 };
 use adit::key::{PrivateKey, PublicKey};
 use adit::pump;
@@ -79,8 +79,8 @@ impl End {
     pub(crate) fn carry_of(&self, key: PublicKey, session: SessionKey, carrier: Carrier) {
         let (side, carrier) = (self.side, Box::new(carrier));
         let (name, grace, sessions_max) = ("test".into(), self.grace, self.sessions_max);
-        let quota = Quota::default();
-        let arrival = Arrival { session, key, name, grace, sessions_max, quota, has_path: true };
+        let (quota, volume, has_path) = (Quota::default(), Volume::default(), true);
+        let arrival = Arrival { session, key, name, grace, sessions_max, quota, volume, has_path };
         self.pump.send(Command::Carry { side, arrival, carrier }).unwrap();
     }
 

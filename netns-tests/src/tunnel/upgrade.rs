@@ -12,13 +12,20 @@ impl Tunnel<'_> {
     /// # Errors
     /// When the command cannot be started; a bad end is in the output.
     pub fn upgrade(&self, daemon: Daemon, more: &[&OsStr]) -> Result<Output, LabError> {
-        let (host, binary, socket) = match daemon {
-            Daemon::Forwarder => (&self.forwarder_host, &self.binaries.adit, "adit.sock"),
-            Daemon::Relay => (&self.relay_host, &self.binaries.relay, "relay.sock"),
+        self.command(daemon, "upgrade", more)
+    }
+
+    /// Runs a command of a daemon's program for that daemon; `more` are its other arguments.
+    ///
+    /// # Errors
+    /// When the command cannot be started; a bad end is in the output.
+    pub fn command(&self, daemon: Daemon, name: &str, more: &[&OsStr]) -> Result<Output, LabError> {
+        let (host, binary, file) = match daemon {
+            Daemon::Forwarder => (&self.forwarder_host, &self.binaries.adit, "adit.toml"),
+            Daemon::Relay => (&self.relay_host, &self.binaries.relay, "relay.toml"),
         };
-        let socket = self.path(socket);
-        let begin = [binary.as_os_str(), "upgrade".as_ref(), "--socket".as_ref()];
-        let arguments = begin.into_iter().chain([socket.as_os_str()]).chain(more.iter().copied());
-        host.run(arguments)
+        let file = self.path(file);
+        let begin = [binary.as_os_str(), name.as_ref(), "--config".as_ref(), file.as_os_str()];
+        host.run(begin.into_iter().chain(more.iter().copied()))
     }
 }

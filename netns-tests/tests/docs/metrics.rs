@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use adit::audit::Event;
 use adit::handoff::{ContactReport, DatagramReport, Limit, Measure, Times, TimesOf, Way};
 use adit::histogram::exposition;
-use adit::status::{AdmittedStatus, ForwarderStatus, PeerStatus, RelayStatus};
+use adit::status::{AdmittedStatus, ForwarderStatus, PeerStatus, RelayStatus, VolumeStatus};
 use hdrhistogram::Histogram;
 
 use super::alerts::rules;
@@ -34,8 +34,9 @@ fn answers() -> [String; 2] {
         events: one("started"),
         ..ForwarderStatus::default()
     };
+    let volume = Some(VolumeStatus::default());
     let relay = RelayStatus {
-        forwarders: vec![AdmittedStatus { datagrams, ..AdmittedStatus::default() }],
+        forwarders: vec![AdmittedStatus { datagrams, volume, ..AdmittedStatus::default() }],
         contacts,
         refused: one("not_tls"),
         events: one("started"),

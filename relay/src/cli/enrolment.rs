@@ -139,10 +139,11 @@ pub(super) fn rotate(args: &RotateArgs) -> Result<(), Failed> {
         "The next key lies in {next_file}. Until it is in its place nothing changes:\n\
          1. In the configuration of every forwarder and external peer, let both keys in:\n   \
             relay_key = [\"{present}\", \"{next}\"]\n   \
-            and restart it.\n\
-         2. When all of them have both: mv {next_file} {file}, and restart adit-relay.\n   \
+            and `adit reload` it (`adit connect` is restarted).\n\
+         2. When all of them have both: mv {next_file} {file}, let it have\n   \
+            the owner that it had, and `adit-relay upgrade`.\n   \
             Invitations that are open then are void: they name the old key.\n\
-         3. Leave the old key out again everywhere: relay_key = \"{next}\"."
+         3. Leave the old key out again everywhere: relay_key = \"{next}\", and `adit reload`."
     );
     say(&next.to_string());
     Ok(())

@@ -219,8 +219,11 @@ impl Daemon {
                 tracing::warn!(%contact, "keeps its old sources until the next reload: {error}");
             }
         }
+        let differs = |old: &Policy, new: &Policy| {
+            old.quota != new.quota || old.has_volume() != new.has_volume()
+        };
         for (session, state) in &self.sessions {
-            if has_changed(&state.key, |old, new| old.quota != new.quota) {
+            if has_changed(&state.key, differs) {
                 self.limit(*session)?;
             }
         }

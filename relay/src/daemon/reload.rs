@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use adit::api::{Refusal, ReloadRequest, Reply, StatusCode};
 use adit::config::{Admitted, RelayConfig, Reloaded};
 use adit::exit::Failed;
+use adit::invitation::UnixTime;
 use adit::key::PublicKey;
 use adit::logging;
 
@@ -54,6 +55,7 @@ impl Daemon {
         let before = self.admit();
         self.revoke()?;
         self.renew(&before)?;
+        self.judge_volumes(UnixTime::now())?;
         self.close_removed()?;
         Ok(reloaded)
     }

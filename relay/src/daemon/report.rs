@@ -8,7 +8,9 @@ use adit::exit::Failed;
 use adit::handoff::{Command, ContactReport, Protocol, Report, SessionKey, SessionReport};
 use adit::histogram::TimesRequest;
 use adit::key::PublicKey;
-use adit::status::{AdmittedStatus, Ask, ContactStatus, Memory, RelayStatus, Traffic, VERSION};
+use adit::status::{
+    AdmittedStatus, Ask, ContactStatus, Memory, RelayStatus, Traffic, VERSION, VolumeStatus,
+};
 
 use super::{Daemon, Input, Session};
 
@@ -76,7 +78,10 @@ impl Daemon {
             let nothing = Holding::default();
             let holding = holdings.get(&admitted.key).unwrap_or(&nothing);
             let status = status_of(admitted, shown.get(&admitted.key).copied(), holding);
-            AdmittedStatus { carriers: carriers.get(&admitted.key).copied().unwrap_or(0), ..status }
+            let carriers = carriers.get(&admitted.key).copied().unwrap_or(0);
+            let moved = self.volumes.moved(&admitted.key);
+            let volume = admitted.bytes_per_month.map(|max| VolumeStatus { moved, max });
+            AdmittedStatus { carriers, volume, ..status }
         };
         let refusals = self.refusals.borrow();
         RelayStatus {
@@ -161,6 +166,7 @@ fn status_of(
             .map(|shown| shown.datagrams.clone())
             .unwrap_or_default(),
         carriers: 0,
+        volume: None,
     }
 }
 

@@ -53,7 +53,8 @@ impl Daemon {
     pub(super) fn limit(&self, session: SessionKey) -> Result<(), Failed> {
         let Some(state) = self.sessions.get(&session) else { return Ok(()) };
         let Some(policy) = self.policies.get(&state.key) else { return Ok(()) };
-        self.tell(state.pump, Command::Limit { session, quota: policy.quota })
+        let (quota, volume) = (policy.quota, self.volume_of(&state.key, policy));
+        self.tell(state.pump, Command::Limit { session, quota, volume })
     }
 
     pub(super) fn handle_lost(&mut self, session: SessionKey, why: &Down, now: Instant) {

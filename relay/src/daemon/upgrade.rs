@@ -3,20 +3,26 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use adit::api::{Refusal, StatusCode};
 use adit::exit::{Exit, Failed};
 use adit::handoff::{Command, ContactSocket, EventReceiver, SessionKey};
+use adit::invitation::UnixTime;
 use adit::key::PublicKey;
 use adit::net::{self, Signal};
-use adit::upgrade::{self, Deed, Packer, Parcel, Predecessor, Unpacker, UpgradeStep};
+use adit::upgrade::{
+    self, Deed, Holdable, Packer, Parcel, Predecessor, Unpacker, UpgradeStep, Wait,
+};
 use adit_proto::id::SessionId;
 use serde::{Deserialize, Serialize};
 
 use super::{Daemon, Input, Session};
 use crate::contact::Contact;
 use crate::registrar::LeaseLeft;
+use crate::volumes::Volumes;
+
+/// How long flows may stand still for the disk.
+const WRITE_MAX: Duration = Duration::from_secs(1);
 
 /// What the relay's control plane leaves; contact points follow, each as a [`LeaseLeft`]. The first
 /// sockets are those of the datagram paths.
@@ -55,34 +61,31 @@ impl From<UpgradeStep> for Input {
     }
 }
 
+impl Holdable for Input {
+    fn waits(&self) -> Wait {
+        match self {
+            Self::Upgrade(_) | Self::Event(_) => Wait::Never,
+            Self::Reload(None) => Wait::Always(Some(Signal::Reload)),
+            Self::Reload(Some(_)) => Wait::Always(None),
+            Self::Terminate => Wait::Always(Some(Signal::Terminate)),
+            _ => Wait::WhenHeld,
+        }
+    }
+}
+
 fn failed(error: impl std::fmt::Display) -> Failed {
     Failed::new(Exit::Failure, error)
 }
 
 impl Daemon {
-    /// Handles an input, unless it has to wait until it is known who goes on.
-    pub(super) fn handle_or_hold(&mut self, input: Input, now: Instant) -> Result<(), Failed> {
-        let is_of_upgrade = matches!(input, Input::Upgrade(_) | Input::Event(_));
-        let is_wish = matches!(input, Input::Reload(_) | Input::Terminate);
-        if is_wish && self.upgrade.is_under_way() || self.upgrade.is_held() && !is_of_upgrade {
-            // What does not fit is answered by being dropped.
-            if self.held.len() < net::INBOX_MAX {
-                self.held.push(input);
-            }
-            return Ok(());
-        }
-        self.handle(input, now)
-    }
-
     /// Brings an upgrade on its way.
     pub(super) fn handle_upgrade(&mut self, step: UpgradeStep, now: Instant) -> Result<(), Failed> {
         let deed = match step {
             UpgradeStep::Asked(_, reply) if self.ending.is_some() => {
-                let refusal = Refusal::new(StatusCode::CONFLICT, "the relay is ending");
-                reply.into_iter().for_each(|reply| reply.send(Err(refusal.clone())));
+                upgrade::refuse(reply, "the relay is ending");
                 None
             }
-            step => self.upgrade.handle_step(step, &self.inbox, now),
+            step => self.upgrade.handle_step(step, now),
         };
         self.perform(deed, now)
     }
@@ -93,30 +96,23 @@ impl Daemon {
             None => Ok(()),
             Some(Deed::Freeze) => self.tell_all(|| Command::Freeze),
             Some(Deed::Pack) => {
+                // What has moved is counted here: nobody who takes over knows of it.
+                self.tell_all(|| Command::Moved)?;
                 let mut pumps = 0..self.pumps.len();
                 pumps.try_for_each(|pump| self.tell(pump, Command::Pack(pump)))
             }
             Some(Deed::Pass) => {
-                let own = self.pack(now);
-                let deed = self.upgrade.pass(own, &self.inbox);
+                // The heir goes on with the file, or nobody takes over.
+                let written = self.volumes.write_now(WRITE_MAX, now);
+                let own = written.and_then(|()| self.pack(now));
+                let deed = self.upgrade.pass(own);
                 self.perform(deed, now)
             }
             Some(Deed::Thaw) => {
                 self.tell_all(|| Command::Thaw)?;
-                let held = std::mem::take(&mut self.held);
-                held.into_iter().try_for_each(|input| self.handle(input, now))
+                self.upgrade.release().into_iter().try_for_each(|input| self.handle(input, now))
             }
-            Some(Deed::Leave) => {
-                // Whoever waits for an answer asks the other process.
-                let held = std::mem::take(&mut self.held).into_iter();
-                let signals = held.filter_map(|input| match input {
-                    Input::Reload(None) => Some(Signal::Reload),
-                    Input::Terminate => Some(Signal::Terminate),
-                    _ => None,
-                });
-                let signals: Vec<Signal> = signals.collect();
-                self.upgrade.leave(&signals)
-            }
+            Some(Deed::Leave(heir)) => self.upgrade.leave(heir),
         }
     }
 
@@ -173,6 +169,7 @@ impl Daemon {
         }
         let sessions: Vec<_> = self.sessions.keys().copied().collect();
         sessions.into_iter().try_for_each(|session| self.limit(session))?;
+        self.judge_volumes(UnixTime::now())?;
         // The configuration may be another by now.
         self.revoke()?;
         self.close_removed()?;
@@ -186,6 +183,8 @@ impl Daemon {
     /// Goes on with what the other control plane has left; returns the contact points.
     fn restore(&mut self, control: &mut Unpacker, now: Instant) -> Result<Contacts, Failed> {
         let left: Left = control.take().map_err(failed)?;
+        // It was written since this process began.
+        self.volumes = Volumes::load(&self.config.state, UnixTime::now(), now).map_err(failed)?;
         self.last_session = left.last_session;
         let sockets = (0..left.path_sockets).map(|_| control.take_socket().map(UdpSocket::from));
         let sockets: Vec<_> = sockets.collect::<Result<_, _>>().map_err(failed)?;

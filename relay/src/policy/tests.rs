@@ -138,4 +138,6 @@ fn limits_are_those_of_the_file() {
     let quota = Quota { flows_max: Some(3), flows_per_s: Some(2), bytes_per_s: Some(1) };
     assert_eq!(with(|admitted| admitted.quota = quota).quota, quota);
     assert_eq!(with(|_| ()).quota, Quota::default());
+    assert_eq!(with(|admitted| admitted.bytes_per_month = Some(4)).bytes_per_month, Some(4));
+    assert_eq!(with(|_| ()).bytes_per_month, None);
 }

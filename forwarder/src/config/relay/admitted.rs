@@ -32,10 +32,21 @@ pub(super) const FORWARDER_KEYS: &[&str] = &[
     "flows_max",
     "flows_per_s",
     "bytes_per_s",
+    "bytes_per_month",
 ];
 /// … and of `[[external]]`.
-pub(super) const EXTERNAL_KEYS: &[&str] =
-    &["name", "key", "names", "calls", "allow", "deny", "flows_max", "flows_per_s", "bytes_per_s"];
+pub(super) const EXTERNAL_KEYS: &[&str] = &[
+    "name",
+    "key",
+    "names",
+    "calls",
+    "allow",
+    "deny",
+    "flows_max",
+    "flows_per_s",
+    "bytes_per_s",
+    "bytes_per_month",
+];
 
 const SCHEMA: Schema = Schema {
     top: &["forwarder", "external"],
@@ -87,6 +98,8 @@ pub struct Admitted {
     pub deny: Vec<IpNet>,
     /// How much it may use.
     pub quota: Quota,
+    /// How many bytes it may move in a calendar month.
+    pub bytes_per_month: Option<u64>,
 }
 
 impl Admitted {
@@ -105,6 +118,7 @@ impl Admitted {
             allow: None,
             deny: Vec::new(),
             quota: Quota::default(),
+            bytes_per_month: None,
         }
     }
 }
@@ -127,7 +141,8 @@ impl Display for Admitted {
         list(f, "deny", &nets(&self.deny))?;
         number(f, "flows_max", self.quota.flows_max)?;
         number(f, "flows_per_s", self.quota.flows_per_s)?;
-        number(f, "bytes_per_s", self.quota.bytes_per_s)
+        number(f, "bytes_per_s", self.quota.bytes_per_s)?;
+        number(f, "bytes_per_month", self.bytes_per_month)
     }
 }
 
@@ -179,6 +194,7 @@ pub(super) struct RawAdmitted {
     flows_max: Option<Spanned<usize>>,
     flows_per_s: Option<Spanned<u32>>,
     bytes_per_s: Option<Spanned<u64>>,
+    bytes_per_month: Option<Spanned<u64>>,
 }
 
 /// The keys of one file after the other: names and keys are unique over all of them.
@@ -248,6 +264,7 @@ impl RawAdmitted {
                 self.flows_per_s.as_ref(),
                 self.bytes_per_s.as_ref(),
             )?,
+            bytes_per_month: quota::volume_in_file(file, self.bytes_per_month.as_ref())?,
             ..admitted
         })
     }

@@ -6,13 +6,12 @@ use adit_proto::id::SessionId;
 use serde::{Deserialize, Serialize};
 
 use super::{Daemon, Input, Role};
-use crate::api::{Refusal, StatusCode};
 use crate::exit::{Exit, Failed};
 use crate::gateway::Ended;
 use crate::handoff::{Command, Event, EventReceiver, SessionKey};
 use crate::net::{self, Signal};
 use crate::registrar::{PeerLeft, Registrar};
-use crate::upgrade::{self, Deed, Packer, Parcel, Predecessor, UpgradeStep};
+use crate::upgrade::{self, Deed, Holdable, Packer, Parcel, Predecessor, UpgradeStep, Wait};
 
 /// What the forwarder's control plane leaves.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,32 +27,29 @@ impl From<UpgradeStep> for Input {
     }
 }
 
-impl Daemon {
-    /// Handles an input, unless it has to wait until it is known who goes on.
-    pub(super) fn handle_or_hold(&mut self, input: Input, now: Instant) -> Result<(), Failed> {
-        let is_of_upgrade = matches!(input, Input::Upgrade(_) | Input::Event(_));
-        let is_wish = matches!(input, Input::Reload(_) | Input::Terminate);
-        if is_wish && self.upgrade.is_under_way() || self.upgrade.is_held() && !is_of_upgrade {
-            // What does not fit is answered by being dropped.
-            if self.held.len() < net::INBOX_MAX {
-                self.held.push(input);
-            }
-            return Ok(());
+impl Holdable for Input {
+    fn waits(&self) -> Wait {
+        match self {
+            Self::Upgrade(_) | Self::Event(_) => Wait::Never,
+            Self::Reload(None) => Wait::Always(Some(Signal::Reload)),
+            Self::Reload(Some(_)) => Wait::Always(None),
+            Self::Terminate => Wait::Always(Some(Signal::Terminate)),
+            _ => Wait::WhenHeld,
         }
-        self.handle(input, now)
     }
+}
 
+impl Daemon {
     /// Brings an upgrade on its way.
     pub(super) fn handle_upgrade(&mut self, step: UpgradeStep, now: Instant) -> Result<(), Failed> {
         let is_possible = matches!(self.role, Role::Contact(_)) && self.ending.is_none();
         let deed = match step {
             UpgradeStep::Asked(_, reply) if !is_possible => {
                 let text = "this process is ending, or no service: there is nothing to take over";
-                let refusal = Refusal::new(StatusCode::CONFLICT, text);
-                reply.into_iter().for_each(|reply| reply.send(Err(refusal.clone())));
+                upgrade::refuse(reply, text);
                 None
             }
-            step => self.upgrade.handle_step(step, &self.inbox, now),
+            step => self.upgrade.handle_step(step, now),
         };
         self.perform(deed, now)
     }
@@ -71,25 +67,14 @@ impl Daemon {
             Some(Deed::Pack) => self.tell(Command::Pack(0)),
             Some(Deed::Pass) => {
                 let own = self.pack(now);
-                let deed = self.upgrade.pass(own, &self.inbox);
+                let deed = self.upgrade.pass(own);
                 self.perform(deed, now)
             }
             Some(Deed::Thaw) => {
                 self.tell(Command::Thaw)?;
-                let held = std::mem::take(&mut self.held);
-                held.into_iter().try_for_each(|input| self.handle(input, now))
+                self.upgrade.release().into_iter().try_for_each(|input| self.handle(input, now))
             }
-            Some(Deed::Leave) => {
-                // Whoever waits for an answer asks the other process.
-                let held = std::mem::take(&mut self.held).into_iter();
-                let signals = held.filter_map(|input| match input {
-                    Input::Reload(None) => Some(Signal::Reload),
-                    Input::Terminate => Some(Signal::Terminate),
-                    _ => None,
-                });
-                let signals: Vec<Signal> = signals.collect();
-                self.upgrade.leave(&signals)
-            }
+            Some(Deed::Leave(heir)) => self.upgrade.leave(heir),
         }
     }
 
