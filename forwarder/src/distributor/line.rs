@@ -13,11 +13,17 @@ use adit_proto::limits::{
     CARRIER_SEND_TIME, LINE_NARROW, LINE_QUEUE_TIME, LINE_WIDE, PAYLOAD_MAX, RECORD_PAYLOAD_MIN,
 };
 use adit_ring::LineSample;
+use serde::{Deserialize, Serialize};
 
 /// How often the kernel is asked while a line is wide.
 const SAMPLE_EVERY: Duration = Duration::from_millis(5);
 /// Over how long the rate is measured.
 const RATE_OVER: Duration = Duration::from_millis(20);
+/// A line that brings nothing for so many of these is not slow: it stands still, or its other end does.
+const STILL_AFTER: u32 = 4;
+/// The least rate that is believed. A line is given a little more than its rate, and shows by that whether
+/// it has become faster: from nothing at all it never would.
+const RATE_MIN: u64 = 16_000;
 /// With so much waiting it is the line that is waited for.
 const BACKLOG_MIN: usize = 64 * 1024;
 /// How far one measurement lowers the rate: a 16th. A processor may have been busy elsewhere …
@@ -40,7 +46,7 @@ const LOOK_AGAIN_MIN: Duration = Duration::from_micros(500);
 const LOOK_AGAIN_MAX: Duration = Duration::from_millis(10);
 
 /// A carrier's line, as the kernel's measurements show it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Line {
     /// Bytes a second, while something is known.
     rate: Option<u64>,
@@ -159,8 +165,15 @@ impl Line {
             return None;
         }
         let (then, arrived) = *self.measured_from.get_or_insert((now, self.arrived));
-        let time = now.since(then);
-        if time < RATE_OVER.max(self.round_trip) {
+        let (time, over) = (now.since(then), RATE_OVER.max(self.round_trip));
+        if time < over {
+            return None;
+        }
+        if self.arrived == arrived {
+            if time > over * STILL_AFTER {
+                self.measured_from = None;
+                self.slow_since = self.slow_since.filter(|_| self.is_narrow);
+            }
             return None;
         }
         self.measured_from = Some((now, self.arrived));
@@ -169,13 +182,13 @@ impl Line {
     }
 
     fn handle_rate(&mut self, new: u64, now: Time) -> bool {
-        let old = self.rate.unwrap_or(new);
+        let old = self.rate.unwrap_or(new).max(RATE_MIN);
         // A line that could have taken more is not slower than it was.
         let least =
             if std::mem::take(&mut self.was_full) { old - (old >> FALL_SHIFT) } else { old };
         // What a connection begins with grows much faster.
         let rise = if self.is_narrow { old >> RISE_SHIFT } else { old >> 1 };
-        let rate = new.clamp(least, old + rise + 1);
+        let rate = new.clamp(least, old + rise).max(RATE_MIN);
         self.rate = Some(rate);
         if rate >= self.peak.0 || now.since(self.peak.1) > LONGER_FOR {
             self.peak = (rate, now);
@@ -373,6 +386,32 @@ mod tests {
             line.handle_sample(sample, 1 << 20, now + Duration::from_millis(5) * turn);
         }
         assert_eq!(line.send_max(), CARRIER_SEND_MAX);
+    }
+
+    /// A line that stood still for a while, or whose other end did, is as fast as before, and one that was
+    /// not known before is not slow.
+    #[test]
+    fn a_line_that_stands_still_does_not_become_slow() {
+        for known in [true, false] {
+            let (mut line, mut now) = if known { line(FAST) } else { Default::default() };
+            for _ in 0..3 {
+                now = feed(&mut line, 0, Duration::from_secs(5), now);
+                now = feed(&mut line, FAST, Duration::from_millis(300), now);
+                assert!(!line.is_narrow() && line.send_max() == CARRIER_SEND_MAX, "{line:?}");
+            }
+        }
+    }
+
+    /// However slow a line was, it is found out when it is not.
+    #[test]
+    fn a_line_that_hardly_moved_becomes_wide_again() {
+        let (mut line, mut now) = line(1_000);
+        assert!(line.is_narrow());
+        for _ in 0..2_000 {
+            let paced = u64::from(line.pace_max()).min(FAST);
+            now = feed(&mut line, paced, Duration::from_millis(1), now);
+        }
+        assert!(!line.is_narrow(), "{line:?}");
     }
 
     /// A shaper that lets a burst through makes no narrow line wide; a wide one is found out soon.
