@@ -32,6 +32,16 @@ pub(crate) struct Collected {
 }
 
 impl Intake {
+    /// The beginning of a record whose rest has not arrived.
+    pub(crate) fn unfinished(&self) -> &[u8] {
+        &self.unfinished
+    }
+
+    /// Goes on with such a beginning, of [`RECORD_ACCEPTED_MAX`] bytes at most.
+    pub(crate) fn take_over(unfinished: Vec<u8>) -> Self {
+        Self { unfinished }
+    }
+
     /// Opens every whole record in `buffer`, whose payload the kernel just filled. The records
     /// before a faulty one count.
     pub(crate) fn handle_received(

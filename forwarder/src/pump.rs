@@ -310,7 +310,7 @@ impl Pump {
             Command::ResetTimes => self.measures.reset(),
             Command::Freeze => self.freeze(),
             Command::Pack(pump) => self.pack(pump),
-            Command::Restore(parcel) => self.restore(parcel),
+            Command::Restore(parcel, keeps_carriers) => self.restore(parcel, keeps_carriers),
             Command::Thaw => self.is_thaw_due = self.is_still(),
             Command::Stop => self.stop(),
         }

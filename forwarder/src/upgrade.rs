@@ -1,5 +1,5 @@
 //! One process takes over from another, so that a new version of a daemon needs no restart: listeners,
-//! sessions and flows go on, and to the other ends of tunnels it is a carrier that was lost.
+//! carriers, sessions and flows go on, and to the other ends of tunnels it is a pause.
 //!
 //! ```text
 //!  old process (Upgrade, Successor)             new process (Predecessor)
@@ -30,7 +30,7 @@ pub use successor::Successor;
 use std::time::Duration;
 
 /// What the form of all that is passed is counted by: another number is another form.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 /// How long the new process may take to be ready …
 const READY_MAX: Duration = Duration::from_secs(6);
 /// … the old one to stand still and to pack …

@@ -14,10 +14,20 @@ use adit_proto::id::Side;
 #[expect(dead_code, reason = "shared with the tests of the tunnel")]
 mod pumps;
 
-use pumps::{End, SESSION, carriers, connect, echo, exchange, internal_peer, pattern, tunnel};
+use pumps::{
+    End, SESSION, Tunnel, carriers, connect, echo, exchange, internal_peer, pattern, tunnel,
+};
 
-/// Lets both stand still, and `heir` take over what `end` has; neither goes on yet.
-fn take_over(heir: &End, end: &End) {
+/// One that can take over from `end`.
+fn heir_of(end: &End) -> End {
+    let mut heir = End::new(end.side);
+    heir.key = end.key;
+    heir
+}
+
+/// Lets both stand still, and `heir` take over what `end` has, with its carriers or without; neither goes on
+/// yet. Whether a session has no carrier any more.
+fn take_over(heir: &End, end: &End, keeps_carriers: bool) -> bool {
     for end in [heir, end] {
         end.pump.send(Command::Freeze).unwrap();
         end.wait_for("Quiet", |event| matches!(event, Event::Quiet).then_some(()));
@@ -27,12 +37,23 @@ fn take_over(heir: &End, end: &End) {
         Event::Packed { packed, .. } => Some(packed.unwrap()),
         _ => None,
     });
-    heir.pump.send(Command::Restore(parcel)).unwrap();
+    heir.pump.send(Command::Restore(parcel, keeps_carriers)).unwrap();
+    let mut is_lost = false;
     let restored = heir.wait_for("Restored", |event| match event {
         Event::Restored(restored) => Some(restored),
-        _ => None,
+        event => {
+            is_lost |= matches!(event, Event::Lost { .. });
+            None
+        }
     });
     restored.unwrap();
+    is_lost
+}
+
+/// Lets one go on; it does, when this returns.
+fn thaw(end: &End) {
+    end.pump.send(Command::Thaw).unwrap();
+    end.report();
 }
 
 /// Ends one that stands still, and waits until its thread has let go of everything.
@@ -42,19 +63,24 @@ fn stop(end: &End) {
     }
 }
 
+/// How often the relay has another carrier for the session than the first.
+fn resumptions(tunnel: &Tunnel) -> u64 {
+    tunnel.relay.report().sessions[0].resumptions
+}
+
 /// Whichever of the two goes on, the other one has touched nothing: what came meanwhile arrives, and what
-/// ended meanwhile ends.
+/// ended meanwhile ends. The carrier goes on with them, unless the heir has no use for it.
 #[test]
 fn either_pump_goes_on_as_if_it_were_alone() {
-    for is_taken_over in [false, true] {
+    for (is_taken_over, keeps_carrier) in [(false, true), (true, true), (true, false)] {
         let mut tunnel = tunnel(internal_peer(echo));
         let (mut stream, mut ending) = (connect(&tunnel), connect(&tunnel));
         for stream in [&mut stream, &mut ending] {
             assert_eq!(exchange(stream, b"before"), b"before");
         }
-        let heir = End::new(Side::Forwarder);
-        take_over(&heir, &tunnel.forwarder);
-        tunnel.relay.wait_until_lost();
+        let heir = heir_of(&tunnel.forwarder);
+        let is_lost = take_over(&heir, &tunnel.forwarder, keeps_carrier);
+        assert_eq!(is_lost, !keeps_carrier);
         stream.write_all(b"meanwhile").unwrap();
         ending.write_all(b"last words").unwrap();
         ending.shutdown(Shutdown::Write).unwrap();
@@ -63,9 +89,11 @@ fn either_pump_goes_on_as_if_it_were_alone() {
         } else {
             stop(&heir);
         }
-        tunnel.forwarder.pump.send(Command::Thaw).unwrap();
-        tunnel.carry();
-        assert!(tunnel.forwarder.wait_until_up() && tunnel.relay.wait_until_up());
+        thaw(&tunnel.forwarder);
+        if is_lost {
+            tunnel.carry();
+            assert!(tunnel.forwarder.wait_until_up() && tunnel.relay.wait_until_up());
+        }
         let mut answer = vec![0; 9];
         stream.read_exact(&mut answer).unwrap();
         assert_eq!(answer, b"meanwhile");
@@ -74,7 +102,38 @@ fn either_pump_goes_on_as_if_it_were_alone() {
         let mut rest = String::new();
         ending.read_to_string(&mut rest).unwrap();
         assert_eq!(rest, "last words");
+        assert_eq!(resumptions(&tunnel), u64::from(is_lost));
     }
+}
+
+/// Wherever in its records a carrier is when it is handed over, again and again, from either end, nothing of
+/// it is lost, doubled or spoilt: it is never replaced, and can still be.
+#[test]
+fn a_carrier_is_handed_over_at_any_byte() {
+    const BYTES: usize = 40_000_000;
+    const HEIRS_MIN: usize = 6;
+    let mut tunnel = tunnel(internal_peer(echo));
+    let mut stream = connect(&tunnel);
+    let sent = pattern(BYTES, 1);
+    let mut heirs = 0;
+    thread::scope(|scope| {
+        let busy = scope.spawn(|| exchange(&mut stream, &sent) == sent);
+        while heirs < HEIRS_MIN || !busy.is_finished() {
+            let place = if heirs % 2 == 0 { &mut tunnel.forwarder } else { &mut tunnel.relay };
+            let heir = heir_of(place);
+            assert!(!take_over(&heir, place, true));
+            stop(&std::mem::replace(place, heir));
+            thaw(place);
+            heirs += 1;
+        }
+        assert!(busy.join().unwrap());
+    });
+    assert_eq!(resumptions(&tunnel), 0, "after {heirs} heirs");
+    tunnel.cut();
+    tunnel.forwarder.wait_until_lost();
+    tunnel.carry();
+    assert!(tunnel.forwarder.wait_until_up() && tunnel.relay.wait_until_up());
+    assert_eq!(exchange(&mut stream, b"after"), b"after");
 }
 
 /// A forwarder whose session was superseded while it was out of reach hears of that from the relay's next
@@ -97,13 +156,11 @@ fn a_superseded_session_stays_superseded() {
     relay.wait_until_lost();
     let _second = offer(&relay, 2, &second);
     assert!(!second.wait_until_up() && !relay.wait_until_up());
-    take_over(&heir, &relay);
-    second.wait_until_lost();
+    assert!(!take_over(&heir, &relay, true));
     stop(&relay);
-    heir.pump.send(Command::Thaw).unwrap();
+    thaw(&heir);
     let _late = offer(&heir, 3, &first);
     let why = first.wait_until_down();
     assert!(matches!(why, Down::Goaway(GoawayReason::Superseded, _)), "{why:?}");
-    let _again = offer(&heir, 4, &second);
-    assert!(second.wait_until_up() && heir.wait_until_up());
+    assert!(second.report().sessions[0].resumptions == 0 && heir.report().sessions.len() == 1);
 }

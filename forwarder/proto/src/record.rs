@@ -27,11 +27,14 @@ use std::ops::Range;
 use rustls::ExtractedSecrets;
 use rustls::kernel::KernelConnection;
 pub use rustls::{AlertDescription, ContentType, HandshakeType};
+use serde::{Deserialize, Serialize};
 
 pub use error::{RecordError, SealError, TrafficKeyError};
 pub use key::{KeySchedule, SealedBy};
 pub use opener::Opener;
 pub use sealer::Sealer;
+
+use key::{KeySecret, Secrets};
 
 use crate::limits;
 
@@ -74,10 +77,42 @@ pub struct RecordLayer {
     pub sealer: Sealer,
     /// Opens what we receive; call [`RecordLayer::open`] unless the content type does not matter.
     pub opener: Opener,
-    schedule: Box<dyn KeySchedule>,
+    /// None where another process made the handshake.
+    schedule: Option<Box<dyn KeySchedule>>,
+}
+
+/// Both directions as one process leaves them to another. What later keys are derived from stays with the
+/// TLS library: when the present ones are used up, the carrier is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RecordsLeft {
+    sealing: Secrets,
+    records_max: u64,
+    opening: Secrets,
 }
 
 impl RecordLayer {
+    /// What another process needs to go on; nothing where one of the directions has ended, or the peer
+    /// waits for other keys.
+    pub fn leave(&self) -> Option<RecordsLeft> {
+        let (sealing, records_max) = self.sealer.leave()?;
+        Some(RecordsLeft { sealing, records_max, opening: self.opener.leave()? })
+    }
+
+    /// Goes on where another process was, which must do nothing more.
+    ///
+    /// # Errors
+    /// When what it has left are no keys.
+    pub fn take_over(left: RecordsLeft) -> Result<Self, TrafficKeyError> {
+        let sealer = Sealer::new(left.sealing, left.records_max)?;
+        Ok(Self { sealer, opener: Opener::new(left.opening)?, schedule: None })
+    }
+
+    /// Whether no data may be sealed any more, nor will be: others keys are due, and nobody can derive
+    /// them.
+    pub fn is_used_up(&self) -> bool {
+        self.schedule.is_none() && self.key_update_due()
+    }
+
     /// Takes over from a finished handshake.
     ///
     /// `confidentiality_limit` is how many records one key may seal: rustls names it for each
@@ -88,9 +123,9 @@ impl RecordLayer {
         schedule: Box<dyn KeySchedule>,
     ) -> Result<Self, TrafficKeyError> {
         Ok(Self {
-            sealer: Sealer::new(secrets.tx, confidentiality_limit)?,
-            opener: Opener::new(secrets.rx)?,
-            schedule,
+            sealer: Sealer::new(KeySecret::of(secrets.tx)?, confidentiality_limit)?,
+            opener: Opener::new(KeySecret::of(secrets.rx)?)?,
+            schedule: Some(schedule),
         })
     }
 
@@ -170,8 +205,9 @@ impl RecordLayer {
             [1] => true,
             _ => return Err(RecordError::MalformedKeyUpdate),
         };
-        let secrets = self.schedule.update_rx().map_err(TrafficKeyError::Schedule)?;
-        self.opener.rekey(secrets)?;
+        let schedule = self.schedule.as_mut().ok_or(TrafficKeyError::Inherited)?;
+        let secrets = schedule.update_rx().map_err(TrafficKeyError::Schedule)?;
+        self.opener.rekey(KeySecret::of(secrets)?)?;
         if answer {
             // Several requests before we could answer are owed one answer.
             self.sealer.owe_key_update();
@@ -191,9 +227,13 @@ impl RecordLayer {
     /// The record must be sent in its turn, before whatever is sealed next.
     pub fn key_update(&mut self, request: bool, out: &mut [u8]) -> Result<usize, SealError> {
         let message = [HandshakeType::KeyUpdate.into(), 0, 0, 1, u8::from(request)];
+        if self.schedule.is_none() {
+            return Err(TrafficKeyError::Inherited.into());
+        }
         let len = self.seal_message(ContentType::Handshake, message, out)?;
-        let secrets = self.schedule.update_tx().map_err(TrafficKeyError::Schedule)?;
-        self.sealer.rekey(secrets)?;
+        let schedule = self.schedule.as_mut().ok_or(TrafficKeyError::Inherited)?;
+        let secrets = schedule.update_tx().map_err(TrafficKeyError::Schedule)?;
+        self.sealer.rekey(KeySecret::of(secrets)?)?;
         Ok(len)
     }
 

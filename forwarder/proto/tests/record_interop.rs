@@ -5,7 +5,7 @@
 
 use adit_proto::record::{
     ALERT_LEN, AlertDescription, CONTENT_MAX, ContentType, KEY_UPDATE_LEN, Opened, RecordError,
-    RecordLayer, SealError,
+    RecordLayer, SealError, TrafficKeyError,
 };
 use rustls::SupportedCipherSuite;
 use rustls::crypto::aws_lc_rs::cipher_suite::{
@@ -137,6 +137,51 @@ fn key_update_that_we_ask_for_is_answered_by_rustls() {
         assert!(!pair.ours.key_update_due());
         assert_eq!(pair.ours.opener.generation(), 1);
         pair.assert_talks();
+    });
+}
+
+/// Our end goes over to another process, again and again: rustls sees nothing of it, until it wants other
+/// keys, or we should have them.
+#[test]
+fn another_process_goes_on_with_the_same_keys() {
+    let pass_on = |pair: &mut Pair| {
+        let left = postcard::to_allocvec(&pair.ours.leave().unwrap()).unwrap();
+        pair.ours = RecordLayer::take_over(postcard::from_bytes(&left).unwrap()).unwrap();
+    };
+    for_each_pair(|mut pair| {
+        let update = key_update(&mut pair.ours, false);
+        pair.deliver(&update).unwrap();
+        for _ in 0..3 {
+            pass_on(&mut pair);
+            pair.assert_talks();
+        }
+        assert!(!pair.ours.is_used_up());
+        pair.ours.sealer.limit_records(6);
+        assert!(pair.ours.is_used_up());
+        let mut out = [0; KEY_UPDATE_LEN];
+        let refused = pair.ours.key_update(false, &mut out);
+        assert_eq!(refused, Err(SealError::Keys(TrafficKeyError::Inherited)));
+        pair.theirs.refresh_traffic_keys().unwrap();
+        let mut update = pair.their_records(b"");
+        let refused = pair.ours.open(&mut update);
+        assert_eq!(refused, Err(RecordError::Keys(TrafficKeyError::Inherited)));
+    });
+}
+
+/// Where a key update is owed, or the peer has said its last word, there is nothing to go on with.
+#[test]
+fn a_direction_that_has_to_end_is_not_passed_on() {
+    for_each_pair(|mut pair| {
+        pair.theirs.refresh_traffic_keys().unwrap();
+        let records = pair.their_records(b"");
+        pair.open(records);
+        assert!(pair.ours.leave().is_none());
+        key_update(&mut pair.ours, false);
+        assert!(pair.ours.leave().is_some());
+        pair.theirs.send_close_notify();
+        let records = pair.their_records(b"");
+        pair.open(records);
+        assert!(pair.ours.leave().is_none());
     });
 }
 

@@ -141,6 +141,8 @@ const EXPECTED: &[&str] = &[
     "a session was found gone",
     "a session was resumed",
     "an end was upgraded",
+    "an end was upgraded with its carrier",
+    "a carrier that was passed on had its last keys",
     "an end was upgraded with records retained",
     "keys were updated",
     "the relay resumed with records retained",

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use adit_proto::frame::GoawayReason;
 use adit_proto::id::SessionId;
+use serde::{Deserialize, Serialize};
 
 use crate::gateway::{Ended, Redial};
 use crate::handoff::{Down, SessionKey};
@@ -55,6 +56,15 @@ struct Carrier {
     is_suspect: bool,
 }
 
+/// A carrier as one process leaves it to another.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct CarrierLeft {
+    remote: SocketAddr,
+    /// Who has proved to be there.
+    pub(super) relay: PublicKey,
+    age: Duration,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Dial {
     Idle,
@@ -89,6 +99,20 @@ impl Tunnel {
     pub fn take_over(&mut self, session: Option<(SessionKey, SessionId)>, last: u64) {
         self.session = session.map(|(key, id)| Session { key, id: Some(id) });
         self.last_session = last;
+    }
+
+    /// Goes on with its carrier as well: none has to be dialled.
+    pub(super) fn take_over_carrier(&mut self, left: CarrierLeft, now: Instant) {
+        let CarrierLeft { remote, relay, age } = left;
+        let since = now.checked_sub(age).unwrap_or(now);
+        self.carrier = Some(Carrier { remote, relay, since, is_suspect: false });
+        self.dial = Dial::Idle;
+    }
+
+    /// The carrier, for the process that takes over.
+    pub(super) fn leave_carrier(&self, now: Instant) -> Option<CarrierLeft> {
+        let Carrier { remote, relay, since, .. } = self.carrier?;
+        Some(CarrierLeft { remote, relay, age: now.saturating_duration_since(since) })
     }
 
     /// The number of the last session that was begun.

@@ -349,16 +349,16 @@ pub enum Command {
     Measure(Asked, Filter),
     /// Lets all histograms begin anew.
     ResetTimes,
-    /// Stands still: lets go of all carriers, and gives the kernel nothing more. An [`Event::Quiet`](super::Event::Quiet)
+    /// Stands still: gives the kernel nothing more. An [`Event::Quiet`](super::Event::Quiet)
     /// follows when the kernel has nothing of the pump's any more.
     Freeze,
     /// Packs all that a pump has that stands still, for another process: an
     /// [`Event::Packed`](super::Event::Packed) with this number of the pump follows. No other command but
     /// [`Command::Thaw`] may come behind it.
     Pack(usize),
-    /// Takes over what a pump of another process has left, standing still: an
+    /// Takes over what a pump of another process has left, standing still, with its carriers or without: an
     /// [`Event::Restored`](super::Event::Restored) follows.
-    Restore(Parcel),
+    Restore(Parcel, bool),
     /// Goes on with what is there.
     Thaw,
     /// Ends every session and then the pump's thread.

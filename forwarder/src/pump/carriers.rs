@@ -1,5 +1,7 @@
 //! Carriers: records in, batches of records out, and what becomes of one that is lost.
 
+mod left;
+
 use std::io;
 use std::net::IpAddr;
 
@@ -17,6 +19,7 @@ use super::timers::Timer;
 use crate::collector::{Collected, Intake, broken, shift};
 use crate::distributor::Line;
 use crate::handoff::{Arrival, Carrier, Down, Event, SessionKey};
+pub(super) use left::CarrierLeft;
 
 /// A line that is slow is mostly one that loses packets: this one does not take each for a sign of
 /// congestion. Where the kernel has it not, the carrier works without.
@@ -33,8 +36,12 @@ pub(super) struct CarrierSocket {
     line: Line,
     /// What the send under way has of flows, to be measured when it is complete.
     departed: Vec<Departed>,
+    /// What was called back of the last send, while the pump stands still.
+    unsent: SliceList,
     /// A send is under way, or the line is full.
     pub(super) is_sending: bool,
+    /// It is the line that is waited for.
+    is_full: bool,
 }
 
 /// What a carrier is for at the moment.
@@ -66,7 +73,9 @@ impl Pump {
             intake: Intake::default(),
             line: Line::default(),
             departed: Vec::new(),
+            unsent: SliceList::new(),
             is_sending: false,
+            is_full: false,
         });
         self.timers.set(self.now + OPENING_MAX, Timer::Greeting(slot));
         self.arm_carrier(slot);
@@ -81,16 +90,19 @@ impl Pump {
     }
 
     pub(super) fn arm_carrier(&mut self, slot: Slot) {
-        let Some(carrier) = self.carriers.get(slot) else { return };
+        let is_still = self.is_still();
+        let Some(carrier) = self.carriers.get(slot).filter(|_| !is_still) else { return };
         let token = slot.token(Purpose::CarrierReceive);
         self.ring.recv(&carrier.socket, self.groups.carriers, 1, token);
     }
 
     pub(super) fn handle_carrier_received(&mut self, slot: Slot, result: io::Result<Received>) {
+        let is_still = self.is_still();
         let Some(carrier) = self.carriers.get_mut(slot) else { return };
         let received = match result {
             Ok(received) => received,
             Err(error) if is_dry(&error) => return self.carriers_dry.push(slot),
+            Err(error) if is_still && is_cancelled(&error) => return,
             Err(error) => return self.lose_carrier(slot, Down::Lost(error.to_string())),
         };
         let Some(buffer) = received.into_iter().next() else {
@@ -173,17 +185,23 @@ impl Pump {
     /// send.
     pub(super) fn send_carrier(&mut self, slot: Slot) {
         let mut slices = self.take_slices();
-        let now = self.clock();
+        let (now, is_still) = (self.clock(), self.is_still());
         let Some(tunnel) = self.tunnels.get_mut(slot) else { return self.keep_slices(slices) };
         tunnel.is_to_send = false;
         let carried = tunnel.carrier.and_then(|at| Some((at, self.carriers.get_mut(at)?)));
-        let Some((at, carrier)) = carried.filter(|(_, carrier)| !carrier.is_sending) else {
+        let Some((at, carrier)) = carried.filter(|(_, carrier)| !carrier.is_sending && !is_still)
+        else {
             self.keep_slices(slices);
             return self.set_session_timer(slot);
         };
+        if carrier.records.is_used_up() {
+            self.keep_slices(slices);
+            let why = "its keys, which another process has agreed on, are used up";
+            return self.lose_carrier(at, Down::Lost(why.into()));
+        }
         carrier.follow_line(tunnel, now);
         if let Some(wait) = carrier.line.poll_full() {
-            carrier.is_sending = true;
+            (carrier.is_sending, carrier.is_full) = (true, true);
             self.timers.set(now + wait, Timer::Line(at));
             return self.keep_slices(slices);
         }
@@ -225,10 +243,22 @@ impl Pump {
         result: io::Result<usize>,
         slices: SliceList,
     ) {
+        let is_still = self.is_still();
         let asked: usize = slices.iter().map(|slice| slice.len()).sum();
-        self.keep_slices(slices);
-        let Some(carrier) = self.carriers.get_mut(slot) else { return };
+        let Some(carrier) = self.carriers.get_mut(slot) else { return self.keep_slices(slices) };
         carrier.is_sending = false;
+        match result {
+            Ok(sent) if is_still && sent < asked => {
+                carrier.unsent = left::rest(slices, sent);
+                return;
+            }
+            Err(error) if is_still && is_cancelled(&error) => {
+                carrier.unsent = slices;
+                return;
+            }
+            _ => self.keep_slices(slices),
+        }
+        let Some(carrier) = self.carriers.get_mut(slot) else { return };
         match result {
             Ok(sent) if sent == asked => {
                 self.measures.record_departed(&mut carrier.departed, self.now);
@@ -254,6 +284,9 @@ impl Pump {
 
     pub(super) fn handle_line_timeout(&mut self, slot: Slot) {
         let Some(carrier) = self.carriers.get_mut(slot) else { return };
+        if !std::mem::take(&mut carrier.is_full) {
+            return;
+        }
         carrier.is_sending = false;
         if let Role::Carries(tunnel) = carrier.role {
             self.schedule_send(tunnel);

@@ -207,6 +207,11 @@ impl Tunnel {
         self.is_closing && !self.session.owes_control() || self.is_draining && self.has_drained()
     }
 
+    /// One end has said goodbye, or is about to.
+    pub(super) fn is_ending(&self) -> bool {
+        self.is_closing || self.has_parted || self.farewell.is_some()
+    }
+
     /// Every flow has ended, and the other end has all of it, unless it is out of reach.
     fn has_drained(&self) -> bool {
         let has_all = self.session.records_retained() == 0 || !self.session.is_carried();

@@ -16,16 +16,18 @@
 //! **Architecture Invariant:** what was received is in a session before anything is packed: a pump that
 //! stands still has no operation in the kernel.
 //!
-//! Carriers are not passed on: their keys are the TLS library's own. A session outlives its carriers
-//! anyway.
+//! Carriers are passed on with the keys that they have at the moment. What later keys are made from is the
+//! TLS library's own, so that a carrier which needs others is lost then; a session outlives it anyway.
 
 mod pack;
 mod unpack;
 
 use std::time::Duration;
 
+use adit_proto::id::Side;
 use adit_proto::limits::ANNOUNCED_MAX;
 
+use super::carriers::CarrierSocket;
 use super::flows::State;
 use super::slots::{Purpose, Slot};
 use super::timers::Timer;
@@ -66,7 +68,7 @@ impl Pump {
         }
     }
 
-    /// Moves nothing more, and lets go of all carriers.
+    /// Moves nothing more, and lets go of what nobody can go on with.
     pub(super) fn freeze(&mut self) {
         if self.is_still() {
             // One upgrade was given up, and here is the next, which is to hear of this, too.
@@ -76,10 +78,7 @@ impl Pump {
             return;
         }
         self.standing = Standing::Stopping;
-        let carriers: Vec<Slot> = self.carriers.iter().map(|(slot, _)| slot).collect();
-        for carrier in carriers {
-            self.lose_carrier(carrier, Down::Lost("this process hands over to another".into()));
-        }
+        self.halt_carriers();
         let closing = self.tunnels.iter().filter(|(_, tunnel)| tunnel.is_closing);
         for slot in closing.map(|(slot, _)| slot).collect::<Vec<_>>() {
             self.end(slot, Down::Closed);
@@ -103,8 +102,10 @@ impl Pump {
     /// Goes on with all that is here.
     fn thaw(&mut self) {
         self.standing = Standing::Running;
+        self.thaw_carriers();
         let tunnels: Vec<Slot> = self.tunnels.iter().map(|(slot, _)| slot).collect();
         for slot in tunnels {
+            self.thaw_path(slot);
             self.schedule_send(slot);
             self.set_session_timer(slot);
         }
@@ -120,6 +121,16 @@ impl Pump {
         let messages: Vec<_> = inlets.chain(associations).chain(paths).collect();
         self.messages_dry.clear();
         messages.into_iter().for_each(|(purpose, slot)| self.arm_messages(purpose, slot));
+    }
+
+    /// A forwarder's socket for datagrams is not passed on: it has another.
+    fn thaw_path(&mut self, slot: Slot) {
+        let Some(tunnel) = self.tunnels.get(slot) else { return };
+        let carrier = tunnel.carrier.and_then(|carrier| self.carriers.get(carrier));
+        let relay = carrier.and_then(CarrierSocket::remote_ip);
+        if relay.is_some() && tunnel.session.side() == Side::Forwarder {
+            self.take_path(slot, relay);
+        }
     }
 
     fn thaw_flow(&mut self, slot: Slot) {

@@ -117,17 +117,19 @@ pub fn freeze(pumps: &[PumpHandle], events: &EventReceiver) -> Result<(), Failed
     .map(drop)
 }
 
-/// Lets each pump take over what was left to it; returns what they have to say to the control plane.
+/// Lets each pump take over what was left to it, with its carriers or without; returns what they have to
+/// say to the control plane.
 ///
 /// # Errors
 /// When one cannot.
 pub fn restore(
     pumps: &[PumpHandle],
     parcels: Vec<Parcel>,
+    keeps_carriers: bool,
     events: &EventReceiver,
 ) -> Result<Vec<Event>, Failed> {
     for (pump, parcel) in pumps.iter().zip(parcels) {
-        pump.send(Command::Restore(parcel)).map_err(failed)?;
+        pump.send(Command::Restore(parcel, keeps_carriers)).map_err(failed)?;
     }
     await_all(pumps.len(), events, |event| match event {
         Event::Restored(restored) => Ok(restored),

@@ -52,9 +52,9 @@ pub(crate) fn carriers() -> (Carrier, Carrier, TcpStream) {
 pub(crate) struct End {
     pub(crate) pump: PumpHandle,
     events: EventReceiver,
-    side: Side,
+    pub(crate) side: Side,
     /// Whom the sessions of this end are with.
-    key: PublicKey,
+    pub(crate) key: PublicKey,
     pub(crate) grace: Duration,
     /// At the relay: how many sessions a key may have.
     pub(crate) sessions_max: usize,

@@ -28,6 +28,8 @@ const WRITE_MAX: Duration = Duration::from_secs(1);
 /// sockets are those of the datagram paths.
 #[derive(Debug, Serialize, Deserialize)]
 struct Left {
+    /// That the carriers know this relay by.
+    key: PublicKey,
     last_session: u64,
     sessions: Vec<SessionLeft>,
     sessions_by_key: Vec<(PublicKey, u64)>,
@@ -35,6 +37,13 @@ struct Left {
     path_sockets: usize,
     contact_address: Option<IpAddr>,
     leases: usize,
+}
+
+/// What has been taken over, and is made known to the pumps.
+struct Restored {
+    /// To forwarders this is the relay that they know.
+    keeps_carriers: bool,
+    contacts: Contacts,
 }
 
 /// What is made known to the pumps once this process goes on.
@@ -53,6 +62,7 @@ struct SessionLeft {
     remote: SocketAddr,
     local: IpAddr,
     id: Option<SessionId>,
+    is_carried: bool,
 }
 
 impl From<UpgradeStep> for Input {
@@ -126,8 +136,10 @@ impl Daemon {
             remote: state.remote,
             local: state.local,
             id: state.id,
+            is_carried: state.is_carried,
         };
         packer.put(&Left {
+            key: self.key,
             last_session: self.last_session,
             sessions: self.sessions.iter().map(session).collect(),
             sessions_by_key: self.sessions_by_key.iter().map(|(key, at)| (*key, at.0)).collect(),
@@ -153,10 +165,11 @@ impl Daemon {
         let now = Instant::now();
         upgrade::freeze(&self.pumps, events)?;
         let (mut control, parcels) = predecessor.receive()?;
-        let restored = self
-            .restore(&mut control, now)
-            // Sessions go on with their paths, so the pumps have those first.
-            .and_then(|contacts| Ok((contacts, upgrade::restore(&self.pumps, parcels, events)?)));
+        // Sessions go on with their paths, so the pumps have those first.
+        let restored = self.restore(&mut control, now).and_then(|restored| {
+            let Restored { keeps_carriers, contacts } = restored;
+            Ok((contacts, upgrade::restore(&self.pumps, parcels, keeps_carriers, events)?))
+        });
         let (contacts, early) = restored.map_err(|error| predecessor.refuse(error))?;
         predecessor.commit()?;
         self.service.taken_over();
@@ -180,8 +193,8 @@ impl Daemon {
         early.into_iter().try_for_each(|event| self.handle(Input::Event(event), now))
     }
 
-    /// Goes on with what the other control plane has left; returns the contact points.
-    fn restore(&mut self, control: &mut Unpacker, now: Instant) -> Result<Contacts, Failed> {
+    /// Goes on with what the other control plane has left; returns what the pumps are to know.
+    fn restore(&mut self, control: &mut Unpacker, now: Instant) -> Result<Restored, Failed> {
         let left: Left = control.take().map_err(failed)?;
         // It was written since this process began.
         self.volumes = Volumes::load(&self.config.state, UnixTime::now(), now).map_err(failed)?;
@@ -195,8 +208,8 @@ impl Daemon {
             self.hand_out_paths()?;
         }
         for left in left.sessions {
-            let SessionLeft { session, key, name, pump, remote, local, id } = left;
-            let (name, is_carried) = (Arc::from(name), false);
+            let SessionLeft { session, key, name, pump, remote, local, id, is_carried } = left;
+            let name = Arc::from(name);
             let state = Session { key, name, pump, remote, local, id, is_carried };
             self.sessions.insert(SessionKey(session), state);
         }
@@ -212,6 +225,6 @@ impl Daemon {
             contacts.all.push(left.contact.clone());
             self.registrar.take_over(left, listener, now);
         }
-        Ok(contacts)
+        Ok(Restored { keeps_carriers: left.key == self.key, contacts })
     }
 }

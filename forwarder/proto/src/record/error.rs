@@ -141,4 +141,7 @@ pub enum TrafficKeyError {
     /// rustls could not derive the next ones.
     #[error("deriving the next traffic secrets failed: {0}")]
     Schedule(rustls::Error),
+    /// The process that made the handshake is gone, and with it what they are derived from.
+    #[error("the keys were another process's, and nobody can derive those that follow")]
+    Inherited,
 }

@@ -11,12 +11,14 @@ use aws_lc_rs::aead::{
 use aws_lc_rs::error::Unspecified;
 use rustls::kernel::KernelConnection;
 use rustls::{ConnectionTrafficSecrets, ContentType};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::opener::record_len;
 use super::{CONTENT_MAX, HEADROOM, RecordError, TrafficKeyError};
 
-/// A sequence number to start with, and the secrets: what rustls hands over for one direction.
-pub(super) type Secrets = (u64, ConnectionTrafficSecrets);
+/// A sequence number to start with, and what the key for it is made from.
+pub(super) type Secrets = (u64, KeySecret);
 
 /// Where the keys after the present ones come from.
 pub trait KeySchedule: Send {
@@ -39,28 +41,75 @@ impl<Data: Send> KeySchedule for KernelConnection<Data> {
 /// An AEAD key and the IV that every nonce is made from.
 pub(super) struct TrafficKey {
     aead: LessSafeKey,
+    secret: KeySecret,
+}
+
+/// What a key is made from.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct KeySecret {
+    cipher: Cipher,
+    key: Zeroizing<Vec<u8>>,
     iv: [u8; NONCE_LEN],
 }
 
-impl TrafficKey {
-    pub(super) fn new(secrets: &ConnectionTrafficSecrets) -> Result<Self, TrafficKeyError> {
-        let (algorithm, key, iv): (&'static Algorithm, _, _) = match secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
-            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Cipher {
+    Aes128Gcm,
+    Aes256Gcm,
+    Chacha20Poly1305,
+}
+
+impl Cipher {
+    fn algorithm(self) -> &'static Algorithm {
+        match self {
+            Self::Aes128Gcm => &AES_128_GCM,
+            Self::Aes256Gcm => &AES_256_GCM,
+            Self::Chacha20Poly1305 => &CHACHA20_POLY1305,
+        }
+    }
+}
+
+impl KeySecret {
+    /// The secrets of a handshake, or of those that follow, with the number of the first record.
+    pub(super) fn of(
+        (sequence, secrets): (u64, ConnectionTrafficSecrets),
+    ) -> Result<Secrets, TrafficKeyError> {
+        let (cipher, key, iv) = match &secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Cipher::Aes128Gcm, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Cipher::Aes256Gcm, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
+                (Cipher::Chacha20Poly1305, key, iv)
+            }
             _ => return Err(TrafficKeyError::UnknownCipher),
         };
-        let wrong_length = |Unspecified| TrafficKeyError::WrongLength;
-        let key = UnboundKey::new(algorithm, key.as_ref()).map_err(wrong_length)?;
         let Ok(iv) = iv.as_ref().try_into() else {
             return Err(TrafficKeyError::WrongLength);
         };
-        Ok(Self { aead: LessSafeKey::new(key), iv })
+        Ok((sequence, Self { cipher, key: Zeroizing::new(key.as_ref().to_vec()), iv }))
+    }
+}
+
+impl fmt::Debug for KeySecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeySecret").field("cipher", &self.cipher).finish_non_exhaustive()
+    }
+}
+
+impl TrafficKey {
+    pub(super) fn new(secret: KeySecret) -> Result<Self, TrafficKeyError> {
+        let key = UnboundKey::new(secret.cipher.algorithm(), &secret.key)
+            .map_err(|Unspecified| TrafficKeyError::WrongLength)?;
+        Ok(Self { aead: LessSafeKey::new(key), secret })
+    }
+
+    /// What it was made from.
+    pub(super) fn secret(&self) -> &KeySecret {
+        &self.secret
     }
 
     /// RFC 8446 §5.3: the sequence number, as long as the IV, XORed with it.
     fn nonce(&self, sequence: u64) -> Nonce {
-        let mut nonce = self.iv;
+        let mut nonce = self.secret.iv;
         let low = nonce.iter_mut().skip(NONCE_LEN - size_of::<u64>());
         for (byte, sequence) in low.zip(sequence.to_be_bytes()) {
             *byte ^= sequence;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use rustls::{ConnectionTrafficSecrets, ContentType};
+use rustls::ContentType;
 
 use super::key::{Secrets, TrafficKey};
 use super::{HEADROOM, RecordError, TAILROOM, TrafficKeyError};
@@ -51,9 +51,14 @@ pub struct Opener {
 }
 
 impl Opener {
-    pub(super) fn new((sequence, secrets): Secrets) -> Result<Self, TrafficKeyError> {
-        let key = TrafficKey::new(&secrets)?;
+    pub(super) fn new((sequence, secret): Secrets) -> Result<Self, TrafficKeyError> {
+        let key = TrafficKey::new(secret)?;
         Ok(Self { key, sequence, generation: 0, records_without_data: 0, closed: false })
+    }
+
+    /// The number of the record that is due, and the key's secret; nothing where none is due.
+    pub(super) fn leave(&self) -> Option<Secrets> {
+        (!self.closed).then(|| (self.sequence, self.key.secret().clone()))
     }
 
     /// The length of the first record in `bytes`, header included, or `None` until its header is
@@ -101,11 +106,8 @@ impl Opener {
         self.generation
     }
 
-    pub(super) fn rekey(
-        &mut self,
-        (sequence, secrets): (u64, ConnectionTrafficSecrets),
-    ) -> Result<(), TrafficKeyError> {
-        self.key = TrafficKey::new(&secrets)?;
+    pub(super) fn rekey(&mut self, (sequence, secret): Secrets) -> Result<(), TrafficKeyError> {
+        self.key = TrafficKey::new(secret)?;
         self.sequence = sequence;
         self.generation += 1;
         Ok(())

@@ -23,11 +23,18 @@ pub struct Sealer {
 
 impl Sealer {
     pub(super) fn new(
-        (sequence, secrets): Secrets,
+        (sequence, secret): Secrets,
         records_max: u64,
     ) -> Result<Self, TrafficKeyError> {
-        let key = SealedBy { key: Arc::new(TrafficKey::new(&secrets)?), generation: 0 };
+        let key = SealedBy { key: Arc::new(TrafficKey::new(secret)?), generation: 0 };
         Ok(Self { key, sequence, records_max, update_owed: false, closed: false })
+    }
+
+    /// The number of the next record and the key's secret, and how many records the key may seal; nothing
+    /// where no data may be sent.
+    pub(super) fn leave(&self) -> Option<(Secrets, u64)> {
+        let secrets = (self.sequence, self.key.key.secret().clone());
+        (!self.closed && !self.update_owed).then_some((secrets, self.records_max))
     }
 
     /// Seals one record in place and returns its length, `content_len` + 22.
@@ -122,9 +129,9 @@ impl Sealer {
         self.update_owed = true;
     }
 
-    pub(super) fn rekey(&mut self, (sequence, secrets): Secrets) -> Result<(), TrafficKeyError> {
+    pub(super) fn rekey(&mut self, (sequence, secret): Secrets) -> Result<(), TrafficKeyError> {
         let generation = self.key.generation + 1;
-        self.key = SealedBy { key: Arc::new(TrafficKey::new(&secrets)?), generation };
+        self.key = SealedBy { key: Arc::new(TrafficKey::new(secret)?), generation };
         self.sequence = sequence;
         self.update_owed = false;
         Ok(())

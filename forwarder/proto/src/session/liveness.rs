@@ -54,6 +54,23 @@ impl Liveness {
         }
     }
 
+    /// Goes on with a carrier that another process had, whose latest probe had this number.
+    pub(super) fn take_over(number: u64, pong_due: Option<u64>, now: Time) -> Self {
+        Self { number, pong_due, ..Self::new(now) }
+    }
+
+    /// The number of the latest probe, and that of the one that waits for its answer.
+    pub(super) fn leave(&self) -> (u64, Option<u64>) {
+        (self.number, self.pong_due)
+    }
+
+    /// This end stood still: what it has not heard meanwhile is nobody's fault.
+    pub(super) fn handle_standstill(&mut self, now: Time) {
+        (self.missed, self.is_suspect) = (0, false);
+        self.unanswered.clear();
+        self.want(now);
+    }
+
     /// Any record is a sign of life.
     pub(super) fn handle_record(&mut self) {
         self.missed = 0;

@@ -266,6 +266,15 @@ impl<B> Session<B> {
         }
     }
 
+    /// This end stood still for a while and goes on, on the carrier that it had: what was not heard
+    /// meanwhile says nothing of that.
+    pub fn handle_standstill(&mut self, now: Time) {
+        if self.carriage == Carriage::Carried {
+            self.liveness.handle_standstill(now);
+            self.sent.reckoned_until = now;
+        }
+    }
+
     fn greeting(&mut self) -> Hello {
         let poll = self.take_poll();
         // Should the greeting be lost with its carrier, the older one still has to be told.

@@ -1,9 +1,9 @@
-//! A session as one process leaves it to another, which goes on with it: to the other end it is a
-//! carrier that was lost and comes back.
+//! A session as one process leaves it to another, which goes on with it, and with what carries it: the
+//! other end sees nothing but a pause. Where the carrier is not passed on, it was lost.
 //!
-//! What no carrier has brought is kept opened, since nobody has its keys any more, and sealed anew
-//! for the next one. Deliberately absent: what a carrier's loss loses as well (round trips, datagrams
-//! that wait), and what whoever has the sockets finds out by asking again (who waits for room).
+//! What is retained is kept opened, and sealed anew should it have to be sent again. Deliberately absent:
+//! what a carrier's loss loses as well (round trips, datagrams that wait), and what whoever has the sockets
+//! finds out by asking again (who waits for room).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::datagrams::DatagramsSnapshot;
+use super::liveness::Liveness;
 use super::resume::{Carriage, Retained};
 use super::{Counters, Received, Sent, Session};
 use crate::flow::{Flow, FlowSnapshot};
@@ -44,6 +45,18 @@ pub struct SessionSnapshot {
     records_polled: u64,
     bytes_granted: u64,
     counters: Counters,
+    carried: Option<CarriedSnapshot>,
+}
+
+/// What counts on the present carrier alone.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct CarriedSnapshot {
+    /// How many of the retained records are yet to be sent on it.
+    unsent: usize,
+    /// How many of the records to come are those of an older one.
+    repeated: u64,
+    probe: u64,
+    probe_to_answer: Option<u64>,
 }
 
 /// Why a session cannot be left to another process, or not be taken over.
@@ -102,19 +115,29 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
             records_polled: self.received.polled_records,
             bytes_granted: self.received.grant,
             counters: self.counters,
+            carried: self.is_carried().then(|| self.carried_snapshot()),
         })
     }
 
-    /// Goes on with a session that was left, without a carrier: the grace begins now.
+    fn carried_snapshot(&self) -> CarriedSnapshot {
+        let (probe, probe_to_answer) = self.liveness.leave();
+        let (unsent, repeated) = (self.sent.unsent, self.received.repeated);
+        CarriedSnapshot { unsent, repeated, probe, probe_to_answer }
+    }
+
+    /// Goes on with a session that was left, on the carrier that it had, and otherwise without one: then
+    /// the grace begins now. Should the carrier not be here, [`Session::handle_carrier_lost`] is next.
     ///
     /// # Errors
     /// When it is none that this version can go on with.
     pub fn restore(snapshot: SessionSnapshot, now: Time) -> Result<Self, SnapshotError> {
         check(&snapshot)?;
-        let SessionSnapshot { side, id, epoch, grace, counters, .. } = snapshot;
+        let SessionSnapshot { side, id, epoch, grace, counters, carried, .. } = snapshot;
+        let probes = carried.map(|left| Liveness::take_over(left.probe, left.probe_to_answer, now));
         let mut session = Self {
             epoch,
-            carriage: Carriage::Lost { since: now },
+            carriage: carried.map_or(Carriage::Lost { since: now }, |_| Carriage::Carried),
+            liveness: probes.unwrap_or_else(|| Liveness::new(now)),
             opened_detached: snapshot.opened_detached,
             next_flow: snapshot.next_flow,
             control: control(&snapshot.control)?,
@@ -122,7 +145,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
             sent: Sent {
                 records: snapshot.records_sent,
                 retained: snapshot.retained.into_iter().map(Retained::from).collect(),
-                unsent: 0,
+                unsent: carried.map_or(0, |left| left.unsent),
                 withheld: Duration::ZERO,
                 reckoned_until: now,
                 grant: snapshot.grant,
@@ -130,11 +153,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + From<Box<[u8]>>> Session<B> {
             },
             received: Received {
                 records: snapshot.records_received,
-                repeated: 0,
+                repeated: carried.map_or(0, |left| left.repeated),
                 taken: snapshot.bytes_taken,
                 polled_records: snapshot.records_polled,
                 grant: snapshot.bytes_granted,
-                poll_due: None,
+                poll_due: carried.map(|_| now),
             },
             counters,
             ..Self::new(side, id, grace, now)
@@ -177,6 +200,8 @@ fn check(snapshot: &SessionSnapshot) -> Result<(), SnapshotError> {
         "bytes in a record"
     } else if snapshot.retained.len() as u64 > snapshot.records_sent {
         "records retained than sent"
+    } else if snapshot.carried.is_some_and(|left| left.unsent > snapshot.retained.len()) {
+        "records to be sent than retained"
     } else if snapshot.flows.len() + snapshot.datagrams.flows() > FLOWS_MAX {
         "flows"
     } else if snapshot.bytes_taken > snapshot.counters.bytes_received {

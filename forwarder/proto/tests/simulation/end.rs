@@ -74,17 +74,25 @@ pub(crate) struct Link {
     pub(crate) outbox: Vec<u8>,
     /// The records of the send under way: the kernel reads their memory.
     sending: Vec<Sealed<Box<[u8]>>>,
+    /// Another process made the handshake: its keys are the last.
+    is_inherited: bool,
 }
 
 impl Link {
     pub(crate) fn new(records: RecordLayer) -> Self {
-        Self { records, inbox: Vec::new(), outbox: Vec::new(), sending: Vec::new() }
+        Self {
+            records,
+            inbox: Vec::new(),
+            outbox: Vec::new(),
+            sending: Vec::new(),
+            is_inherited: false,
+        }
     }
 
     /// Changes the sending keys where the other end wants it, or for no reason between records.
     fn update_keys(&mut self, random: &mut Random) -> Outcome {
         let is_due = self.records.key_update_due();
-        if !is_due && (self.sending.is_empty() || !random.chance(3)) {
+        if self.is_inherited || !is_due && (self.sending.is_empty() || !random.chance(3)) {
             return Ok(());
         }
         let mut record = [0; KEY_UPDATE_LEN];
@@ -179,12 +187,26 @@ impl End {
     /// Goes on with a session that was left, and with its sockets, of which nothing is known but that
     /// they are there.
     pub(crate) fn take_over(&mut self, session: Session<Box<[u8]>>, now: Time) {
+        if !session.is_carried() {
+            self.lost_at = Some(self.clock(now));
+        }
         self.session = Some(session);
-        self.lost_at = Some(self.clock(now));
         for (id, socket) in &mut self.sockets {
             socket.is_waiting = false;
             self.ready.insert(*id);
         }
+    }
+
+    /// The present carrier's keys go to another process; false when that has no use for them.
+    pub(crate) fn pass_on(&mut self, carrier: u32) -> bool {
+        let Some(link) = self.links.get_mut(&carrier) else { return false };
+        let Some(left) = link.records.leave() else { return false };
+        let bytes = postcard::to_allocvec(&left).expect("what is left can be written");
+        let left = postcard::from_bytes(&bytes).expect("what was written can be read");
+        link.records = RecordLayer::take_over(left).expect("keys that were used are keys");
+        link.sending.clear();
+        link.is_inherited = true;
+        true
     }
 
     /// Closes a carrier's socket at this end.

@@ -178,14 +178,17 @@ impl World {
         Ok(())
     }
 
-    /// Another process takes over what this end has: its sockets and its session, but no carrier.
+    /// Another process takes over what this end has: its sockets, its session, and mostly what carries it.
     fn upgrade(&mut self, side: Side) -> Outcome {
         if !self.end(side).is_running {
             return Ok(());
         }
         self.note("upgrade", [index(side) as u64, 0]);
+        let is_passed_on = self.random.chance(70);
+        let end = self.end(side);
+        let kept = end.current.filter(|current| is_passed_on && end.pass_on(*current));
         let carriers: Vec<u32> = self.end(side).links.keys().copied().collect();
-        for carrier in carriers {
+        for carrier in carriers.into_iter().filter(|carrier| Some(*carrier) != kept) {
             self.lose(carrier, side)?;
         }
         let (now, clock) = (self.now, self.clock(side));
@@ -195,17 +198,22 @@ impl World {
         let bytes = postcard::to_allocvec(&snapshot).map_err(|error| error.to_string())?;
         let snapshot = postcard::from_bytes(&bytes).map_err(|error| error.to_string())?;
         let restored = Session::restore(snapshot, clock);
-        let restored = restored.map_err(|error| format!("the {side:?}: {error}"))?;
+        let mut restored = restored.map_err(|error| format!("the {side:?}: {error}"))?;
+        restored.handle_standstill(clock);
         let [was, is] = [&session, &restored].map(|session| {
             let queued = (session.bytes_queued(), session.bytes_waiting(), session.counters());
-            (queued, session.records_retained(), session.stream_flows(), session.datagram_flows())
+            let kept = (session.records_retained(), session.is_carried());
+            (queued, kept, session.stream_flows(), session.datagram_flows())
         });
         if was != is {
             return Err(format!("the {side:?} is another after an upgrade: {was:?}, {is:?}"));
         }
         end.take_over(restored, now);
         self.oracle.count("an end was upgraded");
-        if is.1 > 0 {
+        if kept.is_some() {
+            self.oracle.count("an end was upgraded with its carrier");
+        }
+        if is.1.0 > 0 {
             self.oracle.count("an end was upgraded with records retained");
         }
         self.turn(side)

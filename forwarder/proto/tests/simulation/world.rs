@@ -6,7 +6,7 @@ use std::time::Duration;
 use adit_proto::frame::{Frame, Hello};
 use adit_proto::id::{FlowId, SessionId, Side, Time};
 use adit_proto::limits::{GRACE, OPENING_MAX};
-use adit_proto::record::{Opened, Opener};
+use adit_proto::record::{Opened, Opener, RecordError, TrafficKeyError};
 use adit_proto::session::{Greeted, Session, SessionError, parse_greeting};
 
 use crate::carrier::Carrier;
@@ -257,9 +257,13 @@ impl World {
             let len = Opener::record_len(&link.inbox).map_err(|error| error.to_string())?;
             let Some(len) = len.filter(|len| *len <= link.inbox.len()) else { return Ok(None) };
             let mut record: Vec<u8> = link.inbox.drain(..len).collect();
-            match link.records.open(&mut record).map_err(|error| error.to_string())? {
-                Opened::Data(content) => return Ok(Some(record[content].to_vec())),
-                Opened::KeyUpdated => self.oracle.count("keys were updated"),
+            match link.records.open(&mut record) {
+                Ok(Opened::Data(content)) => return Ok(Some(record[content].to_vec())),
+                Ok(Opened::KeyUpdated) => self.oracle.count("keys were updated"),
+                Err(RecordError::Keys(TrafficKeyError::Inherited)) => {
+                    self.oracle.count("a carrier that was passed on had its last keys");
+                    return self.lose(carrier, side).map(|()| None);
+                }
                 other => return Err(format!("{other:?} at the {side:?}")),
             }
         }

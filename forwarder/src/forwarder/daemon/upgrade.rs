@@ -6,9 +6,12 @@ use adit_proto::id::SessionId;
 use serde::{Deserialize, Serialize};
 
 use super::{Daemon, Input, Role};
+use crate::config::ForwarderConfig;
 use crate::exit::{Exit, Failed};
+use crate::forwarder::tunnel::CarrierLeft;
 use crate::gateway::Ended;
 use crate::handoff::{Command, Event, EventReceiver, SessionKey};
+use crate::key::PublicKey;
 use crate::net::{self, Signal};
 use crate::registrar::{PeerLeft, Registrar};
 use crate::upgrade::{self, Deed, Holdable, Packer, Parcel, Predecessor, UpgradeStep, Wait};
@@ -16,9 +19,20 @@ use crate::upgrade::{self, Deed, Holdable, Packer, Parcel, Predecessor, UpgradeS
 /// What the forwarder's control plane leaves.
 #[derive(Debug, Serialize, Deserialize)]
 struct Left {
+    way: Way,
     session: Option<(u64, SessionId)>,
+    carrier: Option<CarrierLeft>,
     last_session: u64,
     peers: Vec<PeerLeft>,
+}
+
+/// By what the carrier has come about: where that is another by now, it is dialled anew.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Way {
+    key: PublicKey,
+    /// As they are shown for debugging: all that is of interest is whether they are the same.
+    relay: String,
+    gateway: String,
 }
 
 impl From<UpgradeStep> for Input {
@@ -78,11 +92,19 @@ impl Daemon {
         }
     }
 
+    fn way(&self) -> Way {
+        let ForwarderConfig { relay, gateway, .. } = &self.config;
+        let (relay, gateway) = (format!("{relay:?}"), format!("{gateway:?}"));
+        Way { key: self.key.public(), relay, gateway }
+    }
+
     fn pack(&self, now: Instant) -> std::io::Result<Parcel> {
         let mut packer = Packer::new()?;
         let session = self.tunnel.session().zip(self.tunnel.id());
         packer.put(&Left {
+            way: self.way(),
             session: session.map(|(key, id)| (key.0, id)),
+            carrier: self.tunnel.leave_carrier(now),
             last_session: self.tunnel.last_session(),
             peers: self.registrar.leave(now),
         })?;
@@ -98,9 +120,11 @@ impl Daemon {
         let pumps = std::slice::from_ref(&self.pump);
         upgrade::freeze(pumps, events)?;
         let (mut control, parcels) = predecessor.receive()?;
-        let restored = upgrade::restore(pumps, parcels, events).and_then(|early| {
-            let left = control.take::<Left>();
-            Ok((early, left.map_err(|error| Failed::new(Exit::Failure, error))?))
+        let left = control.take::<Left>().map_err(|error| Failed::new(Exit::Failure, error));
+        let restored = left.and_then(|left| {
+            let is_known = |carrier: &CarrierLeft| self.config.relay_keys.contain(&carrier.relay);
+            let keeps_carrier = left.way == self.way() && left.carrier.iter().all(is_known);
+            Ok((upgrade::restore(pumps, parcels, keeps_carrier, events)?, left))
         });
         let (early, left) = restored.map_err(|error| predecessor.refuse(error))?;
         predecessor.commit()?;
@@ -108,6 +132,7 @@ impl Daemon {
         let now = Instant::now();
         let session = left.session.map(|(key, id)| (SessionKey(key), id));
         self.tunnel.take_over(session, left.last_session);
+        left.carrier.into_iter().for_each(|carrier| self.tunnel.take_over_carrier(carrier, now));
         let (peers, tokens) = (self.config.peers.clone(), self.config.tokens.as_slice());
         let key = session.map(|(key, _)| key);
         self.registrar = Registrar::take_over(left.peers, key, (peers, tokens), now);

@@ -15,6 +15,7 @@ use super::Standing;
 use crate::handoff::{Event, Listening, Replies};
 use crate::key::PublicKey;
 use crate::pump::Pump;
+use crate::pump::carriers::CarrierLeft;
 use crate::pump::flows::{FlowSocket, State};
 use crate::pump::meter::Queue;
 use crate::pump::owners::Owner;
@@ -23,7 +24,8 @@ use crate::pump::slots::Slot;
 use crate::pump::story::Story;
 use crate::upgrade::{Packer, Parcel};
 
-/// A session and what belongs to it; its streams follow, each as a [`FlowLeft`].
+/// A session and what belongs to it. The next socket is its carrier's, if it has one; its streams follow,
+/// each as a [`FlowLeft`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct TunnelLeft {
     pub(super) key: u64,
@@ -39,6 +41,7 @@ pub(super) struct TunnelLeft {
     pub(super) resumptions: u64,
     pub(super) is_draining: bool,
     pub(super) stalled_since: Option<Time>,
+    pub(super) carrier: Option<CarrierLeft>,
     pub(super) flows: usize,
 }
 
@@ -157,6 +160,8 @@ impl Pump {
 
     fn pack_tunnel(&self, tunnel: &Tunnel, packer: &mut Packer) -> io::Result<()> {
         let session = tunnel.session.snapshot().map_err(io::Error::other)?;
+        let carrier = tunnel.carrier.and_then(|carrier| self.carriers.get(carrier)?.leave());
+        let (carrier, socket) = carrier.unzip();
         let path = tunnel.path.id.map(|id| PathLeft { id, remote: tunnel.path.remote() });
         packer.put(&TunnelLeft {
             key: tunnel.key.0,
@@ -172,8 +177,10 @@ impl Pump {
             resumptions: tunnel.resumptions,
             is_draining: tunnel.is_draining,
             stalled_since: tunnel.stalled_since,
+            carrier,
             flows: tunnel.flows.len(),
         })?;
+        socket.map_or(Ok(()), |socket| packer.put_socket(socket))?;
         let flows = tunnel.flows.values().filter_map(|slot| self.flows.get(*slot));
         flows.into_iter().try_for_each(|flow| pack_flow(flow, packer))
     }

@@ -14,9 +14,10 @@ use adit_ring::Socket;
 use super::Standing;
 use super::pack::{FlowLeft, PathLeft, StateLeft, TunnelLeft};
 use crate::distributor::Outlet;
-use crate::handoff::{Event, Listening, SessionKey};
+use crate::handoff::{Down, Event, Listening, SessionKey};
 use crate::key::PublicKey;
 use crate::pump::Pump;
+use crate::pump::carriers::{CarrierLeft, CarrierSocket};
 use crate::pump::flows::{FlowSocket, State};
 use crate::pump::meter::{Queue, Seat, SharedMeter};
 use crate::pump::sessions::Tunnel;
@@ -26,9 +27,11 @@ use crate::upgrade::{Parcel, Unpacker};
 
 impl Pump {
     /// Takes over what was left to this pump, and stands still until it may go on.
-    pub(in crate::pump) fn restore(&mut self, parcel: Parcel) {
+    pub(in crate::pump) fn restore(&mut self, parcel: Parcel, keeps_carriers: bool) {
         let restored = match self.standing {
-            Standing::Still => self.try_restore(parcel).map_err(|error| error.to_string()),
+            Standing::Still => {
+                self.try_restore(parcel, keeps_carriers).map_err(|error| error.to_string())
+            }
             _ => Err("the pump does not stand still".to_owned()),
         };
         if restored.is_ok() {
@@ -37,11 +40,11 @@ impl Pump {
         self.emit(Event::Restored(restored));
     }
 
-    fn try_restore(&mut self, parcel: Parcel) -> io::Result<()> {
+    fn try_restore(&mut self, parcel: Parcel, keeps_carriers: bool) -> io::Result<()> {
         let mut unpacker = parcel.unpack()?;
         let tunnels: usize = unpacker.take()?;
         for _ in 0..tunnels {
-            self.restore_tunnel(&mut unpacker)?;
+            self.restore_tunnel(&mut unpacker, keeps_carriers)?;
         }
         let orphans: usize = unpacker.take()?;
         for _ in 0..orphans {
@@ -59,7 +62,7 @@ impl Pump {
         Ok(())
     }
 
-    fn restore_tunnel(&mut self, unpacker: &mut Unpacker) -> io::Result<()> {
+    fn restore_tunnel(&mut self, unpacker: &mut Unpacker, keeps_carrier: bool) -> io::Result<()> {
         let left: TunnelLeft = unpacker.take()?;
         let key = SessionKey(left.key);
         let session = Session::restore(left.session, self.now).map_err(io::Error::other)?;
@@ -83,6 +86,9 @@ impl Pump {
             self.owners.entry(left.owner).or_default().tunnels.push_back(slot);
         }
         self.restore_path(slot, side, left.path);
+        let carrier = left.carrier.map(|left| Ok::<_, io::Error>((left, unpacker.take_socket()?)));
+        let carrier = carrier.transpose()?.filter(|_| keeps_carrier);
+        self.restore_carrier(slot, carrier.map(|(left, socket)| (left, Socket::from(socket))));
         for _ in 0..left.flows {
             let left: FlowLeft = unpacker.take()?;
             let socket = left.has_socket.then(|| unpacker.take_socket()).transpose()?;
@@ -92,7 +98,23 @@ impl Pump {
         Ok(())
     }
 
-    /// The relay's socket is here already; the forwarder's is opened with the next carrier.
+    /// Where there is none to go on with, the one that the session had is lost.
+    fn restore_carrier(&mut self, at: Slot, left: Option<(CarrierLeft, Socket)>) {
+        let carrier = left.and_then(|(left, socket)| CarrierSocket::take_over(left, socket, at));
+        let Some(tunnel) = self.tunnels.get_mut(at) else { return };
+        match carrier {
+            Some(carrier) => tunnel.carrier = Some(self.carriers.insert(carrier)),
+            None if tunnel.session.is_carried() => {
+                tunnel.session.handle_carrier_lost(self.now);
+                let why = Down::Lost("this process cannot go on with the connection".into());
+                let session = tunnel.key;
+                self.emit(Event::Lost { session, why });
+            }
+            None => {}
+        }
+    }
+
+    /// The relay's socket is here already; the forwarder opens another when it has a carrier.
     fn restore_path(&mut self, at: Slot, side: Side, left: Option<PathLeft>) {
         let Some(PathLeft { id, remote }) = left else { return };
         match side {
