@@ -7,7 +7,9 @@ use std::rc::Rc;
 use adit_proto::flow::Chunk;
 use adit_proto::id::Time;
 use adit_proto::limits::{GATHERED_MAX, RECORD_ACCEPTED_MAX, SLOT_HEADROOM};
-use adit_proto::record::{AlertDescription, Opened, Opener, RecordLayer};
+use adit_proto::record::{
+    AlertDescription, Opened, Opener, RecordError, RecordLayer, TrafficKeyError,
+};
 use adit_proto::session::Event;
 use adit_ring::{Buffer, Memory};
 
@@ -90,7 +92,11 @@ impl Intake {
                 return Ok(());
             };
             let record_len = record.len();
-            match records.open(record).map_err(broken)? {
+            let opened = records.open(record).map_err(|error| match error {
+                RecordError::Keys(TrafficKeyError::Inherited) => Down::Lost(error.to_string()),
+                error => broken(error),
+            });
+            match opened? {
                 Opened::Data(content) => contents.push(content.start + at..content.end + at),
                 Opened::KeyUpdated | Opened::Ignored => {}
                 Opened::CloseNotify => return Err(Down::Lost("the other end closed it".into())),

@@ -45,7 +45,8 @@ use adit_proto::limits::{
     SLOT_HEADROOM, TURN_COMPLETIONS_MAX,
 };
 use adit_ring::{
-    Completion, Features, Group, Layout, MESSAGE_ROOM, Message, Refusal, Ring, SliceList, Token,
+    Completion, Features, Group, Layout, MESSAGE_ROOM, Message, Refusal, Ring, SliceList, Socket,
+    Token,
 };
 use crossbeam::channel::bounded;
 use nix::time::ClockId;
@@ -110,6 +111,8 @@ struct Pump {
     messages_dry: Vec<(Purpose, Slot)>,
     /// What could not be armed because a group was dry.
     carriers_dry: Vec<Slot>,
+    /// Of another process, which nobody goes on with.
+    carriers_left: Vec<Socket>,
     flows_dry: VecDeque<Slot>,
     /// Flows whose sockets are full while they hold slices of receive buffers.
     flows_blocked: BTreeSet<Slot>,
@@ -198,6 +201,7 @@ impl Pump {
             associations_to_send: Vec::new(),
             messages_dry: Vec::new(),
             carriers_dry: Vec::new(),
+            carriers_left: Vec::new(),
             flows_dry: VecDeque::new(),
             flows_blocked: BTreeSet::new(),
             slice_lists: Vec::new(),
@@ -310,7 +314,7 @@ impl Pump {
             Command::ResetTimes => self.measures.reset(),
             Command::Freeze => self.freeze(),
             Command::Pack(pump) => self.pack(pump),
-            Command::Restore(parcel, keeps_carriers) => self.restore(parcel, keeps_carriers),
+            Command::Restore { parcel, keeps_carriers } => self.restore(parcel, keeps_carriers),
             Command::Thaw => self.is_thaw_due = self.is_still(),
             Command::Stop => self.stop(),
         }

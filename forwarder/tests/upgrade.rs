@@ -5,17 +5,21 @@
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use adit::handoff::{Command, Down, Event, GoawayReason, SessionKey};
 use adit::key::PrivateKey;
 use adit_proto::id::Side;
+use adit_proto::limits::GRACE;
+use socket2::SockRef;
 
 #[path = "tunnel/pumps.rs"]
 #[expect(dead_code, reason = "shared with the tests of the tunnel")]
 mod pumps;
 
 use pumps::{
-    End, SESSION, Tunnel, carriers, connect, echo, exchange, internal_peer, pattern, tunnel,
+    DEADLINE, End, SESSION, Tunnel, carriers, connect, echo, exchange, internal_peer, pattern,
+    tunnel, tunnel_over,
 };
 
 /// One that can take over from `end`.
@@ -25,19 +29,28 @@ fn heir_of(end: &End) -> End {
     heir
 }
 
+/// Lets one stand still.
+fn freeze(end: &End) {
+    end.pump.send(Command::Freeze).unwrap();
+    end.wait_for("Quiet", |event| matches!(event, Event::Quiet).then_some(()));
+}
+
 /// Lets both stand still, and `heir` take over what `end` has, with its carriers or without; neither goes on
 /// yet. Whether a session has no carrier any more.
 fn take_over(heir: &End, end: &End, keeps_carriers: bool) -> bool {
-    for end in [heir, end] {
-        end.pump.send(Command::Freeze).unwrap();
-        end.wait_for("Quiet", |event| matches!(event, Event::Quiet).then_some(()));
-    }
+    freeze(heir);
+    freeze(end);
+    pass_on(heir, end, keeps_carriers)
+}
+
+/// `heir` takes over what `end` has; both stand still.
+fn pass_on(heir: &End, end: &End, keeps_carriers: bool) -> bool {
     end.pump.send(Command::Pack(0)).unwrap();
     let parcel = end.wait_for("Packed", |event| match event {
         Event::Packed { packed, .. } => Some(packed.unwrap()),
         _ => None,
     });
-    heir.pump.send(Command::Restore(parcel, keeps_carriers)).unwrap();
+    heir.pump.send(Command::Restore { parcel, keeps_carriers }).unwrap();
     let mut is_lost = false;
     let restored = heir.wait_for("Restored", |event| match event {
         Event::Restored(restored) => Some(restored),
@@ -106,34 +119,83 @@ fn either_pump_goes_on_as_if_it_were_alone() {
     }
 }
 
+/// How many bytes of flows have been sealed at this end.
+fn sealed(end: &End) -> u64 {
+    end.report().sessions[0].bytes_sent
+}
+
+/// Waits until the carrier takes no more of this end: its send is under way, and stays so.
+fn wait_until_stuck(end: &End) {
+    let mut before = (sealed(end), Instant::now());
+    while before.1.elapsed() < Duration::from_millis(50) {
+        let now = sealed(end);
+        if now != before.0 {
+            before = (now, Instant::now());
+        }
+    }
+}
+
 /// Wherever in its records a carrier is when it is handed over, again and again, from either end, nothing of
-/// it is lost, doubled or spoilt: it is never replaced, and can still be.
+/// it is lost, doubled or spoilt, whichever process goes on; it is never replaced, and can still be. The
+/// other end takes nothing before, so that each finds a send that has come part of its way.
 #[test]
 fn a_carrier_is_handed_over_at_any_byte() {
-    const BYTES: usize = 40_000_000;
-    const HEIRS_MIN: usize = 6;
-    let mut tunnel = tunnel(internal_peer(echo));
+    const BYTES: usize = 100_000_000;
+    const ROUNDS: usize = 8;
+    /// Less than a flow may send at once.
+    const RECEIVE_BUFFER: usize = 32 * 1024;
+    let ends = carriers();
+    for carrier in [&ends.0, &ends.1] {
+        SockRef::from(&carrier.stream).set_recv_buffer_size(RECEIVE_BUFFER).unwrap();
+    }
+    let mut tunnel = tunnel_over(ends, internal_peer(echo), GRACE);
     let mut stream = connect(&tunnel);
     let sent = pattern(BYTES, 1);
-    let mut heirs = 0;
     thread::scope(|scope| {
         let busy = scope.spawn(|| exchange(&mut stream, &sent) == sent);
-        while heirs < HEIRS_MIN || !busy.is_finished() {
-            let place = if heirs % 2 == 0 { &mut tunnel.forwarder } else { &mut tunnel.relay };
+        for round in 0..ROUNDS {
+            let (place, other) = match round % 2 {
+                0 => (&mut tunnel.forwarder, &tunnel.relay),
+                _ => (&mut tunnel.relay, &tunnel.forwarder),
+            };
+            freeze(other);
+            wait_until_stuck(place);
             let heir = heir_of(place);
             assert!(!take_over(&heir, place, true));
-            stop(&std::mem::replace(place, heir));
+            let is_taken_over = round % 4 < 2;
+            stop(&if is_taken_over { std::mem::replace(place, heir) } else { heir });
             thaw(place);
-            heirs += 1;
+            thaw(other);
+            let before = sealed(place);
+            let deadline = Instant::now() + DEADLINE;
+            while sealed(place) < before + 1_000_000 {
+                assert!(Instant::now() < deadline, "nothing moves after round {round}");
+            }
+            assert!(!busy.is_finished(), "all is over in round {round}");
         }
         assert!(busy.join().unwrap());
     });
-    assert_eq!(resumptions(&tunnel), 0, "after {heirs} heirs");
+    assert_eq!(resumptions(&tunnel), 0);
     tunnel.cut();
     tunnel.forwarder.wait_until_lost();
     tunnel.carry();
     assert!(tunnel.forwarder.wait_until_up() && tunnel.relay.wait_until_up());
     assert_eq!(exchange(&mut stream, b"after"), b"after");
+}
+
+/// A session that is told to close while its pump stands still is not handed over.
+#[test]
+fn a_session_that_ends_meanwhile_is_not_handed_over() {
+    let tunnel = tunnel(internal_peer(echo));
+    let heir = heir_of(&tunnel.relay);
+    freeze(&heir);
+    freeze(&tunnel.relay);
+    let (session, reason, why) = (SESSION, GoawayReason::Revoked, String::new());
+    tunnel.relay.pump.send(Command::Close { session, reason, why }).unwrap();
+    pass_on(&heir, &tunnel.relay, true);
+    assert!(heir.report().sessions.is_empty());
+    let why = tunnel.forwarder.wait_until_lost();
+    assert!(matches!(why, Down::Lost(_)), "{why:?}");
 }
 
 /// A forwarder whose session was superseded while it was out of reach hears of that from the relay's next

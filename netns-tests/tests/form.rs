@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 /// The number, and what it stands for.
-const KNOWN: (&str, &str) = ("2", "dc63f4976e48d7c7");
+const KNOWN: (&str, &str) = ("2", "19c4bf59c2ee70f7");
 /// What is passed on, by name, wherever it is defined.
 const PASSED: [&str; 8] = [
     "Word",

@@ -13,6 +13,8 @@
 //! 1. Receiving: [`Opener::record_len`] until a record is whole, then [`RecordLayer::open`].
 //! 2. Sending: if [`RecordLayer::key_update_due`], send what [`RecordLayer::key_update`] writes;
 //!    then [`Sealer::seal`] each record. [`Sealer::seal`] refuses data while an update is owed.
+//!    A layer that was taken over from another process is used up ([`RecordLayer::is_used_up`]) where
+//!    an update is due.
 //! 3. Ending: [`RecordLayer::close_notify`], or [`RecordLayer::alert`] with
 //!    [`RecordError::alert`]; nothing can be sealed after either.
 
@@ -91,11 +93,18 @@ pub struct RecordsLeft {
 }
 
 impl RecordLayer {
+    /// Whether [`RecordLayer::leave`] has something to leave.
+    pub fn is_passable(&self) -> bool {
+        self.sealer.is_passable() && self.opener.is_passable()
+    }
+
     /// What another process needs to go on; nothing where one of the directions has ended, or the peer
     /// waits for other keys.
     pub fn leave(&self) -> Option<RecordsLeft> {
-        let (sealing, records_max) = self.sealer.leave()?;
-        Some(RecordsLeft { sealing, records_max, opening: self.opener.leave()? })
+        self.is_passable().then(|| {
+            let (sealing, records_max) = self.sealer.leave();
+            RecordsLeft { sealing, records_max, opening: self.opener.leave() }
+        })
     }
 
     /// Goes on where another process was, which must do nothing more.
@@ -107,7 +116,7 @@ impl RecordLayer {
         Ok(Self { sealer, opener: Opener::new(left.opening)?, schedule: None })
     }
 
-    /// Whether no data may be sealed any more, nor will be: others keys are due, and nobody can derive
+    /// Whether no data may be sealed any more, nor will be: other keys are due, and nobody can derive
     /// them.
     pub fn is_used_up(&self) -> bool {
         self.schedule.is_none() && self.key_update_due()
@@ -227,9 +236,8 @@ impl RecordLayer {
     /// The record must be sent in its turn, before whatever is sealed next.
     pub fn key_update(&mut self, request: bool, out: &mut [u8]) -> Result<usize, SealError> {
         let message = [HandshakeType::KeyUpdate.into(), 0, 0, 1, u8::from(request)];
-        if self.schedule.is_none() {
-            return Err(TrafficKeyError::Inherited.into());
-        }
+        // Before anything is sealed.
+        self.schedule.as_ref().ok_or(TrafficKeyError::Inherited)?;
         let len = self.seal_message(ContentType::Handshake, message, out)?;
         let schedule = self.schedule.as_mut().ok_or(TrafficKeyError::Inherited)?;
         let secrets = schedule.update_tx().map_err(TrafficKeyError::Schedule)?;

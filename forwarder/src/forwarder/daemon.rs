@@ -184,9 +184,7 @@ impl Daemon {
         self.service.ready();
         loop {
             self.handle_timeout(Instant::now())?;
-            while let Some(action) = self.registrar.poll_action() {
-                self.act(action)?;
-            }
+            self.act_all()?;
             // Once for all that has come: each time means a list of all of them.
             if inputs.is_empty() {
                 self.admit()?;

@@ -56,9 +56,9 @@ struct Carrier {
     is_suspect: bool,
 }
 
-/// A carrier as one process leaves it to another.
+/// What is known of a carrier that was dialled, for the process that goes on with it.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(super) struct CarrierLeft {
+pub(super) struct DialledLeft {
     remote: SocketAddr,
     /// Who has proved to be there.
     pub(super) relay: PublicKey,
@@ -102,17 +102,17 @@ impl Tunnel {
     }
 
     /// Goes on with its carrier as well: none has to be dialled.
-    pub(super) fn take_over_carrier(&mut self, left: CarrierLeft, now: Instant) {
-        let CarrierLeft { remote, relay, age } = left;
+    pub(super) fn take_over_carrier(&mut self, left: DialledLeft, now: Instant) {
+        let DialledLeft { remote, relay, age } = left;
         let since = now.checked_sub(age).unwrap_or(now);
         self.carrier = Some(Carrier { remote, relay, since, is_suspect: false });
         self.dial = Dial::Idle;
     }
 
     /// The carrier, for the process that takes over.
-    pub(super) fn leave_carrier(&self, now: Instant) -> Option<CarrierLeft> {
+    pub(super) fn leave_carrier(&self, now: Instant) -> Option<DialledLeft> {
         let Carrier { remote, relay, since, .. } = self.carrier?;
-        Some(CarrierLeft { remote, relay, age: now.saturating_duration_since(since) })
+        Some(DialledLeft { remote, relay, age: now.saturating_duration_since(since) })
     }
 
     /// The number of the last session that was begun.

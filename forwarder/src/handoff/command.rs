@@ -358,7 +358,12 @@ pub enum Command {
     Pack(usize),
     /// Takes over what a pump of another process has left, standing still, with its carriers or without: an
     /// [`Event::Restored`](super::Event::Restored) follows.
-    Restore(Parcel, bool),
+    Restore {
+        /// What it has left.
+        parcel: Parcel,
+        /// Whether to go on with its carriers.
+        keeps_carriers: bool,
+    },
     /// Goes on with what is there.
     Thaw,
     /// Ends every session and then the pump's thread.

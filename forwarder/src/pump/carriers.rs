@@ -37,7 +37,7 @@ pub(super) struct CarrierSocket {
     /// What the send under way has of flows, to be measured when it is complete.
     departed: Vec<Departed>,
     /// What was called back of the last send, while the pump stands still.
-    unsent: SliceList,
+    called_back: SliceList,
     /// A send is under way, or the line is full.
     pub(super) is_sending: bool,
     /// It is the line that is waited for.
@@ -73,7 +73,7 @@ impl Pump {
             intake: Intake::default(),
             line: Line::default(),
             departed: Vec::new(),
-            unsent: SliceList::new(),
+            called_back: SliceList::new(),
             is_sending: false,
             is_full: false,
         });
@@ -102,7 +102,7 @@ impl Pump {
         let received = match result {
             Ok(received) => received,
             Err(error) if is_dry(&error) => return self.carriers_dry.push(slot),
-            Err(error) if is_still && is_cancelled(&error) => return,
+            Err(error) if is_still && is_called_back(&error) => return,
             Err(error) => return self.lose_carrier(slot, Down::Lost(error.to_string())),
         };
         let Some(buffer) = received.into_iter().next() else {
@@ -247,18 +247,14 @@ impl Pump {
         let asked: usize = slices.iter().map(|slice| slice.len()).sum();
         let Some(carrier) = self.carriers.get_mut(slot) else { return self.keep_slices(slices) };
         carrier.is_sending = false;
-        match result {
-            Ok(sent) if is_still && sent < asked => {
-                carrier.unsent = left::rest(slices, sent);
-                return;
-            }
-            Err(error) if is_still && is_cancelled(&error) => {
-                carrier.unsent = slices;
-                return;
-            }
-            _ => self.keep_slices(slices),
+        let is_called_back = match &result {
+            Ok(sent) => *sent < asked,
+            Err(error) => is_called_back(error),
+        };
+        if is_still && is_called_back {
+            carrier.called_back = left::rest(slices, result.unwrap_or(0));
+            return;
         }
-        let Some(carrier) = self.carriers.get_mut(slot) else { return };
         match result {
             Ok(sent) if sent == asked => {
                 self.measures.record_departed(&mut carrier.departed, self.now);
@@ -269,6 +265,7 @@ impl Pump {
             }
             Err(error) => self.lose_carrier(slot, Down::Lost(error.to_string())),
         }
+        self.keep_slices(slices);
     }
 
     fn handle_batch_sent(&mut self, slot: Slot) {
@@ -387,6 +384,12 @@ impl CarrierSocket {
 /// Whether an operation was called back.
 pub(super) fn is_cancelled(error: &io::Error) -> bool {
     error.raw_os_error() == Some(nix::errno::Errno::ECANCELED as i32)
+}
+
+/// Whether an operation was called back by a pump that stands still: one that a thread of the kernel waited
+/// for is interrupted.
+pub(super) fn is_called_back(error: &io::Error) -> bool {
+    is_cancelled(error) || error.kind() == io::ErrorKind::Interrupted
 }
 
 /// Whether the group of buffers was empty: a state, not an error.

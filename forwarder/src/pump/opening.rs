@@ -21,7 +21,7 @@ use adit_ring::{Socket, Target};
 
 use super::Pump;
 use super::associations::{Association, End};
-use super::carriers::is_cancelled;
+use super::carriers::is_called_back;
 use super::flows::{FlowSocket, State};
 use super::measures::Gauge;
 use super::meter::{Queue, Seat};
@@ -312,9 +312,6 @@ impl Pump {
     }
 
     pub(super) fn handle_connected(&mut self, slot: Slot, result: io::Result<()>) {
-        // One that a thread of the kernel waited for, at a unix socket, was interrupted.
-        let is_interrupted = |error: &io::Error| error.kind() == io::ErrorKind::Interrupted;
-        let is_called_back = |error: &io::Error| is_cancelled(error) || is_interrupted(error);
         if self.is_still() && result.as_ref().is_err_and(is_called_back) {
             return;
         }

@@ -13,8 +13,8 @@
 //!        Still ───────▶ Packed ──────▶ Running
 //! ```
 //!
-//! **Architecture Invariant:** what was received is in a session before anything is packed: a pump that
-//! stands still has no operation in the kernel.
+//! **Architecture Invariant:** what was received is in a session before anything is packed, but for the
+//! beginning of a record: a pump that stands still has no operation in the kernel.
 //!
 //! Carriers are passed on with the keys that they have at the moment. What later keys are made from is the
 //! TLS library's own, so that a carrier which needs others is lost then; a session outlives it anyway.
@@ -78,6 +78,11 @@ impl Pump {
             return;
         }
         self.standing = Standing::Stopping;
+        self.let_go_of_ending();
+    }
+
+    /// Lets go of the carriers and sessions that nobody can go on with.
+    pub(super) fn let_go_of_ending(&mut self) {
         self.halt_carriers();
         let closing = self.tunnels.iter().filter(|(_, tunnel)| tunnel.is_closing);
         for slot in closing.map(|(slot, _)| slot).collect::<Vec<_>>() {
@@ -88,6 +93,10 @@ impl Pump {
     /// Looks whether the pump stands still by now.
     pub(super) fn stand(&mut self) {
         if self.standing == Standing::Stopping {
+            if self.ring.is_quiet() {
+                // What was received last may have been a goodbye.
+                self.let_go_of_ending();
+            }
             if !self.ring.is_quiet() {
                 return self.ring.cancel_all();
             }
@@ -104,10 +113,9 @@ impl Pump {
         self.standing = Standing::Running;
         self.thaw_carriers();
         let tunnels: Vec<Slot> = self.tunnels.iter().map(|(slot, _)| slot).collect();
-        for slot in tunnels {
-            self.thaw_path(slot);
-            self.schedule_send(slot);
-            self.set_session_timer(slot);
+        for slot in &tunnels {
+            self.schedule_send(*slot);
+            self.set_session_timer(*slot);
         }
         let flows: Vec<Slot> = self.flows.iter().map(|(slot, _)| slot).collect();
         flows.into_iter().for_each(|slot| self.thaw_flow(slot));
@@ -121,6 +129,8 @@ impl Pump {
         let messages: Vec<_> = inlets.chain(associations).chain(paths).collect();
         self.messages_dry.clear();
         messages.into_iter().for_each(|(purpose, slot)| self.arm_messages(purpose, slot));
+        // Those that are made only now have been armed already.
+        tunnels.into_iter().for_each(|slot| self.thaw_path(slot));
     }
 
     /// A forwarder's socket for datagrams is not passed on: it has another.

@@ -8,6 +8,7 @@ use std::vec;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
 /// The most bytes that one item may have: a session whose window is retained and queued, several
 /// times over.
@@ -53,7 +54,8 @@ impl Packer {
     /// # Errors
     /// When it is too long, or the host has no memory left.
     pub fn put(&mut self, item: &impl Serialize) -> io::Result<()> {
-        let bytes = postcard::to_allocvec(item).map_err(invalid)?;
+        // There may be keys in it.
+        let bytes = Zeroizing::new(postcard::to_allocvec(item).map_err(invalid)?);
         let len = bytes.len() as u64;
         if len > ITEM_BYTES_MAX {
             return Err(invalid(format!("an item of {len} bytes is too long to be passed on")));
@@ -105,7 +107,7 @@ impl Unpacker {
         if len > ITEM_BYTES_MAX {
             return Err(invalid(format!("an item of {len} bytes is too long")));
         }
-        let mut bytes = Vec::new();
+        let mut bytes = Zeroizing::new(Vec::new());
         self.items.by_ref().take(len).read_to_end(&mut bytes)?;
         postcard::from_bytes(&bytes).map_err(invalid)
     }

@@ -129,7 +129,7 @@ pub fn restore(
     events: &EventReceiver,
 ) -> Result<Vec<Event>, Failed> {
     for (pump, parcel) in pumps.iter().zip(parcels) {
-        pump.send(Command::Restore(parcel, keeps_carriers)).map_err(failed)?;
+        pump.send(Command::Restore { parcel, keeps_carriers }).map_err(failed)?;
     }
     await_all(pumps.len(), events, |event| match event {
         Event::Restored(restored) => Ok(restored),

@@ -188,7 +188,15 @@ pub(crate) fn tunnel(target: SocketAddr) -> Tunnel {
 
 /// A tunnel that leads to `target`, with the relay's grace.
 pub(crate) fn tunnel_with(target: SocketAddr, grace: Duration) -> Tunnel {
-    let (for_forwarder, for_relay, cut) = carriers();
+    tunnel_over(carriers(), target, grace)
+}
+
+/// The same over this carrier.
+pub(crate) fn tunnel_over(
+    (for_forwarder, for_relay, cut): (Carrier, Carrier, TcpStream),
+    target: SocketAddr,
+    grace: Duration,
+) -> Tunnel {
     let (forwarder, mut relay) = (End::new(Side::Forwarder), End::new(Side::Relay));
     relay.grace = grace;
     forwarder.carry(SESSION, for_forwarder);

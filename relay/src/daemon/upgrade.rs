@@ -76,7 +76,7 @@ impl Holdable for Input {
         match self {
             Self::Upgrade(_) | Self::Event(_) => Wait::Never,
             Self::Reload(None) => Wait::Always(Some(Signal::Reload)),
-            Self::Reload(Some(_)) => Wait::Always(None),
+            Self::Reload(Some(_)) | Self::Enrol(_) => Wait::Always(None),
             Self::Terminate => Wait::Always(Some(Signal::Terminate)),
             _ => Wait::WhenHeld,
         }

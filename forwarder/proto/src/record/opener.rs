@@ -56,9 +56,14 @@ impl Opener {
         Ok(Self { key, sequence, generation: 0, records_without_data: 0, closed: false })
     }
 
-    /// The number of the record that is due, and the key's secret; nothing where none is due.
-    pub(super) fn leave(&self) -> Option<Secrets> {
-        (!self.closed).then(|| (self.sequence, self.key.secret().clone()))
+    /// Whether more may come.
+    pub(super) fn is_passable(&self) -> bool {
+        !self.closed
+    }
+
+    /// The number of the next record, and the key's secret.
+    pub(super) fn leave(&self) -> Secrets {
+        (self.sequence, self.key.secret().clone())
     }
 
     /// The length of the first record in `bytes`, header included, or `None` until its header is

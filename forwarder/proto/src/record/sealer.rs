@@ -30,11 +30,14 @@ impl Sealer {
         Ok(Self { key, sequence, records_max, update_owed: false, closed: false })
     }
 
-    /// The number of the next record and the key's secret, and how many records the key may seal; nothing
-    /// where no data may be sent.
-    pub(super) fn leave(&self) -> Option<(Secrets, u64)> {
-        let secrets = (self.sequence, self.key.key.secret().clone());
-        (!self.closed && !self.update_owed).then_some((secrets, self.records_max))
+    /// Whether data may be sent.
+    pub(super) fn is_passable(&self) -> bool {
+        !self.closed && !self.update_owed
+    }
+
+    /// The number of the next record and the key's secret, and how many records the key may seal.
+    pub(super) fn leave(&self) -> (Secrets, u64) {
+        ((self.sequence, self.key.key.secret().clone()), self.records_max)
     }
 
     /// Seals one record in place and returns its length, `content_len` + 22.

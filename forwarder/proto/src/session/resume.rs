@@ -61,7 +61,7 @@ pub(super) enum Retained<B> {
         /// Its number under that key.
         sequence: u64,
     },
-    /// Its content, as another process had it: no carrier of this one has.
+    /// Its content, as another process had it.
     Opened(Bytes),
 }
 

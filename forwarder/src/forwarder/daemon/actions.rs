@@ -10,7 +10,15 @@ use crate::net;
 use crate::registrar::Action;
 
 impl Daemon {
-    pub(super) fn act(&self, action: Action) -> Result<(), Failed> {
+    /// Does all that the registrar wants done.
+    pub(super) fn act_all(&mut self) -> Result<(), Failed> {
+        while let Some(action) = self.registrar.poll_action() {
+            self.act(action)?;
+        }
+        Ok(())
+    }
+
+    fn act(&self, action: Action) -> Result<(), Failed> {
         match action {
             Action::Tell(command) => return self.tell(command),
             Action::Resolve(id, place) => {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Daemon, Input, Role};
 use crate::config::ForwarderConfig;
 use crate::exit::{Exit, Failed};
-use crate::forwarder::tunnel::CarrierLeft;
+use crate::forwarder::tunnel::DialledLeft;
 use crate::gateway::Ended;
 use crate::handoff::{Command, Event, EventReceiver, SessionKey};
 use crate::key::PublicKey;
@@ -21,12 +21,13 @@ use crate::upgrade::{self, Deed, Holdable, Packer, Parcel, Predecessor, UpgradeS
 struct Left {
     way: Way,
     session: Option<(u64, SessionId)>,
-    carrier: Option<CarrierLeft>,
+    carrier: Option<DialledLeft>,
     last_session: u64,
     peers: Vec<PeerLeft>,
 }
 
-/// By what the carrier has come about: where that is another by now, it is dialled anew.
+/// By what the carrier has come about: where that is another by now, it is dialled anew; so it may be where
+/// another version shows the same in other words.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Way {
     key: PublicKey,
@@ -122,7 +123,7 @@ impl Daemon {
         let (mut control, parcels) = predecessor.receive()?;
         let left = control.take::<Left>().map_err(|error| Failed::new(Exit::Failure, error));
         let restored = left.and_then(|left| {
-            let is_known = |carrier: &CarrierLeft| self.config.relay_keys.contain(&carrier.relay);
+            let is_known = |carrier: &DialledLeft| self.config.relay_keys.contain(&carrier.relay);
             let keeps_carrier = left.way == self.way() && left.carrier.iter().all(is_known);
             Ok((upgrade::restore(pumps, parcels, keeps_carrier, events)?, left))
         });
@@ -132,7 +133,9 @@ impl Daemon {
         let now = Instant::now();
         let session = left.session.map(|(key, id)| (SessionKey(key), id));
         self.tunnel.take_over(session, left.last_session);
-        left.carrier.into_iter().for_each(|carrier| self.tunnel.take_over_carrier(carrier, now));
+        if let Some(carrier) = left.carrier {
+            self.tunnel.take_over_carrier(carrier, now);
+        }
         let (peers, tokens) = (self.config.peers.clone(), self.config.tokens.as_slice());
         let key = session.map(|(key, _)| key);
         self.registrar = Registrar::take_over(left.peers, key, (peers, tokens), now);
@@ -143,6 +146,8 @@ impl Daemon {
         net::forget_inherited();
         net::resume_accepting();
         tracing::info!(session = key.map(|key| key.0), "taken over from another process");
+        // The carrier may have brought callers meanwhile: the pump knows whom for before it reads them.
+        self.act_all()?;
         self.tell(Command::Thaw)?;
         early.into_iter().try_for_each(|event| self.handle_early(event, now))
     }

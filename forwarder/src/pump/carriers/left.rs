@@ -21,7 +21,7 @@ pub(in crate::pump) struct CarrierLeft {
     /// The beginning of a record whose rest has not arrived.
     unfinished: Bytes,
     /// The end of what was sealed: the kernel has the rest.
-    unsent: Bytes,
+    called_back: Bytes,
     line: Line,
 }
 
@@ -32,7 +32,7 @@ impl CarrierSocket {
             remote: self.remote.clone(),
             records: self.records.leave()?,
             unfinished: self.intake.unfinished().to_vec().into(),
-            unsent: self.unsent.iter().flat_map(|slice| slice.iter().copied()).collect(),
+            called_back: self.called_back.iter().flat_map(|slice| slice.iter().copied()).collect(),
             line: self.line.clone(),
         };
         Some((left, &self.socket))
@@ -46,7 +46,7 @@ impl CarrierSocket {
     ) -> Option<Self> {
         let records = RecordLayer::take_over(left.records).ok()?;
         let unfinished = Vec::from(left.unfinished);
-        let unsent = Some(Vec::from(left.unsent)).filter(|bytes| !bytes.is_empty());
+        let called_back = Some(Vec::from(left.called_back)).filter(|bytes| !bytes.is_empty());
         (unfinished.len() <= RECORD_ACCEPTED_MAX).then(|| Self {
             role: Role::Carries(tunnel),
             remote: left.remote,
@@ -55,7 +55,7 @@ impl CarrierSocket {
             intake: Intake::take_over(unfinished),
             line: left.line,
             departed: Vec::new(),
-            unsent: unsent.into_iter().map(Slice::from).collect(),
+            called_back: called_back.into_iter().map(Slice::from).collect(),
             is_sending: false,
             is_full: false,
         })
@@ -84,7 +84,7 @@ impl Pump {
                 Role::Carries(at) => self.tunnels.get_mut(at),
                 _ => None,
             };
-            let is_passable = carrier.records.leave().is_some();
+            let is_passable = carrier.records.is_passable();
             match tunnel.filter(|tunnel| is_passable && !tunnel.is_ending()) {
                 Some(tunnel) => {
                     tunnel.stalled_since.get_or_insert(self.now);
@@ -100,15 +100,19 @@ impl Pump {
     /// Lets all carriers go on, each with what was called back of its last send.
     pub(in crate::pump) fn thaw_carriers(&mut self) {
         self.carriers_dry.clear();
+        // Nobody goes on with those: their other ends hear of it now.
+        for socket in self.carriers_left.drain(..) {
+            socket.shutdown_both().ok();
+        }
         let slots: Vec<Slot> = self.carriers.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             self.arm_carrier(slot);
             let Some(carrier) = self.carriers.get_mut(slot) else { continue };
-            let unsent = std::mem::take(&mut carrier.unsent);
-            (carrier.is_sending, carrier.is_full) = (!unsent.is_empty(), false);
+            let called_back = std::mem::take(&mut carrier.called_back);
+            (carrier.is_sending, carrier.is_full) = (!called_back.is_empty(), false);
             if carrier.is_sending {
                 let token = slot.token(Purpose::CarrierSend);
-                self.ring.send(&carrier.socket, unsent, SendHow::Whole, token);
+                self.ring.send(&carrier.socket, called_back, SendHow::Whole, token);
             }
             let Role::Carries(at) = carrier.role else { continue };
             if let Some(tunnel) = self.tunnels.get_mut(at) {

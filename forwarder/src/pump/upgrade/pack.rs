@@ -129,7 +129,11 @@ impl Pump {
     /// Packs all that the pump has. It stays here as well, and still.
     pub(in crate::pump) fn pack(&mut self, pump: usize) {
         let packed = match self.standing {
-            Standing::Still => self.try_pack().map_err(|error| error.to_string()),
+            Standing::Still => {
+                // Somebody may have been told to go since.
+                self.let_go_of_ending();
+                self.try_pack().map_err(|error| error.to_string())
+            }
             _ => Err("it does not stand still".to_owned()),
         };
         if packed.is_ok() {

@@ -86,9 +86,14 @@ impl Pump {
             self.owners.entry(left.owner).or_default().tunnels.push_back(slot);
         }
         self.restore_path(slot, side, left.path);
-        let carrier = left.carrier.map(|left| Ok::<_, io::Error>((left, unpacker.take_socket()?)));
-        let carrier = carrier.transpose()?.filter(|_| keeps_carrier);
-        self.restore_carrier(slot, carrier.map(|(left, socket)| (left, Socket::from(socket))));
+        let socket = left.carrier.as_ref().map(|_| unpacker.take_socket()).transpose()?;
+        match left.carrier.zip(socket.map(Socket::from)) {
+            Some((_, socket)) if !keeps_carrier => {
+                self.carriers_left.push(socket);
+                self.restore_carrier(slot, None);
+            }
+            carrier => self.restore_carrier(slot, carrier),
+        }
         for _ in 0..left.flows {
             let left: FlowLeft = unpacker.take()?;
             let socket = left.has_socket.then(|| unpacker.take_socket()).transpose()?;
@@ -106,7 +111,7 @@ impl Pump {
             Some(carrier) => tunnel.carrier = Some(self.carriers.insert(carrier)),
             None if tunnel.session.is_carried() => {
                 tunnel.session.handle_carrier_lost(self.now);
-                let why = Down::Lost("this process cannot go on with the connection".into());
+                let why = Down::Lost("the connection was the old process's".into());
                 let session = tunnel.key;
                 self.emit(Event::Lost { session, why });
             }
