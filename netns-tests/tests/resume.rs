@@ -90,8 +90,9 @@ fn two_hundred_carrier_kills_lose_nothing_and_are_over_in_half_a_second() -> Out
     const KILLS: u64 = 50;
     // A carrier that dies younger is not replaced at once: that would be a loop.
     const LIFE: Duration = Duration::from_millis(1_050);
-    // A hundredth may be slower, but not so slow that a human would notice it as an outage.
-    const OUTLIER: Duration = Duration::from_secs(3);
+    // A hundredth may be slower. A gateway that forgets may forget the next connection as well, within its
+    // handshake: then nobody at this end hears of it, and the attempt is given up after three seconds.
+    const OUTLIER: Duration = Duration::from_secs(4);
     let stalls = in_parallel(LABS, |index| {
         stage(&format!("kills-{index}"), |lab| {
             let mut scene = Scene::open(lab, "")?;
